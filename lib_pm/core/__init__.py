@@ -1,0 +1,1 @@
+"""The merging arithmetic: pure torch, no files, no host, no user interface."""

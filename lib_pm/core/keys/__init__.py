@@ -1,0 +1,1 @@
+"""Layer names per model family."""

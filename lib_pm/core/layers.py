@@ -1,0 +1,73 @@
+"""One layer of one LoRA as two factors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """The shape of the weight that a layer changes: `kernel` is () for a linear layer, (kh, kw) for a convolution."""
+
+    out: int
+    inner: int
+    kernel: tuple[int, ...] = ()
+
+    @property
+    def columns(self) -> int:
+        """Width of the weight seen as a matrix: in · kh · kw."""
+        columns = self.inner
+        for size in self.kernel:
+            columns *= size
+        return columns
+
+    @property
+    def is_spatial(self) -> bool:
+        """A convolution larger than 1×1: what `svd_conv_rank` speaks of."""
+        return any(size > 1 for size in self.kernel)
+
+    @property
+    def max_rank(self) -> int:
+        return min(self.out, self.columns)
+
+    def fits(self, other: LayerShape) -> bool:
+        """Same weight; a 1×1 convolution and a linear layer count as the same (SD1 and SDXL differ only in that)."""
+        if self.is_spatial or other.is_spatial:
+            return self == other
+        return (self.out, self.inner) == (other.out, other.inner)
+
+    def __str__(self) -> str:
+        return "×".join(str(size) for size in (self.out, self.inner, *self.kernel))
+
+
+@dataclass(frozen=True)
+class Layer:
+    """delta = scale · up @ down, for a weight of `shape`.
+
+    up: (out, rank). down: (rank, in·kh·kw). Any dtype; scale = alpha / rank.
+    """
+
+    shape: LayerShape
+    up: Tensor
+    down: Tensor
+    scale: float = 1.0
+
+    @property
+    def rank(self) -> int:
+        return self.down.shape[0]
+
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Layer:
+        return Layer(self.shape, self.up.to(device, dtype), self.down.to(device, dtype), self.scale)
+
+    def delta(self) -> Tensor:
+        """ΔW as a matrix: (out, in·kh·kw), dtype of the factors."""
+        return (self.up * self.scale) @ self.down
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """No NaN and no infinity. The sum shows one in a single pass; only if it overflows is every entry looked at."""
+    return math.isfinite(float(tensor.sum(dtype=torch.float32))) or bool(torch.isfinite(tensor).all())

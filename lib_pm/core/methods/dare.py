@@ -1,0 +1,50 @@
+"""DARE: drop entries at random and rescale the rest, then merge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from lib_pm.core.params import Density, Seed
+from lib_pm.core.registry import merge_method
+from lib_pm.core.steps import drop_random, elect_sign, mean_of_agreeing, weighted
+
+
+@merge_method(
+    "dare_linear",
+    title="DARE linear",
+    formula="Σ wᵢ·drop_random(ΔWᵢ) / density",
+    when="Fewer collisions between LoRAs at the price of noise; try a few seeds. Low densities get noisy.",
+    source="arXiv:2311.03099",
+)
+def dare_linear(
+    deltas: Tensor, weights: Tensor, contents: Sequence[bytes], *, density: Density = 0.5, seed: Seed = 0
+) -> Tensor:
+    """Drop entries at random, divide the survivors by the density, sum.
+
+    deltas: (n, *shape) float32, one per LoRA, strengths not yet applied. weights: (n,) float32, negative subtracts.
+    contents: (n,) digests of what each LoRA holds here; with the seed they decide the mask.
+    Returns (*shape,) float32. Equals PEFT `dare_linear` for the same masks.
+    """
+    return weighted(drop_random(deltas, density, seed, contents), weights).sum(dim=0)
+
+
+@merge_method(
+    "dare_ties",
+    title="DARE TIES",
+    formula="mean over agreeing i of wᵢ·drop_random(ΔWᵢ) / density",
+    when="As TIES, with random dropping in place of trimming the small entries.",
+    source="arXiv:2311.03099, arXiv:2306.01708",
+)
+def dare_ties(
+    deltas: Tensor, weights: Tensor, contents: Sequence[bytes], *, density: Density = 0.5, seed: Seed = 0
+) -> Tensor:
+    """Drop entries at random, divide the survivors by the density, elect signs, average those that agree.
+
+    deltas: (n, *shape) float32, one per LoRA, strengths not yet applied. weights: (n,) float32, negative subtracts.
+    contents: (n,) digests of what each LoRA holds here; with the seed they decide the mask.
+    Returns (*shape,) float32. Departs from PEFT `dare_ties` as `ties` departs from PEFT `ties`.
+    """
+    dropped = weighted(drop_random(deltas, density, seed, contents), weights)
+    return mean_of_agreeing(dropped, elect_sign(dropped))

@@ -1,0 +1,44 @@
+"""Weighted sums."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lib_pm.core.registry import merge_method
+from lib_pm.core.steps import weighted
+
+
+@merge_method(
+    "concat",
+    title="Concat",
+    formula="Σ wᵢ·ΔWᵢ",
+    when="Recommended: exactly what the WebUI makes of the stacked LoRAs. The file's rank is the sum of the ranks.",
+    source="PEFT `cat`",
+    spaces=("exact",),
+    linear=True,
+)
+def concat(deltas: Tensor, weights: Tensor) -> Tensor:
+    """The exact weighted sum, kept as concatenated factors.
+
+    deltas: (n, *shape) float32, one per LoRA, strengths not yet applied. weights: (n,) float32, negative subtracts.
+    Returns (*shape,) float32. Equals PEFT `cat`. The merge is equal to this; its factors are never multiplied out.
+    """
+    return weighted(deltas, weights).sum(dim=0)
+
+
+@merge_method(
+    "add",
+    title="Add",
+    formula="Σ wᵢ·ΔWᵢ",
+    when="The sum at a rank of your choice: best rank-k approximation, exact from rank Σ rᵢ on.",
+    when_factors="Keeps the rank, but adds up and down factors apart: cross terms come in. Prefer concat or add_svd.",
+    source="PEFT `linear` (factors), `svd` (deltas)",
+    linear=True,
+)
+def add(deltas: Tensor, weights: Tensor) -> Tensor:
+    """The weighted sum.
+
+    deltas: (n, *shape) float32, one per LoRA, strengths not yet applied. weights: (n,) float32, negative subtracts.
+    Returns (*shape,) float32. Equals PEFT `task_arithmetic`.
+    """
+    return weighted(deltas, weights).sum(dim=0)

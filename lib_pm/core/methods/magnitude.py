@@ -1,0 +1,25 @@
+"""Magnitude pruning."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lib_pm.core.params import Density
+from lib_pm.core.registry import merge_method
+from lib_pm.core.steps import keep_largest, weighted
+
+
+@merge_method(
+    "magnitude_prune",
+    title="Magnitude prune",
+    formula="Σ wᵢ·keep_largest(ΔWᵢ)",
+    when="Keeps what each LoRA changes most and drops the rest, without noise. Weaker than the sum at low densities.",
+    source="PEFT `magnitude_prune`",
+)
+def magnitude_prune(deltas: Tensor, weights: Tensor, *, density: Density = 0.5) -> Tensor:
+    """Keep the largest entries of each LoRA, sum.
+
+    deltas: (n, *shape) float32, one per LoRA, strengths not yet applied. weights: (n,) float32, negative subtracts.
+    Returns (*shape,) float32. Equals PEFT `magnitude_prune`.
+    """
+    return weighted(keep_largest(deltas, density), weights).sum(dim=0)

@@ -1,0 +1,28 @@
+"""TIES: trim, elect a sign, average those that agree."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lib_pm.core.params import Density
+from lib_pm.core.registry import merge_method
+from lib_pm.core.steps import elect_sign, keep_largest, mean_of_agreeing, weighted
+
+
+@merge_method(
+    "ties",
+    title="TIES",
+    formula="mean over agreeing i of wᵢ·keep_largest(ΔWᵢ)",
+    when="LoRAs that pull the same weights in opposite directions. It averages: two that agree stay as strong as one.",
+    source="arXiv:2306.01708",
+)
+def ties(deltas: Tensor, weights: Tensor, *, density: Density = 0.5) -> Tensor:
+    """Keep the largest entries, agree on one sign per entry, average those that agree.
+
+    deltas: (n, *shape) float32, one per LoRA, strengths not yet applied. weights: (n,) float32, negative subtracts.
+    Returns (*shape,) float32. The election is by the weighted entries, as in mergekit (PEFT elects before weighting);
+    the mean is over the number of agreeing LoRAs, as in PEFT (mergekit divides by their weights, which would cancel
+    the strength of a single LoRA). With all weights equal and positive it equals PEFT `ties`.
+    """
+    trimmed = weighted(keep_largest(deltas, density), weights)
+    return mean_of_agreeing(trimmed, elect_sign(trimmed))

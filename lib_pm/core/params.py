@@ -1,0 +1,96 @@
+"""Options of merge methods, declared once: label, range, help. UI, command line, axes and metadata read them here."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+from lib_pm.core.errors import MergeInputError
+
+OptionValue = float | int | None
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What a keyword of a method is, attached to its type with `Annotated`.
+
+    slider: the range a slider shows, where other values are allowed too. empty: what None stands for, if allowed.
+    """
+
+    label: str
+    help: str
+    low: float
+    high: float = math.inf
+    step: float = 1
+    slider: tuple[float, float] | None = None
+    empty: str = ""
+    short: str = ""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of one mode. `name` is the id the user writes; `keyword` the argument of the function."""
+
+    name: str
+    keyword: str
+    type: type
+    default: OptionValue
+    declared: Declared
+
+    @property
+    def allowed(self) -> str:
+        """The range in words, as error messages, --help and the README say it."""
+        words = "a whole number" if self.type is int else "a number"
+        low, high = self.declared.low, self.declared.high
+        if math.isfinite(high):
+            words += f" from {_plain(low)} to {_plain(high)}"
+        elif math.isfinite(low):
+            words += f", {_plain(low)} or more"
+        return f"{words} (or empty: {self.declared.empty})" if self.declared.empty else words
+
+    def parse(self, value: object) -> OptionValue:
+        """The value in the option's type. Text is read; the wrong kind or range is a MergeInputError."""
+        if self.declared.empty and (value is None or value == ""):
+            return None
+        try:
+            number: float | int = self.type(value)
+        except (TypeError, ValueError, OverflowError):
+            raise self.refusal(value) from None
+        # int(2.5) is 2: a fraction where a whole number belongs is refused, not cut off
+        fraction = isinstance(value, float) and number != value
+        if fraction or not math.isfinite(number) or not self.declared.low <= number <= self.declared.high:
+            raise self.refusal(value)
+        return number
+
+    def refusal(self, value: object) -> MergeInputError:
+        return MergeInputError(f"{self.name} is {value!r}; allowed: {self.allowed}.")
+
+
+def _plain(number: float) -> str:
+    return str(int(number)) if number == int(number) else str(number)
+
+
+Density = Annotated[float, Declared("Density", "Share of each LoRA's entries that is kept.", low=0, high=1, step=0.01)]
+Seed = Annotated[
+    int, Declared("Seed", "Which entries are dropped: the same seed drops the same ones.", low=0, high=2**63 - 1)
+]
+Lambda = Annotated[
+    float,
+    Declared("Lambda", "Factor on the merged result.", low=-math.inf, slider=(-2, 2), step=0.05),
+]
+SvdRank = Annotated[
+    int,
+    Declared("SVD rank", "Rank of the result, at most what the layer allows.", low=1, slider=(1, 320), short="rank"),
+]
+SvdConvRank = Annotated[
+    int | None,
+    Declared(
+        "SVD conv rank",
+        "Rank for convolutions larger than 1×1; 0 leaves them out.",
+        low=0,
+        slider=(0, 320),
+        empty="same as svd_rank",
+        short="conv_rank",
+    ),
+]

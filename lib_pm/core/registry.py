@@ -1,0 +1,180 @@
+"""The table of merge methods and of the modes they make.
+
+A method is one pure function on a stack of deltas. Where it is applied is its space: `exact` (concatenated factors),
+`factors` (up and down factors apart) or `delta` (the full deltas, then the best rank-k approximation). Method and space
+together are a mode, whose id is what users write: `ties` is the method in the factors, `ties_svd` in the deltas.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from torch import Tensor
+
+from lib_pm.core.errors import MergeInputError
+from lib_pm.core.params import Declared, Lambda, Option, OptionValue, SvdConvRank, SvdRank
+
+Space = Literal["exact", "factors", "delta"]
+MethodFunction = TypeVar("MethodFunction", bound=Callable[..., Tensor])
+
+_STACK = ("deltas", "weights")
+_RANDOM_STACK = (*_STACK, "contents")
+
+
+def _every_mode(*, lambda_: Lambda = 1.0) -> None:
+    """The options that every mode has."""
+
+
+def _truncated_mode(*, svd_rank: SvdRank = 16, svd_conv_rank: SvdConvRank = None) -> None:
+    """The options of the modes that end in a truncation."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A registered method. random: it takes `contents`. linear: it is Σ wᵢ·ΔWᵢ, so factors can be concatenated."""
+
+    id: str
+    title: str
+    formula: str
+    when: str
+    when_factors: str
+    source: str
+    function: Callable[..., Tensor]
+    linear: bool
+    random: bool
+    options: Mapping[str, Option]
+
+    def __call__(
+        self, deltas: Tensor, weights: Tensor, contents: list[bytes], values: Mapping[str, OptionValue]
+    ) -> Tensor:
+        """deltas: (n, *shape). weights: (n,). contents: n digests. Returns (*shape,)."""
+        arguments = {option.keyword: values[name] for name, option in self.options.items()}
+        stack = (deltas, weights, contents) if self.random else (deltas, weights)
+        return self.function(*stack, **arguments)
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A method in a space, with every option that the user can set."""
+
+    id: str
+    title: str
+    method: Method
+    space: Space
+    options: Mapping[str, Option]
+
+    @property
+    def when(self) -> str:
+        return (self.space == "factors" and self.method.when_factors) or self.method.when
+
+    def values(self, given: Mapping[str, Any]) -> dict[str, OptionValue]:
+        """All options with their values: `given` checked, the rest at their defaults.
+
+        Names may be the short ones (`rank`). An unknown name or a bad value is a MergeInputError.
+        """
+        short = {option.declared.short: name for name, option in self.options.items() if option.declared.short}
+        values = {name: option.default for name, option in self.options.items()}
+        for written, value in given.items():
+            name = short.get(written, written)
+            if name not in self.options:
+                allowed = ", ".join(self.options)
+                raise MergeInputError(f"Mode {self.id} has no option {written!r}; its options are: {allowed}.")
+            values[name] = self.options[name].parse(value)
+        return values
+
+
+METHODS: dict[str, Method] = {}
+MODES: dict[str, Mode] = {}
+
+
+def find_mode(id: str) -> Mode:
+    """The mode of that id; a MergeInputError that lists all of them if there is none."""
+    if id not in MODES:
+        raise MergeInputError(f"There is no mode {id!r}; the modes are: {', '.join(MODES)}.")
+    return MODES[id]
+
+
+def merge_method(
+    id: str,
+    *,
+    title: str,
+    formula: str,
+    when: str,
+    source: str,
+    when_factors: str = "",
+    spaces: tuple[Space, ...] = ("factors", "delta"),
+    linear: bool = False,
+) -> Callable[[MethodFunction], MethodFunction]:
+    """Register a merge method; the function is returned unchanged.
+
+    Its positional parameters are (deltas, weights), or (deltas, weights, contents) if it is random; its keyword-only
+    ones are declared types from `lib_pm.core.params`. Anything else, and a missing docstring, is a TypeError at import.
+    """
+
+    def register(function: MethodFunction) -> MethodFunction:
+        if id in METHODS:
+            raise TypeError(f"merge method {id!r} is registered twice")
+        if not inspect.getdoc(function):
+            raise TypeError(f"merge method {id!r} has no docstring")
+        stack = tuple(
+            name
+            for name, parameter in inspect.signature(function).parameters.items()
+            if parameter.kind is not inspect.Parameter.KEYWORD_ONLY
+        )
+        if stack not in (_STACK, _RANDOM_STACK):
+            raise TypeError(f"merge method {id!r} takes {stack}; it should take {_STACK} or {_RANDOM_STACK}")
+        method = Method(
+            id,
+            title,
+            formula,
+            when,
+            when_factors,
+            source,
+            function,
+            linear,
+            stack == _RANDOM_STACK,
+            declared_options(function),
+        )
+        METHODS[id] = method
+        for space in spaces:
+            mode = _mode(method, space)
+            MODES[mode.id] = mode
+        return function
+
+    return register
+
+
+def _mode(method: Method, space: Space) -> Mode:
+    options = dict(method.options)
+    if space == "delta":
+        options |= declared_options(_truncated_mode)
+    options |= declared_options(_every_mode)
+    suffix, words = ("_svd", " (SVD)") if space == "delta" else ("", "")
+    return Mode(method.id + suffix, method.title + words, method, space, options)
+
+
+def declared_options(function: Callable[..., object]) -> dict[str, Option]:
+    """The keyword-only parameters of a function, which must be declared and have a default."""
+    hints = get_type_hints(function, include_extras=True)
+    options = {}
+    for keyword, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            continue
+        hint = hints.get(keyword)
+        declared = [extra for extra in get_args(hint)[1:] if isinstance(extra, Declared)]
+        if get_origin(hint) is not Annotated or not declared or parameter.default is inspect.Parameter.empty:
+            raise TypeError(f"parameter {keyword!r} of {function.__name__} is undeclared or has no default")
+        name = keyword.rstrip("_")  # `lambda` is a word of the language
+        options[name] = Option(name, keyword, _plain_type(get_args(hint)[0]), parameter.default, declared[0])
+    return options
+
+
+def _plain_type(hint: Any) -> type:
+    """`int` of `int` and of `int | None`."""
+    if get_origin(hint) in (Union, types.UnionType):
+        hint = next(part for part in get_args(hint) if part is not type(None))
+    return hint  # type: ignore[no-any-return]

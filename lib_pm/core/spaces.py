@@ -1,0 +1,118 @@
+"""One layer merged: a mode applied to the layers of the LoRAs that have it, in the space of the mode."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from lib_pm.core import lowrank
+from lib_pm.core.layers import Layer, LayerShape
+from lib_pm.core.params import OptionValue
+from lib_pm.core.registry import Method, Mode
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a LoRA brings to a layer: its layer there, its weight (strength × block weight), a digest of the LoRA."""
+
+    layer: Layer
+    weight: float
+    content: bytes
+
+
+@dataclass(frozen=True)
+class MergedLayer:
+    """The merged delta as factors with scale 1. kept, total: squared norms; 0 where nothing was cut off."""
+
+    layer: Layer
+    kept: float = 0.0
+    total: float = 0.0
+
+    def times(self, factor: float) -> MergedLayer:
+        layer = Layer(self.layer.shape, self.layer.up * factor, self.layer.down)
+        return MergedLayer(layer, self.kept * factor**2, self.total * factor**2)
+
+
+def merge_layer(
+    mode: Mode,
+    name: str,
+    shares: Sequence[Share],
+    values: Mapping[str, OptionValue],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> MergedLayer | None:
+    """Merge one layer. None if nothing is left of it: no LoRA has a weight there, or svd_conv_rank 0 leaves it out.
+
+    name: the canonical name of the layer, part of what random masks depend on. values: all options of the mode.
+    dtype: of the computation; decompositions take float64 where the device has it. The factors come back on the device.
+    """
+    # Sorted by content, so that neither rounding nor masks know in which order the LoRAs were given.
+    active = sorted((share for share in shares if share.weight != 0), key=lambda share: (share.content, share.weight))
+    if not active:
+        return None
+    # A 1×1 convolution is also stored as linear; the result is a convolution if any of them is.
+    shape = max((share.layer.shape for share in active), key=lambda shape: len(shape.kernel))
+    rank = _svd_rank(shape, values)
+    if rank == 0:
+        return None
+    weights = [share.weight for share in active]
+    if mode.space != "factors" and mode.method.linear:
+        up, down, parts = lowrank.concat([share.layer.to(device) for share in active], weights)
+        if rank is None:
+            merged = MergedLayer(Layer(shape, *lowrank.balance(up.to(dtype) * parts.to(dtype), down.to(dtype))))
+        else:
+            merged = _truncated(shape, lowrank.truncate(up, down, rank, parts))
+    else:
+        layers = [share.layer.to(device, dtype) for share in active]
+        contents = [hashlib.sha256(share.content + name.encode()).digest() for share in active]
+        if mode.space == "factors":
+            merged = MergedLayer(Layer(shape, *_factors(mode.method, layers, weights, contents, values)))
+        else:
+            assert rank is not None
+            deltas = torch.stack([layer.delta() for layer in layers])
+            merged_delta = mode.method(deltas, _tensor(weights, deltas), contents, values)
+            del deltas  # the stack is the largest thing here, and the truncation does not need it
+            merged = _truncated(shape, lowrank.truncate_dense(merged_delta, rank, contents[0]))
+    factor = float(values["lambda"] or 0.0)
+    return merged if factor == 1 else merged.times(factor)
+
+
+def _truncated(shape: LayerShape, truncated: lowrank.Truncated) -> MergedLayer:
+    return MergedLayer(Layer(shape, truncated.up, truncated.down), truncated.kept, truncated.total)
+
+
+def _factors(
+    method: Method, layers: list[Layer], weights: list[float], contents: list[bytes], values: Mapping[str, OptionValue]
+) -> tuple[Tensor, Tensor]:
+    """The method on the stacked up factors and on the stacked down factors, ranks padded with zeros.
+
+    Each factor is multiplied by sqrt(|weight|·scale), the sign goes to the down factor alone, as in PEFT.
+    """
+    rank = max(layer.rank for layer in layers)
+    up = torch.stack([pad(layer.up, (0, rank - layer.rank)) for layer in layers])
+    down = torch.stack([pad(layer.down, (0, 0, 0, rank - layer.rank)) for layer in layers])
+    products = [weight * layer.scale for weight, layer in zip(weights, layers, strict=True)]
+    sizes = [math.sqrt(abs(product)) for product in products]
+    signed = [math.copysign(size, product) for size, product in zip(sizes, products, strict=True)]
+    return lowrank.balance(
+        method(up, _tensor(sizes, up), [content + b"up" for content in contents], values),
+        method(down, _tensor(signed, down), [content + b"down" for content in contents], values),
+    )
+
+
+def _svd_rank(shape: LayerShape, values: Mapping[str, OptionValue]) -> int | None:
+    """The rank that the options ask for in such a layer; None for a mode that does not truncate."""
+    if "svd_rank" not in values:
+        return None
+    rank, conv_rank = values["svd_rank"], values["svd_conv_rank"]
+    return int((rank if conv_rank is None or not shape.is_spatial else conv_rank) or 0)
+
+
+def _tensor(numbers: Sequence[float], like: Tensor) -> Tensor:
+    return torch.tensor(numbers, dtype=like.dtype, device=like.device)

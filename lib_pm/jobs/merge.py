@@ -1,0 +1,127 @@
+"""Merge LoRAs by a recipe: into memory, or into a file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from torch import Tensor
+
+from lib_pm.core.errors import MergeInputError
+from lib_pm.core.formats.lora import WRITTEN, Naming
+from lib_pm.jobs.metadata import hash_metadata, longest_metadata, merged_metadata, rank_metadata
+from lib_pm.jobs.plan import Plan, PlannedLayer, open_plan
+from lib_pm.jobs.progress import Progress, silent
+from lib_pm.jobs.recipe import Recipe
+from lib_pm.jobs.report import Report, ReportWriter
+from lib_pm.jobs.run import DeviceFallback, Finished, default_workers, layer_merger, run_layers
+from lib_pm.jobs.writer import StreamWriter, check_target, header_size
+
+
+def merge(
+    recipe: Recipe, *, device: str = "auto", progress: Progress = silent, workers: int | None = None
+) -> tuple[dict[str, Tensor], Report]:
+    """The merge in memory: exactly the tensors that `merge_to_file` writes, and the report; no tensors if all is 0."""
+    tensors: dict[str, Tensor] = {}
+    with open_plan(recipe) as plan:
+        run = MergeRun(plan, device, progress, workers)
+        for finished in run:
+            tensors |= finished.tensors
+        return tensors, run.report()
+
+
+def merge_to_file(
+    recipe: Recipe,
+    target: Path,
+    *,
+    device: str = "auto",
+    progress: Progress = silent,
+    workers: int | None = None,
+    overwrite: bool = False,
+    force: bool = False,
+) -> Report:
+    """The merge as a `.safetensors` file, written whole or not at all, one layer held at a time.
+
+    force: merge LoRAs that say they are for different base models. Nothing to write (every weight 0) is an error.
+    """
+    check_target(target, overwrite)
+    with open_plan(recipe) as plan:
+        if not plan.layers:
+            raise MergeInputError("Nothing is left to merge: every strength, block weight or layer filter is 0.")
+        metadata = merged_metadata(
+            plan.files, plan.family, target.stem, recipe.to_json([file.content for file in plan.files]), force=force
+        )
+        run = MergeRun(plan, device, progress, workers)
+        write_layers(target, run, plan.layers, plan.naming, metadata, overwrite=overwrite)
+        report = run.report()
+    report.file, report.size = str(target), target.stat().st_size
+    return report
+
+
+class MergeRun:
+    """Iterates over the finished layers of a plan and keeps the report."""
+
+    def __init__(self, plan: Plan, device: str, progress: Progress, workers: int | None) -> None:
+        self._plan, self._progress = plan, progress
+        self._workers = workers or default_workers(plan.recipe.mode)
+        self._start = time.perf_counter()
+        self._fallback = DeviceFallback()
+        self._work = layer_merger(plan, device, self._fallback)
+        mode = plan.recipe.mode
+        options = ", ".join(f"{name} {value}" for name, value in plan.recipe.options.items() if value is not None)
+        self._report = ReportWriter(
+            f"{mode.title} of {len(plan.files)} LoRAs ({options})", (f.name for f in plan.files)
+        )
+
+    def __iter__(self) -> Iterator[Finished]:
+        for planned in self._plan.left_out:
+            self._report.add(planned, None, "every weight is 0")
+        for planned, finished in run_layers(self._plan.layers, self._work, self._progress, self._workers):
+            self._report.add(planned, finished, "convolutions, as svd_conv_rank is 0")
+            if finished:
+                yield finished
+
+    def report(self) -> Report:
+        report = self._report.finish(time.perf_counter() - self._start)
+        if self._fallback.layers:
+            report.notes.append(
+                f"{len(self._fallback.layers)} layers were merged on the CPU: the device's memory was full"
+            )
+        return report
+
+
+def write_layers(
+    target: Path,
+    finished_layers: Iterable[Finished],
+    planned: tuple[PlannedLayer, ...],
+    naming: Naming,
+    metadata: dict[str, str],
+    *,
+    overwrite: bool,
+) -> None:
+    """Stream finished layers into a LoRA file; ranks and hashes are added to the metadata at the end."""
+    shapes = {name: shape for layer in planned for name, shape in _largest_shapes(layer, naming).items()}
+    ranks: list[int] = []
+    conv_ranks: list[int] = []
+    with StreamWriter(target, header_size(shapes, longest_metadata(metadata)), overwrite=overwrite) as writer:
+        for finished in finished_layers:
+            for name in sorted(finished.tensors):
+                writer.add(name, finished.tensors[name])
+            (conv_ranks if finished.planned.shape.is_spatial else ranks).append(finished.rank)
+        if not ranks and not conv_ranks:
+            raise MergeInputError("Nothing is left to write: all layers are convolutions, and svd_conv_rank is 0.")
+        metadata |= rank_metadata(ranks or conv_ranks, conv_ranks)
+        training = {key: value for key, value in metadata.items() if key.startswith("ss_")}
+        metadata |= hash_metadata(writer.data_hash, writer.legacy_hash(training))
+        writer.finish(metadata)
+
+
+def _largest_shapes(layer: PlannedLayer, naming: Naming) -> dict[str, tuple[int, ...]]:
+    shape, ones = layer.shape, (1,) * len(layer.shape.kernel)
+    parts: dict[str, tuple[int, ...]] = {
+        "up": (shape.out, layer.max_rank, *ones),
+        "down": (layer.max_rank, shape.inner, *shape.kernel),
+        "alpha": (),
+    }
+    return {layer.name + ending: parts[part] for part, ending in WRITTEN[naming].items()}

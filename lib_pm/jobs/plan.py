@@ -1,0 +1,140 @@
+"""What a merge will do, known from the headers alone: which layers, merged from what, at which weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from lib_pm.core.blocks import BlockWeights, parse_block_weights
+from lib_pm.core.errors import MergeInputError
+from lib_pm.core.formats.lora import Naming
+from lib_pm.core.keys.families import Family, kind
+from lib_pm.core.keys.names import parse_name, prefix_of
+from lib_pm.core.layers import LayerShape
+from lib_pm.jobs.reader import LoraFile, open_lora
+from lib_pm.jobs.recipe import LoraUse, Recipe
+
+
+@dataclass(frozen=True)
+class Source:
+    """One LoRA's part in a layer. lora: its index in the recipe. name: what the layer is called there.
+
+    weight: strength × block weight. off_by_block: a block weight made it 0.
+    """
+
+    lora: int
+    name: str
+    weight: float
+    off_by_block: bool
+
+
+@dataclass(frozen=True)
+class PlannedLayer:
+    """One layer of the result. name: as it will be written. max_rank: no mode makes it larger."""
+
+    name: str
+    shape: LayerShape
+    sources: tuple[Source, ...]
+    max_rank: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The layers in the order in which they are written, and the open files. left_out: layers without any weight."""
+
+    recipe: Recipe
+    files: tuple[LoraFile, ...]
+    family: Family
+    naming: Naming
+    layers: tuple[PlannedLayer, ...]
+    left_out: tuple[PlannedLayer, ...]
+
+
+@contextmanager
+def open_plan(recipe: Recipe) -> Iterator[Plan]:
+    """Open the recipe's files and plan the merge; the files are closed at the end.
+
+    A MergeInputError says which LoRAs do not belong together, and why.
+    """
+    with ExitStack() as stack:
+        files = tuple(stack.enter_context(open_lora(use.path)) for use in recipe.loras)
+        family = _common_family(files)
+        naming: Naming = "kohya" if family.canonical or any(file.naming == "kohya" for file in files) else "peft"
+        planned = _plan_layers(recipe, files, family)
+        layers = tuple(layer for layer in planned if any(source.weight for source in layer.sources))
+        left_out = tuple(layer for layer in planned if not any(source.weight for source in layer.sources))
+        yield Plan(recipe, files, family, naming, layers, left_out)
+
+
+def _common_family(files: tuple[LoraFile, ...]) -> Family:
+    """The one family of all files; without a layout, they have to agree on their names."""
+    families = {file.family.id: file.family for file in files}
+    if len(families) > 1:
+        each = ", ".join(f"{file.path.name} is for {file.family.title}" for file in files)
+        raise MergeInputError(f"These LoRAs are for different models: {each}. Merge LoRAs of one model family.")
+    family = next(iter(families.values()))
+    if family.canonical is None:
+        schemes = [frozenset(_scheme(name) for name in file.layers) for file in files]
+        for file, scheme in zip(files, schemes, strict=True):
+            if not scheme & schemes[0]:
+                raise MergeInputError(
+                    f"{files[0].path.name} and {file.path.name} name their layers differently ({_first(files[0])}, "
+                    f"{_first(file)}), and names of {family.title} cannot be translated yet. "
+                    "Use LoRAs of one naming scheme."
+                )
+    return family
+
+
+def _scheme(name: str) -> str:
+    """What is the same for all names of a scheme: the prefix and whether words are joined by dots."""
+    return prefix_of(name) or ("dotted" if "." in name else "flat")
+
+
+def _first(file: LoraFile) -> str:
+    return next(iter(file.layers))
+
+
+def _plan_layers(recipe: Recipe, files: tuple[LoraFile, ...], family: Family) -> list[PlannedLayer]:
+    owners: dict[str, list[tuple[int, str]]] = {}
+    for index, file in enumerate(files):
+        seen: dict[str, str] = {}
+        for written in file.layers:
+            name = family.name(written)
+            if name in seen:
+                raise MergeInputError(f"{file.path.name} has layer {name} twice: as {seen[name]} and as {written}.")
+            seen[name] = written
+            owners.setdefault(name, []).append((index, written))
+    block_weights = [
+        parse_block_weights(use.lbw, family, use.name) if use.lbw else BlockWeights() for use in recipe.loras
+    ]
+    return [_plan_layer(name, owners[name], recipe, files, family, block_weights) for name in sorted(owners)]
+
+
+def _plan_layer(
+    name: str,
+    owners: list[tuple[int, str]],
+    recipe: Recipe,
+    files: tuple[LoraFile, ...],
+    family: Family,
+    block_weights: list[BlockWeights],
+) -> PlannedLayer:
+    stored = [files[index].layers[written] for index, written in owners]
+    shape = max((layer.shape for layer in stored), key=lambda shape: len(shape.kernel))
+    for layer in stored:
+        if not layer.shape.fits(shape):
+            each = ", ".join(f"{files[i].path.name} {files[i].layers[w].shape}" for i, w in owners)
+            raise MergeInputError(f"Layer {name} changes weights of different shapes: {each}. Different base models?")
+    block, layer_kind, is_clip = family.block(name), kind(name), parse_name(name)[0].startswith("te")
+    selected = layer_kind in recipe.layers and recipe.apply != ("model" if is_clip else "clip")
+    sources = []
+    for index, written in owners:
+        strength = _strength(recipe.loras[index], is_clip) if selected else 0.0
+        factor = block_weights[index].of(block, layer_kind)
+        sources.append(Source(index, written, strength * factor, strength != 0 and factor == 0))
+    rank = sum(layer.rank for source, layer in zip(sources, stored, strict=True) if source.weight)
+    return PlannedLayer(name, shape, tuple(sources), max(rank, shape.max_rank))
+
+
+def _strength(use: LoraUse, is_clip: bool) -> float:
+    return use.clip if is_clip else use.model

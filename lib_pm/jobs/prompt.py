@@ -1,0 +1,124 @@
+"""The text that says what to merge: `<lora:…>` tags and one `<pm:…>` tag, or `FILE:strength` on the command line."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from lib_pm.core.errors import MergeInputError
+from lib_pm.core.registry import find_mode
+
+_TAG = re.compile(r"<(lora|lyco|pm):([^<>]*)>")
+
+
+@dataclass(frozen=True)
+class LoraTag:
+    """One LoRA as the user names it. model, clip: strengths. lbw: block weights or a preset's name, "" for none."""
+
+    name: str
+    model: float = 1.0
+    clip: float = 1.0
+    lbw: str = ""
+    stacked: bool = False  # pm=off: the host stacks it as usual, it takes no part in the merge
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a prompt asks for. mode: "" if it has no `<pm:…>` tag."""
+
+    loras: tuple[LoraTag, ...]
+    mode: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+def parse_prompt(text: str) -> Request:
+    """All tags of a text. A MergeInputError names the tag and what is allowed."""
+    loras, modes = [], []
+    for kind, body in _TAG.findall(text):
+        if kind == "pm":
+            modes.append(parse_pm(body))
+        else:
+            loras.append(parse_lora(body))
+    if len(modes) > 1:
+        raise MergeInputError(f"There are {len(modes)} <pm:…> tags; allowed: one.")
+    mode, options = modes[0] if modes else ("", {})
+    return Request(tuple(loras), mode, options)
+
+
+def parse_pm(body: str) -> tuple[str, dict[str, str]]:
+    """`ties_svd:density=0.5:rank=32` as ("ties_svd", {"density": "0.5", "rank": "32"}), all checked."""
+    id, *words = body.split(":")
+    mode = find_mode(id.strip())
+    options: dict[str, str] = {}
+    for word in words:
+        name, equals, value = (part.strip() for part in word.partition("="))
+        if not equals:
+            raise MergeInputError(
+                f"{word!r} in <pm:{body}> should read option=value; options: {', '.join(mode.options)}."
+            )
+        options[name] = value
+    mode.values(options)
+    return mode.id, options
+
+
+def parse_lora(body: str) -> LoraTag:
+    """`name:te:unet` with `te=`, `unet=`, `lbw=`, `pm=off`, as the WebUI reads it: te is 1 if missing, unet is then te.
+
+    Other named items (`dyn=`, `start=` …) are left to whom they belong.
+    """
+    name, *words = body.split(":")
+    named = dict(word.split("=", 1) for word in words if "=" in word)
+    positional = [word for word in words if "=" not in word]
+    clip = named.get("te", positional[0] if positional else "1")
+    model = named.get("unet", positional[1] if len(positional) > 1 else clip)
+    return LoraTag(
+        name.strip(),
+        _strength(model, body),
+        _strength(clip, body),
+        named.get("lbw", named.get("w", "")).strip(),
+        named.get("pm", "").strip().lower() == "off",
+    )
+
+
+def parse_file(text: str) -> LoraTag:
+    """`FILE[:MODEL[:CLIP]][:lbw=…]`. Read from the right: a Windows path has a colon too. CLIP is MODEL if missing."""
+    name = text
+    lbw = ""
+    strengths: list[str] = []
+    while True:
+        rest, colon, last = name.rpartition(":")
+        if not colon:
+            break
+        if last.startswith("lbw="):
+            lbw = last.removeprefix("lbw=").strip()
+        elif len(strengths) < 2 and _is_number(last):
+            strengths.insert(0, last)
+        else:
+            break
+        name = rest
+    if not name:
+        raise MergeInputError(f"{text!r} names no file; write FILE, FILE:STRENGTH or FILE:MODEL:CLIP.")
+    model = _strength(strengths[0], text) if strengths else 1.0
+    return LoraTag(name, model, _strength(strengths[1], text) if len(strengths) > 1 else model, lbw)
+
+
+def write_lora(tag: LoraTag) -> str:
+    """The tag as the WebUI writes it; `parse_prompt` reads it back to the same value."""
+    strengths = f"{tag.clip:.10g}" if tag.clip == tag.model else f"{tag.clip:.10g}:{tag.model:.10g}"
+    return f"<lora:{tag.name}:{strengths}{f':lbw={tag.lbw}' if tag.lbw else ''}{':pm=off' if tag.stacked else ''}>"
+
+
+def _is_number(word: str) -> bool:
+    return re.fullmatch(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*", word) is not None
+
+
+def _strength(word: str, where: str) -> float:
+    try:
+        strength = float(word)
+    except ValueError:
+        strength = math.nan
+    if not math.isfinite(strength):
+        raise MergeInputError(f"The strength {word!r} in {where!r} is not a number.")
+    return strength

@@ -1,0 +1,141 @@
+"""A recipe: everything that decides what a merge is, as one frozen value that can be written and read back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+
+import lib_pm.core.methods  # noqa: F401 (registers the modes)
+from lib_pm.core.blocks import expand_preset
+from lib_pm.core.errors import MergeInputError
+from lib_pm.core.keys.families import KINDS, Kind
+from lib_pm.core.params import OptionValue
+from lib_pm.core.registry import Mode, find_mode
+
+Apply = Literal["model + clip", "model", "clip"]
+APPLY: tuple[Apply, ...] = get_args(Apply)
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
+_SHORT_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp64": "float64"}
+
+
+@dataclass(frozen=True)
+class LoraUse:
+    """One LoRA in a recipe. model, clip: strengths. lbw: a list or named blocks, presets already expanded."""
+
+    path: Path
+    model: float = 1.0
+    clip: float = 1.0
+    lbw: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """options: every option of the mode. apply: which strengths act, the layers of the other part are left out.
+
+    layers: the kinds of layers that are merged. dtype: of the computation. save_dtype: of the tensors that come out.
+    """
+
+    loras: tuple[LoraUse, ...]
+    mode: Mode
+    options: Mapping[str, OptionValue] = field(hash=False)
+    apply: Apply = "model + clip"
+    layers: tuple[Kind, ...] = KINDS
+    dtype: str = "float32"
+    save_dtype: str = "float16"
+
+    def to_json(self, contents: Sequence[str]) -> dict[str, Any]:
+        """As plain values, without paths. contents: the LoRAs' content hashes (`LoraFile.content`), in their order."""
+        loras = [
+            {"name": use.name, "model": use.model, "clip": use.clip, "lbw": use.lbw, "content": content}
+            for use, content in zip(self.loras, contents, strict=True)
+        ]
+        settings = {
+            "apply": self.apply,
+            "layers": list(self.layers),
+            "dtype": self.dtype,
+            "save_dtype": self.save_dtype,
+        }
+        return {"loras": loras, "mode": self.mode.id, "options": dict(self.options), **settings}
+
+    def content_key(self, contents: Sequence[str]) -> str:
+        """Names the result: equal for equal recipes on files of equal content, whatever their names and order."""
+        value = self.to_json(contents)
+        for lora in value["loras"]:
+            del lora["name"]
+        value["loras"].sort(key=lambda lora: json.dumps(lora, sort_keys=True))
+        return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def make_recipe(
+    loras: Iterable[LoraUse],
+    mode: str,
+    options: Mapping[str, Any] | None = None,
+    *,
+    presets: Mapping[str, str] | None = None,
+    apply: str = "model + clip",
+    layers: Iterable[str] = KINDS,
+    dtype: str = "float32",
+    save_dtype: str = "float16",
+) -> Recipe:
+    """A recipe from what the user wrote: mode found, options checked and filled with defaults, presets expanded."""
+    uses = tuple(
+        LoraUse(use.path, use.model, use.clip, expand_preset(use.lbw, presets or {}) if use.lbw else "")
+        for use in loras
+    )
+    if not uses:
+        raise MergeInputError("There is no LoRA to merge; give at least one.")
+    found = find_mode(mode)
+    chosen = {_one_of("layers", kind.strip(), KINDS) for kind in layers}
+    kinds = tuple(kind for kind in KINDS if kind in chosen)
+    return Recipe(
+        uses,
+        found,
+        found.values(options or {}),
+        _one_of("apply", apply, APPLY),
+        kinds,
+        dtype_name("dtype", dtype),
+        dtype_name("save_dtype", save_dtype),
+    )
+
+
+def recipe_from_json(value: Mapping[str, Any], paths: Iterable[Path]) -> Recipe:
+    """The recipe that `to_json` wrote, with the files that its LoRAs are now, in the same order."""
+    try:
+        written = value["loras"]
+        uses = [
+            LoraUse(path, lora["model"], lora["clip"], lora["lbw"]) for path, lora in zip(paths, written, strict=True)
+        ]
+        return make_recipe(
+            uses,
+            value["mode"],
+            value["options"],
+            apply=value["apply"],
+            layers=value["layers"],
+            dtype=value["dtype"],
+            save_dtype=value["save_dtype"],
+        )
+    except (KeyError, TypeError) as error:
+        raise MergeInputError(f"This is not a recipe of Power Merger: {error!r} is missing or wrong.") from error
+
+
+def dtype_name(what: str, text: str) -> str:
+    """float32 of `float32` or `fp32`."""
+    name: str = _one_of(what, _SHORT_DTYPES.get(text, text), tuple(DTYPES))
+    return name
+
+
+def _one_of(what: str, value: str, allowed: tuple[Any, ...]) -> Any:
+    if value not in allowed:
+        raise MergeInputError(f"{what} is {value!r}; allowed: {', '.join(allowed)}.")
+    return value

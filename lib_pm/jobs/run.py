@@ -1,0 +1,142 @@
+"""The layers of a job, one at a time and a few side by side, in order."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lib_pm.core.errors import MergeInputError
+from lib_pm.core.formats.lora import WRITTEN, Naming
+from lib_pm.core.layers import all_finite
+from lib_pm.core.registry import Mode
+from lib_pm.core.spaces import MergedLayer, Share, merge_layer
+from lib_pm.jobs.devices import choose_device, one_thread_per_layer, ran_out_of_memory
+from lib_pm.jobs.plan import Plan, PlannedLayer
+from lib_pm.jobs.progress import Progress
+from lib_pm.jobs.recipe import DTYPES
+
+MAX_WORKERS = 4  # each holds one layer's deltas; more only crowd the memory bus
+
+
+def default_workers(mode: Mode) -> int:
+    """One for linear modes: their layers take a millisecond each, mostly Python's, so threads only wait."""
+    return 1 if mode.method.linear else min(os.cpu_count() or 1, MAX_WORKERS)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One layer as it is written: tensors on the CPU in the file's dtype, alpha = rank. kept, total: squared norms."""
+
+    planned: PlannedLayer
+    tensors: dict[str, Tensor]
+    rank: int
+    kept: float
+    total: float
+
+
+@dataclass
+class DeviceFallback:
+    """The layers that did not fit into the device's memory and were merged on the CPU."""
+
+    layers: list[str] = field(default_factory=list)
+
+
+def run_layers(
+    layers: Sequence[PlannedLayer],
+    work: Callable[[PlannedLayer], Finished | None],
+    progress: Progress,
+    workers: int,
+) -> Iterator[tuple[PlannedLayer, Finished | None]]:
+    """`work` on every layer, results in the given order. At most twice as many layers as workers are held at a time.
+
+    Closing the iterator, or an exception from `progress` or `work`, cancels what has not begun and waits for the rest.
+    """
+    if workers == 1:  # a pool of one would only add the cost of its locks
+        with one_thread_per_layer():
+            for done, layer in enumerate(layers, start=1):
+                result = work(layer)
+                progress(done, len(layers), layer.name)
+                yield layer, result
+        return
+    waiting: deque[tuple[PlannedLayer, Future[Finished | None]]] = deque()
+    rest = iter(layers)
+    done = 0
+    pool = ThreadPoolExecutor(workers, "power-merger", initializer=torch.set_num_threads, initargs=(1,))
+    with one_thread_per_layer():
+        try:
+            while True:
+                while len(waiting) < 2 * workers and (coming := next(rest, None)) is not None:
+                    waiting.append((coming, pool.submit(work, coming)))
+                if not waiting:
+                    return
+                layer, future = waiting.popleft()
+                result = future.result()
+                done += 1
+                progress(done, len(layers), layer.name)
+                yield layer, result
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def layer_merger(plan: Plan, device_name: str, fallback: DeviceFallback) -> Callable[[PlannedLayer], Finished | None]:
+    """The work of a merge: read a planned layer's sources, merge them, convert to the dtype of the file."""
+    recipe = plan.recipe
+    device, dtype = choose_device(device_name), DTYPES[recipe.dtype]
+    contents = [bytes.fromhex(file.content) for file in plan.files]
+
+    def merge_on(where: torch.device, planned: PlannedLayer, shares: list[Share]) -> MergedLayer | None:
+        return merge_layer(recipe.mode, planned.name, shares, recipe.options, where, dtype)
+
+    def work(planned: PlannedLayer) -> Finished | None:
+        shares = [
+            Share(plan.files[source.lora].read(source.name), source.weight, contents[source.lora])
+            for source in planned.sources
+            if source.weight
+        ]
+        try:
+            merged = merge_on(device, planned, shares)
+        except RuntimeError as error:
+            if device_name != "auto" or device.type == "cpu" or not ran_out_of_memory(error):
+                raise
+            fallback.layers.append(planned.name)
+            merged = merge_on(torch.device("cpu"), planned, shares)
+        owners = [plan.files[source.lora].path.name for source in planned.sources if source.weight]
+        return finish(planned, merged, plan.naming, DTYPES[recipe.save_dtype], owners) if merged else None
+
+    return work
+
+
+def finish(
+    planned: PlannedLayer, merged: MergedLayer, naming: Naming, dtype: torch.dtype, owners: Sequence[str]
+) -> Finished:
+    """A merged layer as tensors of a file. owners: names of the LoRAs in it, for the error if a value does not fit."""
+    layer, shape = merged.layer, merged.layer.shape
+    ones = (1,) * len(shape.kernel)
+    factors = {
+        "up": layer.up.reshape(shape.out, layer.rank, *ones),
+        "down": layer.down.reshape(layer.rank, shape.inner, *shape.kernel),
+    }
+    tensors = {}
+    for part, ending in WRITTEN[naming].items():
+        tensor = alpha_tensor(layer.rank, dtype) if part == "alpha" else factors[part].cpu().to(dtype).contiguous()
+        if not all_finite(tensor):
+            largest = float(factors[part].abs().max())
+            raise MergeInputError(
+                f"Layer {planned.name}, merged from {', '.join(owners)}, has a value of {largest:.3g} in its {part} "
+                f"factor, and {str(dtype).removeprefix('torch.')} ends at {torch.finfo(dtype).max:.3g}; "
+                "use smaller strengths, or save as float32 or bfloat16."
+            )
+        tensors[planned.name + ending] = tensor
+    return Finished(planned, tensors, layer.rank, merged.kept, merged.total)
+
+
+def alpha_tensor(rank: int, dtype: torch.dtype) -> Tensor:
+    """alpha = rank in the dtype of the file, or in float32 where that dtype cannot hold the number exactly."""
+    alpha = torch.tensor(float(rank), dtype=dtype)
+    return alpha if float(alpha) == rank else torch.tensor(float(rank))
