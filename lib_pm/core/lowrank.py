@@ -82,7 +82,7 @@ def truncate(up: Tensor, down: Tensor, rank: RankRule, parts: Tensor | None = No
     if parts is None:
         parts = torch.ones(up.shape[1], dtype=up.dtype, device=up.device)
     if up.shape[1] > min(up.shape[0], down.shape[1]) // 2:
-        return _truncate_exact((up * parts) @ down, rank)
+        return _truncate_exact((up * parts) @ down, rank, most=up.shape[1])
     up_gram, down_gram = up.T @ up, down @ down.T
     # Components of very different size would make the Gram matrices ill-conditioned. The factors are evened out per
     # component, and everything that is per component only touches the small matrices.
@@ -106,7 +106,7 @@ def truncate_dense(delta: Tensor, rank: int, content: bytes) -> Truncated:
     small_side = min(delta.shape)
     columns = min(rank, small_side) + OVERSAMPLING
     if small_side <= SMALL_SIDE or columns > small_side // 2:
-        return _truncate_exact(_wide(delta), rank)
+        return _truncate_exact(_wide(delta), rank, most=small_side)
     matrix = delta.float()
     basis = matrix @ random_signs(delta.shape[1], columns, 0, content).to(delta.device)
     for _ in range(PASSES):
@@ -118,8 +118,10 @@ def truncate_dense(delta: Tensor, rank: int, content: bytes) -> Truncated:
     return Truncated(found.up, found.down, found.kept, max(total, found.kept))
 
 
-def _truncate_exact(matrix: Tensor, rank: RankRule) -> Truncated:
+def _truncate_exact(matrix: Tensor, rank: RankRule, most: int) -> Truncated:
+    """By the SVD of the matrix itself. most: the rank that it has at most; values beyond it are rounding."""
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    values = values[:most]
     k = _rank(values, rank)
     root = values[:k].sqrt()
     return _truncated(left[:, :k] * root, right[:k] * root.unsqueeze(1), values, k)

@@ -50,7 +50,7 @@ def merge_layer(
     """Merge one layer. None if nothing is left of it: no LoRA has a weight there, or svd_conv_rank 0 leaves it out.
 
     name: the canonical name of the layer, part of what random masks depend on. values: all options of the mode.
-    dtype: of the computation; decompositions take float64 where the device has it. The factors come back on the device.
+    dtype: of the computation. A decomposition takes float64 where the device has it and leaves its factors in that.
     """
     # Sorted by content, so that neither rounding nor masks know in which order the LoRAs were given.
     active = sorted((share for share in shares if share.weight != 0), key=lambda share: (share.content, share.weight))

@@ -1,0 +1,123 @@
+import pytest
+import torch
+
+import lib_pm.core.methods  # noqa: F401 (registers the modes)
+from lib_pm.core.errors import MergeInputError
+from lib_pm.core.params import Density
+from lib_pm.core.registry import METHODS, MODES, find_mode, merge_method
+
+NAMES = {
+    "concat", "add", "ties", "dare_linear", "dare_ties", "magnitude_prune",
+    "add_svd", "ties_svd", "dare_linear_svd", "dare_ties_svd", "magnitude_prune_svd",
+}  # fmt: skip
+
+
+def register(function, id="new"):
+    return merge_method(id, title="T", formula="F", when="W", source="S")(function)
+
+
+def test_the_modes_are_the_promised_ones_and_concat_comes_first():
+    assert set(MODES) == NAMES
+    assert next(iter(MODES)) == "concat"
+
+
+def test_every_mode_is_described():
+    for mode in MODES.values():
+        assert mode.title
+        assert mode.method.formula
+        assert mode.when
+        assert mode.method.source
+
+
+def test_the_function_is_returned_unchanged():
+    def method(deltas, weights, *, density: Density = 0.5):
+        """Sum."""
+        return deltas.sum(0)
+
+    try:
+        assert register(method) is method
+        assert MODES["new_svd"].options.keys() == {"density", "svd_rank", "svd_conv_rank", "lambda"}
+        assert MODES["new"].options.keys() == {"density", "lambda"}
+    finally:
+        for table, id in ((METHODS, "new"), (MODES, "new"), (MODES, "new_svd")):
+            table.pop(id, None)
+
+
+def no_docstring(deltas, weights):
+    return deltas
+
+
+def undeclared(deltas, weights, *, density: float = 0.5):
+    """Undeclared."""
+
+
+def no_default(deltas, weights, *, density: Density):
+    """No default."""
+
+
+def wrong_stack(tensors, weights):
+    """Wrong name."""
+
+
+@pytest.mark.parametrize(
+    ("function", "id", "message"),
+    [
+        (no_docstring, "new", "no docstring"),
+        (undeclared, "new", "'density' of undeclared is undeclared"),
+        (no_default, "new", "no default"),
+        (wrong_stack, "new", "should take"),
+        (wrong_stack, "ties", "registered twice"),
+    ],
+)
+def test_a_method_that_is_not_declared_well_is_refused_at_import(function, id, message):
+    with pytest.raises(TypeError, match=message):
+        register(function, id)
+    assert "new" not in METHODS
+
+
+def test_an_unknown_mode_lists_all():
+    with pytest.raises(MergeInputError, match=r"no mode 'tis'; the modes are: concat, .*magnitude_prune_svd"):
+        find_mode("tis")
+
+
+@pytest.mark.parametrize(
+    ("mode", "given", "message"),
+    [
+        ("ties", {"density": 2}, "density is 2; allowed: a number from 0 to 1"),
+        ("ties", {"density": "half"}, "density is 'half'; allowed: a number from 0 to 1"),
+        ("ties", {"density": float("nan")}, "density is nan"),
+        ("ties", {"density": None}, "density is None"),
+        ("ties_svd", {"svd_rank": 0}, "svd_rank is 0; allowed: a whole number, 1 or more"),
+        ("ties_svd", {"rank": 2.5}, "svd_rank is 2.5"),
+        ("ties_svd", {"svd_rank": "2.5"}, "svd_rank is '2.5'"),
+        ("ties_svd", {"svd_conv_rank": -1}, "svd_conv_rank is -1; allowed: a whole number, 0 or more .or empty"),
+        ("dare_ties", {"seed": -1}, "seed is -1"),
+        ("concat", {"lambda": float("inf")}, "lambda is inf; allowed: a number"),
+        ("concat", {"density": 0.5}, "Mode concat has no option 'density'; its options are: lambda"),
+        ("ties_svd", {"sed": 1}, "no option 'sed'; its options are: density, svd_rank, svd_conv_rank, lambda"),
+    ],
+)
+def test_a_bad_option_says_what_is_allowed(mode, given, message):
+    with pytest.raises(MergeInputError, match=message):
+        MODES[mode].values(given)
+
+
+def test_values_come_in_their_types_with_defaults_and_short_names():
+    values = MODES["dare_ties_svd"].values({"density": "0.25", "rank": "8", "seed": str(2**62 + 1)})
+    assert values == {
+        "density": 0.25, "seed": 2**62 + 1, "svd_rank": 8, "svd_conv_rank": None, "lambda": 1.0,
+    }  # fmt: skip
+    assert MODES["ties_svd"].values({"conv_rank": 0})["svd_conv_rank"] == 0
+    assert MODES["ties_svd"].values({"conv_rank": ""})["svd_conv_rank"] is None
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.id)
+def test_methods_are_pure_and_keep_shape_and_dtype(method):
+    deltas, weights = torch.randn(3, 4, 5), torch.tensor([1.0, -0.5, 2.0])
+    before = deltas.clone(), weights.clone()
+    values = {name: option.default for name, option in method.options.items()}
+    result = method(deltas, weights, [b"a", b"b", b"c"], values)
+    assert result.shape == (4, 5)
+    assert result.dtype == torch.float32
+    assert torch.equal(deltas, before[0])
+    assert torch.equal(weights, before[1])

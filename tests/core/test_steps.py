@@ -1,0 +1,94 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from mergekit.merge_methods.generalized_task_arithmetic import get_mask
+from mergekit.sparsify import magnitude
+from peft.utils import merge_utils as peft
+
+from lib_pm.core.steps import drop_random, elect_sign, keep_largest, kth_largest, mean_of_agreeing, weighted
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def stack(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@given(st.lists(st.floats(0, 2.0**100, width=32), min_size=1, max_size=60), st.data())
+def test_kth_largest_is_what_sorting_finds(values, data):
+    k = data.draw(st.integers(1, len(values)))
+    assert float(kth_largest(torch.tensor(values), k)) == sorted(torch.tensor(values).tolist(), reverse=True)[k - 1]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_kth_largest_in_every_dtype(dtype):
+    values = stack(1000).abs().to(dtype)
+    assert kth_largest(values, 250) == values.sort(descending=True).values[249]
+
+
+@pytest.mark.parametrize("density", [0.0, 0.001, 0.3, 0.5, 0.999, 1.0])
+def test_keep_largest_keeps_the_same_as_peft_and_mergekit(density):
+    deltas = stack(3, 17, 29)
+    kept = keep_largest(deltas, density)
+    for one, whole in zip(kept, deltas, strict=True):
+        assert torch.equal(one, whole if density == 1 else peft.magnitude_based_pruning(whole, density))
+        if int(density * whole.numel()):  # mergekit keeps at least one
+            assert torch.equal(one, magnitude(whole, density))
+
+
+def test_keep_largest_keeps_exactly_so_many_of_equal_entries_and_the_first_of_them():
+    deltas = torch.tensor([[1.0, -1.0, 2.0, 1.0, -1.0, 1.0, 0.5, 0.5]])
+    assert keep_largest(deltas, 0.5).tolist() == [[1.0, -1.0, 2.0, 1.0, 0, 0, 0, 0]]
+
+
+def test_padding_does_not_use_up_the_share_that_is_kept():
+    delta = stack(1, 8, 8)
+    padded = torch.nn.functional.pad(delta, (0, 24))
+    assert torch.equal(keep_largest(padded, 0.5)[..., :8], keep_largest(delta, 0.5))
+
+
+def test_drop_random_has_the_input_as_its_mean():
+    delta = stack(1, 40, 40)
+    seeds = 2000
+    mean = sum(drop_random(delta, 0.3, seed, [b"a"]) for seed in range(seeds)) / seeds
+    assert abs(float((mean * delta).sum() / delta.square().sum()) - 1) < 0.01
+    # every entry by itself: its standard error is |x|·sqrt((1 - d)/d / seeds), here 3.4 % of |x|
+    assert float(((mean - delta) / delta).abs().max()) < 5.5 * 0.0342
+
+
+@pytest.mark.parametrize("density", [0.05, 0.5, 0.9])
+def test_drop_random_keeps_the_share_and_divides_by_it(density):
+    delta = torch.ones(1, 1000, 1000)
+    kept = drop_random(delta, density, 3, [b"a"])
+    assert float((kept != 0).float().mean()) == pytest.approx(density, abs=0.002)
+    assert kept.unique().tolist() == pytest.approx([0, 1 / density])
+
+
+def test_masks_depend_on_seed_and_content_alone():
+    deltas = torch.ones(2, 64, 64)
+    first = drop_random(deltas, 0.5, 1, [b"a", b"b"])
+    assert torch.equal(first, drop_random(deltas, 0.5, 1, [b"b", b"a"]).flip(0))
+    assert torch.equal(first[0], drop_random(deltas[:1], 0.5, 1, [b"a"])[0])
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first, drop_random(deltas, 0.5, 2, [b"a", b"b"]))
+
+
+def test_density_zero_keeps_nothing():
+    assert not drop_random(stack(2, 5, 5), 0.0, 0, [b"a", b"b"]).any()
+    assert not keep_largest(stack(2, 5, 5), 0.0).any()
+
+
+@pytest.mark.parametrize("weights", [[1.0, 1.0, 1.0], [0.3, -1.5, 2.0]])
+def test_election_and_mean_are_those_of_the_paper(weights):
+    deltas = weighted(keep_largest(stack(3, 19, 23), 0.6), torch.tensor(weights))
+    mask = get_mask(deltas, "sum")
+    assert torch.equal(torch.sign(deltas) == elect_sign(deltas), mask.bool())
+    expected = (deltas * mask).sum(0) / mask.sum(0).clamp(min=1)
+    torch.testing.assert_close(mean_of_agreeing(deltas, elect_sign(deltas)), expected)
+    torch.testing.assert_close(peft.disjoint_merge(deltas, mask), expected)
+
+
+def test_a_tie_elects_plus():
+    deltas = torch.tensor([[2.0, 0.0], [-2.0, 0.0]])
+    assert mean_of_agreeing(deltas, elect_sign(deltas)).tolist() == [2.0, 0.0]
