@@ -45,11 +45,11 @@ class Truncated:
 def concat(layers: Sequence[Layer], weights: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
     """Σ wᵢ·ΔWᵢ as up (out, K) · diag(parts) · down (K, columns), K = Σ rᵢ, with the factors as they are stored.
 
-    parts (K,) holds weight · scale of each rank component, in float64 where the device has it.
+    parts (K,), float64 on the CPU, holds weight · scale of each rank component.
     """
     up, down = torch.cat([layer.up for layer in layers], dim=1), torch.cat([layer.down for layer in layers])
     sizes = [weight * layer.scale for weight, layer in zip(weights, layers, strict=True) for _ in range(layer.rank)]
-    return up, down, torch.tensor(sizes, dtype=wide_dtype(up.device), device=up.device)
+    return up, down, torch.tensor(sizes, dtype=torch.float64)
 
 
 def balance(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,14 +73,13 @@ def _power_of_two(exponents: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def truncate(up: Tensor, down: Tensor, rank: RankRule, parts: Tensor | None = None) -> Truncated:
-    """Best rank-k approximation of up · diag(parts) · down, exact to rounding, in float64 where the device has it.
+    """Best rank-k approximation of up · diag(parts) · down, exact to rounding, in float64.
 
     up: (out, K). down: (K, columns). parts: (K,), or None for ones. Where K is not small against the matrix,
     multiplying out is cheaper and as exact.
     """
     up, down = _wide(up), _wide(down)
-    if parts is None:
-        parts = torch.ones(up.shape[1], dtype=up.dtype, device=up.device)
+    parts = torch.ones_like(up[0]) if parts is None else parts.to(up)
     if up.shape[1] > min(up.shape[0], down.shape[1]) // 2:
         return _truncate_exact((up * parts) @ down, rank, most=up.shape[1])
     up_gram, down_gram = up.T @ up, down @ down.T
@@ -107,14 +106,14 @@ def truncate_dense(delta: Tensor, rank: int, content: bytes) -> Truncated:
     columns = min(rank, small_side) + OVERSAMPLING
     if small_side <= SMALL_SIDE or columns > small_side // 2:
         return _truncate_exact(_wide(delta), rank, most=small_side)
-    matrix = delta.float()
-    basis = matrix @ random_signs(delta.shape[1], columns, 0, content).to(delta.device)
+    matrix = _where_decompositions_are(delta).float()
+    basis = matrix @ random_signs(delta.shape[1], columns, 0, content).to(matrix.device)
     for _ in range(PASSES):
         basis = torch.linalg.qr(matrix.T @ torch.linalg.qr(basis).Q).Q
         basis = matrix @ basis
     basis = torch.linalg.qr(basis).Q
     found = truncate(basis, basis.T @ matrix, rank)
-    total = float(torch.linalg.vector_norm(matrix, dtype=wide_dtype(matrix.device))) ** 2
+    total = float(torch.linalg.vector_norm(matrix, dtype=torch.float64)) ** 2
     return Truncated(found.up, found.down, found.kept, max(total, found.kept))
 
 
@@ -157,12 +156,12 @@ def _triangle(factor: Tensor, gram: Tensor, even: Tensor) -> Tensor:
     return triangle
 
 
-def wide_dtype(device: torch.device) -> torch.dtype:
-    """float64 where the device has it (MPS has not): small cores cost little in it and rounding is then no question."""
-    return torch.float32 if device.type == "mps" else torch.float64
-
-
 def _wide(tensor: Tensor) -> Tensor:
-    return (
-        tensor.float().to(wide_dtype(tensor.device)) if tensor.itemsize == 2 else tensor.to(wide_dtype(tensor.device))
-    )
+    """The tensor in float64: small cores cost little in it, and rounding is then no question."""
+    tensor = _where_decompositions_are(tensor)
+    return (tensor.float() if tensor.itemsize == 2 else tensor).double()  # from 16 bits it is faster in two steps
+
+
+def _where_decompositions_are(tensor: Tensor) -> Tensor:
+    """On the CPU if it was on Apple's GPU, which has no float64 and few decompositions."""
+    return tensor.cpu() if tensor.device.type == "mps" else tensor

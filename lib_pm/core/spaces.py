@@ -50,7 +50,7 @@ def merge_layer(
     """Merge one layer. None if nothing is left of it: no LoRA has a weight there, or svd_conv_rank 0 leaves it out.
 
     name: the canonical name of the layer, part of what random masks depend on. values: all options of the mode.
-    dtype: of the computation. A decomposition takes float64 where the device has it and leaves its factors in that.
+    dtype: of the computation. A decomposition is made in float64 and leaves its factors in that.
     """
     # Sorted by content, so that neither rounding nor masks know in which order the LoRAs were given.
     active = sorted((share for share in shares if share.weight != 0), key=lambda share: (share.content, share.weight))
@@ -65,7 +65,9 @@ def merge_layer(
     if mode.space != "factors" and mode.method.linear:
         up, down, parts = lowrank.concat([share.layer.to(device) for share in active], weights)
         if rank is None:
-            merged = MergedLayer(Layer(shape, *lowrank.balance(up.to(dtype) * parts.to(dtype), down.to(dtype))))
+            merged = MergedLayer(
+                Layer(shape, *lowrank.balance(up.to(dtype) * parts.to(dtype).to(device), down.to(dtype)))
+            )
         else:
             merged = _truncated(shape, lowrank.truncate(up, down, rank, parts))
     else:

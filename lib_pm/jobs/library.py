@@ -39,7 +39,7 @@ class Library:
         aliased = [path for path in files if _alias(path) == wanted]  # last: it opens every file
         if aliased:
             return _only(aliased, name, relative)
-        near = difflib.get_close_matches(wanted, [path.stem for path in files], n=3)
+        near = difflib.get_close_matches(wanted, sorted({path.stem for path in files}), n=3)
         hint = f" Did you mean {' or '.join(near)}?" if near else f" It holds {len(files)} LoRAs."
         raise MergeInputError(f"There is no LoRA {name!r} in {self.folder}.{hint}")
 

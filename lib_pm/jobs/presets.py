@@ -33,6 +33,6 @@ def load_presets(path: Path | None = None) -> dict[str, str]:
     if path is None:
         return dict(BUILT_IN)
     try:
-        return BUILT_IN | read_presets(path.read_text(encoding="utf-8"))
+        return BUILT_IN | read_presets(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise MergeInputError(f"The block weight presets in {path} cannot be read: {error}.") from error

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import lib_pm.core.methods  # noqa: F401 (registers the modes)
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.registry import find_mode
 
@@ -106,7 +107,9 @@ def parse_file(text: str) -> LoraTag:
 
 def write_lora(tag: LoraTag) -> str:
     """The tag as the WebUI writes it; `parse_prompt` reads it back to the same value."""
-    strengths = f"{tag.clip:.10g}" if tag.clip == tag.model else f"{tag.clip:.10g}:{tag.model:.10g}"
+    # the shortest text that reads back to the same number
+    clip, model = (repr(float(strength)).removesuffix(".0") for strength in (tag.clip, tag.model))
+    strengths = clip if tag.clip == tag.model else f"{clip}:{model}"
     return f"<lora:{tag.name}:{strengths}{f':lbw={tag.lbw}' if tag.lbw else ''}{':pm=off' if tag.stacked else ''}>"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -57,12 +58,17 @@ class LoraFile:
 
     @cached_property
     def content(self) -> str:
-        """SHA-256 of the tensor data, hex: kohya's and the WebUI's model hash. Metadata does not count."""
+        """SHA-256 of the tensor data, hex: kohya's and the WebUI's model hash. Other metadata does not count.
+
+        Where PEFT's settings decide the alphas, they are hashed as well.
+        """
         digest = hashlib.sha256()
         with self.path.open("rb") as file:
             file.seek(8 + int.from_bytes(file.read(8), "little"))
             while block := file.read(1 << 20):
                 digest.update(block)
+        if self._peft:
+            digest.update(json.dumps(self._peft.components, sort_keys=True).encode())
         return digest.hexdigest()
 
     def read(self, name: str) -> Layer:
@@ -92,7 +98,8 @@ class LoraFile:
         tensor: Tensor = self._file.get_tensor(stored.keys[part])
         if not all_finite(tensor):
             raise MergeInputError(f"{self.path.name}: layer {name} has a NaN or an infinity in {stored.keys[part]}.")
-        return tensor
+        # float8 can be neither added up nor concatenated with another dtype
+        return tensor.float() if tensor.itemsize == 1 else tensor
 
     def close(self) -> None:
         self._file.__exit__(None, None, None)
@@ -147,7 +154,11 @@ def _layers_by_name(path: Path, keys: list[str]) -> dict[str, dict[Part, str]]:
         if found is None:
             foreign.append(key)
         else:
-            layers.setdefault(found[0], {})[found[1]] = key
+            name, part = found
+            parts = layers.setdefault(name, {})
+            if part in parts:
+                raise MergeInputError(f"{path.name}: layer {name} has two {part} factors: {parts[part]} and {key}.")
+            parts[part] = key
     if foreign:
         raise MergeInputError(_refusal(path, foreign, len(keys)))
     if not layers:
@@ -173,7 +184,15 @@ def _refusal(path: Path, foreign: list[str], count: int) -> str:
 
 
 def _stored_layer(path: Path, file: Any, name: str, keys: Mapping[Part, str]) -> StoredLayer:
-    shapes = {part: tuple(file.get_slice(key).get_shape()) for part, key in keys.items() if part != "alpha"}
+    slices = {part: file.get_slice(key) for part, key in keys.items()}
+    for part, key in keys.items():
+        dtype = slices[part].get_dtype()
+        if part != "alpha" and not dtype.startswith(("F", "BF")):
+            raise MergeInputError(f"{path.name}: {key} is of dtype {dtype}; allowed: floating point.")
+    shapes = {part: tuple(slices[part].get_shape()) for part in keys}
+    numbers = math.prod(shapes.pop("alpha", ()))
+    if numbers != 1:
+        raise MergeInputError(f"{path.name}: layer {name} has {numbers} numbers in {keys['alpha']}; allowed: one.")
     up, down, mid = shapes["up"], shapes["down"], shapes.get("mid")
     rank = up[1] if len(up) > 1 else 0
     kernel = tuple((mid or down)[2:])

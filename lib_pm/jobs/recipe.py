@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,7 +91,12 @@ def make_recipe(
 ) -> Recipe:
     """A recipe from what the user wrote: mode found, options checked and filled with defaults, presets expanded."""
     uses = tuple(
-        LoraUse(use.path, use.model, use.clip, expand_preset(use.lbw, presets or {}) if use.lbw else "")
+        LoraUse(
+            use.path,
+            _strength(use.model, use),
+            _strength(use.clip, use),
+            expand_preset(use.lbw, presets or {}) if use.lbw else "",
+        )
         for use in loras
     )
     if not uses:
@@ -112,7 +118,9 @@ def make_recipe(
 def recipe_from_json(value: Mapping[str, Any], paths: Iterable[Path]) -> Recipe:
     """The recipe that `to_json` wrote, with the files that its LoRAs are now, in the same order."""
     try:
-        written = value["loras"]
+        written, paths = value["loras"], list(paths)
+        if len(written) != len(paths):
+            raise MergeInputError(f"The recipe is of {len(written)} LoRAs, {len(paths)} were given.")
         uses = [
             LoraUse(path, lora["model"], lora["clip"], lora["lbw"]) for path, lora in zip(paths, written, strict=True)
         ]
@@ -127,6 +135,13 @@ def recipe_from_json(value: Mapping[str, Any], paths: Iterable[Path]) -> Recipe:
         )
     except (KeyError, TypeError) as error:
         raise MergeInputError(f"This is not a recipe of Power Merger: {error!r} is missing or wrong.") from error
+
+
+def _strength(value: float, use: LoraUse) -> float:
+    """As a float, so that 1 and 1.0 are written alike."""
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise MergeInputError(f"The strength of {use.name} is {value}; allowed: a number.")
+    return float(value)
 
 
 def dtype_name(what: str, text: str) -> str:

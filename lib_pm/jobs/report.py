@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from lib_pm.jobs.plan import PlannedLayer
@@ -114,7 +115,15 @@ class ReportWriter:
 
 
 def peak_memory() -> int | None:
-    """Largest resident size of this process so far, in bytes; None where the system does not tell it (Windows)."""
+    """Largest resident size of this process so far, in bytes; None where the system does not tell it (Windows).
+
+    Linux's own file comes first: getrusage there also counts what the parent held when it started this process.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     try:
         import resource
     except ImportError:

@@ -78,7 +78,10 @@ class StreamWriter:
         start = bytes(_padded_header(self._entries, training_metadata))
         start = len(start).to_bytes(8, "little") + start
         window = start[_LEGACY_START : _LEGACY_START + _LEGACY_LENGTH]
-        self._file.flush()
+        try:
+            self._file.flush()
+        except OSError as error:
+            raise _file_error(self.target, error) from error
         self._file.seek(8 + self._reserved + max(0, _LEGACY_START - len(start)))
         window += self._file.read(_LEGACY_LENGTH - len(window))
         self._file.seek(0, os.SEEK_END)
