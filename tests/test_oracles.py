@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import lib_pm.core.methods  # noqa: F401 (registers the modes)
 from lib_pm.core.layers import Layer, LayerShape
 from lib_pm.core.registry import MODES
-from lib_pm.core.rng import keep_mask
+from lib_pm.core.rng import RandomWords
 from lib_pm.core.spaces import Share, merge_layer
 
 PEFT_NAMES = {
@@ -109,7 +109,8 @@ def our_masks(factors, mode, count) -> Iterator[Tensor]:
             parts = [(b"down", (RANK, shape.columns)), (b"up", (shape.out, RANK))]
         for part, size in parts:
             for content in contents:
-                yield keep_mask(torch.Size(size), DENSITY, SEED, content + part)
+                words = RandomWords(SEED, content + part)
+                yield words.below(DENSITY, size[0] * size[1]).reshape(size)
 
 
 @pytest.mark.parametrize("rank", [3, 8])

@@ -63,9 +63,9 @@ class Layer:
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Layer:
         return Layer(self.shape, self.up.to(device, dtype), self.down.to(device, dtype), self.scale)
 
-    def delta(self) -> Tensor:
-        """ΔW as a matrix: (out, in·kh·kw), dtype of the factors."""
-        return (self.up * self.scale) @ self.down
+    def delta(self, out: Tensor | None = None) -> Tensor:
+        """ΔW as a matrix: (out, in·kh·kw), dtype of the factors. out: where to put it."""
+        return torch.mm(self.up * self.scale, self.down, out=out)
 
 
 def all_finite(tensor: Tensor) -> bool:

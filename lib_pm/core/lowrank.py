@@ -18,10 +18,11 @@ from lib_pm.core.rng import random_signs
 # How a rank is chosen: a number, or a rule that sees all singular values (largest first).
 RankRule = int | Callable[[Tensor], int]
 
-# Range finder of `truncate_dense`: columns beyond the rank, and passes over the matrix. Four passes with 16 more
-# columns stay within 1e-3 of the optimal error on pruned deltas, whose spectrum has a long flat tail.
+# `truncate_dense`: columns beyond the rank, how much larger than the best error its own may be (relative, estimated),
+# and a limit to its passes over the matrix.
 OVERSAMPLING = 16
-PASSES = 4
+TOLERANCE = 4e-4
+MAX_PASSES = 12
 # Below this size of the smaller side the exact decomposition costs no more than the range finder.
 SMALL_SIDE = 256
 # Cholesky of a Gram matrix loses twice the digits that the condition number takes. Up to this ratio of its diagonal the
@@ -96,25 +97,62 @@ def truncate(up: Tensor, down: Tensor, rank: RankRule, parts: Tensor | None = No
     return _truncated(up @ up_turn, down_turn @ down, values, k)
 
 
-def truncate_dense(delta: Tensor, rank: int, content: bytes) -> Truncated:
-    """Rank-k approximation of a dense matrix within 1 % of the optimal error; exact where that is as cheap.
+def truncate_dense(delta: Tensor, rank: int, start: Tensor | None) -> Truncated:
+    """Rank-k approximation of a dense matrix, its error within TOLERANCE of the optimal one; exact without a start.
 
-    delta: (out, columns). content: seeds the range finder, so that equal input gives equal bytes.
-    Subspace iteration as in Halko, Martinsson, Tropp, arXiv:0909.4061, in float32; factors as from `truncate`.
+    delta: (out, columns). start: (columns, rank + OVERSAMPLING), spanning much of its row space, see `row_space`.
+    Subspace iteration as in Halko, Martinsson, Tropp, arXiv:0909.4061, in float32, until what a further pass would find
+    is negligible; what passes find falls about geometrically.
     """
-    small_side = min(delta.shape)
-    columns = min(rank, small_side) + OVERSAMPLING
-    if small_side <= SMALL_SIDE or columns > small_side // 2:
-        return _truncate_exact(_wide(delta), rank, most=small_side)
+    if start is None:
+        return _truncate_exact(_wide(delta), rank, most=min(delta.shape))
     matrix = _where_decompositions_are(delta).float()
-    basis = matrix @ random_signs(delta.shape[1], columns, 0, content).to(matrix.device)
-    for _ in range(PASSES):
-        basis = torch.linalg.qr(matrix.T @ torch.linalg.qr(basis).Q).Q
-        basis = matrix @ basis
-    basis = torch.linalg.qr(basis).Q
-    found = truncate(basis, basis.T @ matrix, rank)
-    total = float(torch.linalg.vector_norm(matrix, dtype=torch.float64)) ** 2
-    return Truncated(found.up, found.down, found.kept, max(total, found.kept))
+    total = float(torch.linalg.vector_norm(matrix, dim=1).double().square().sum())
+    basis = torch.linalg.qr(matrix @ start.to(matrix)).Q
+    kept = gain = 0.0
+    for passes in range(MAX_PASSES + 1):
+        core = matrix.T @ basis
+        wide_core = core.double()
+        energies, turn = torch.linalg.eigh(wide_core.T @ wide_core)
+        energies, turn = energies[-rank:].flip(0).clamp(min=0), turn[:, -rank:].flip(1)
+        before, gain = gain, float(energies.sum()) - kept
+        kept += gain
+        falling = min(gain / before, 0.9) if passes > 1 and before > 0 else 0.5
+        coming = gain * falling / (1 - falling)
+        if passes and coming <= max(2 * TOLERANCE * (total - kept), 1e-12 * total):
+            break
+        basis = torch.linalg.qr(matrix @ torch.linalg.qr(core).Q).Q
+    root = energies.sqrt().sqrt()  # of the singular values, whose squares the energies are
+    inverse_root = torch.where(root > 0, 1 / root, 0.0)
+    up, down = basis @ (turn * root).to(basis), (turn * inverse_root).to(core).T @ core.T
+    return Truncated(up, down, kept, max(total, kept))
+
+
+def row_space(layers: Sequence[Layer], weights: Sequence[float], rank: int, content: bytes) -> Tensor | None:
+    """A start for `truncate_dense`: what the rows of the deltas have most in common, and random columns for the rest.
+
+    The leading right singular vectors of the weighted deltas on top of each other (not of their sum, in which LoRAs
+    may cancel each other). Returns (columns, rank + OVERSAMPLING) float32, or None where an exact decomposition costs
+    no more.
+    content: seeds the random columns, so that equal input gives equal bytes.
+    """
+    shape = layers[0].shape
+    if shape.max_rank <= SMALL_SIDE or rank + OVERSAMPLING > shape.max_rank // 2:
+        return None
+    down = torch.cat([_wide(layer.down) for layer in layers])
+    columns = rank + OVERSAMPLING
+    if len(down) > columns:
+        # For a start the lengths of the up factors' columns say enough about them.
+        lengths = [
+            torch.linalg.vector_norm(_wide(layer.up), dim=0) * abs(weight * layer.scale)
+            for weight, layer in zip(weights, layers, strict=True)
+        ]
+        down = down * torch.cat(lengths).unsqueeze(1)
+        _, turn = torch.linalg.eigh(down @ down.T)
+        down = turn[:, -columns:].T @ down
+    down = torch.nn.functional.normalize(down.float(), dim=1)
+    random = random_signs(shape.columns, columns - len(down), content).to(down) / shape.columns**0.5
+    return torch.cat([down.T, random], dim=1)
 
 
 def _truncate_exact(matrix: Tensor, rank: RankRule, most: int) -> Truncated:

@@ -77,10 +77,13 @@ def merge_layer(
             merged = MergedLayer(Layer(shape, *_factors(mode.method, layers, weights, contents, values)))
         else:
             assert rank is not None
-            deltas = torch.stack([layer.delta() for layer in layers])
+            deltas = layers[0].up.new_empty(len(layers), shape.out, shape.columns)
+            for layer, out in zip(layers, deltas, strict=True):
+                layer.delta(out)
             merged_delta = mode.method(deltas, _tensor(weights, deltas), contents, values)
             del deltas  # the stack is the largest thing here, and the truncation does not need it
-            merged = _truncated(shape, lowrank.truncate_dense(merged_delta, rank, contents[0]))
+            start = lowrank.row_space(layers, weights, rank, contents[0])
+            merged = _truncated(shape, lowrank.truncate_dense(merged_delta, rank, start))
     factor = float(values["lambda"] or 0.0)
     return merged if factor == 1 else merged.times(factor)
 

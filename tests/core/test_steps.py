@@ -6,7 +6,15 @@ from mergekit.merge_methods.generalized_task_arithmetic import get_mask
 from mergekit.sparsify import magnitude
 from peft.utils import merge_utils as peft
 
-from lib_pm.core.steps import drop_random, elect_sign, keep_largest, kth_largest, mean_of_agreeing, weighted
+from lib_pm.core.steps import (
+    drop_random,
+    elect_and_average,
+    elect_sign,
+    keep_largest,
+    kth_largest,
+    mean_of_agreeing,
+    weighted,
+)
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -15,16 +23,36 @@ def stack(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-@given(st.lists(st.floats(0, 2.0**100, width=32), min_size=1, max_size=60), st.data())
+@given(st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=1, max_size=60), st.data())
 def test_kth_largest_is_what_sorting_finds(values, data):
     k = data.draw(st.integers(1, len(values)))
-    assert float(kth_largest(torch.tensor(values), k)) == sorted(torch.tensor(values).tolist(), reverse=True)[k - 1]
+    magnitudes = sorted((abs(value) for value in torch.tensor(values).tolist()), reverse=True)
+    threshold, at_least = kth_largest(torch.tensor(values), k)
+    assert float(threshold) == magnitudes[k - 1]
+    assert at_least == sum(magnitude >= threshold for magnitude in magnitudes)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_kth_largest_in_every_dtype(dtype):
-    values = stack(1000).abs().to(dtype)
-    assert kth_largest(values, 250) == values.sort(descending=True).values[249]
+    values = stack(300_000).to(dtype)
+    threshold, at_least = kth_largest(values, 70_000)
+    assert threshold == values.abs().sort(descending=True).values[69_999]
+    assert at_least == int((values.abs() >= threshold).sum())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_large_stacks_go_through_in_blocks_with_the_same_result(dtype):
+    deltas, weights = stack(2, 401, 977).to(dtype), torch.tensor([1.0, -0.6], dtype=dtype)
+    kept = keep_largest(deltas, 0.3)
+    assert kept.dtype == dtype
+    for one, whole in zip(kept, deltas, strict=True):
+        assert torch.equal(one, peft.magnitude_based_pruning(whole, 0.3)) or dtype.itemsize == 2  # 2 bytes: ties
+        assert int((one != 0).sum()) == int(0.3 * int((whole != 0).sum()))
+    votes = weighted(deltas, weights)
+    assert torch.equal(elect_and_average(deltas, weights), mean_of_agreeing(votes, elect_sign(votes)))
+    whole = drop_random(deltas, 0.5, 1, [b"a", b"b"])
+    head = drop_random(deltas[:, :1, :300], 0.5, 1, [b"a", b"b"])
+    assert torch.equal(whole[:, :1, :300], head)  # one stream of random words, however it is cut up
 
 
 @pytest.mark.parametrize("density", [0.0, 0.001, 0.3, 0.5, 0.999, 1.0])

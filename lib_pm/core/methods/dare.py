@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lib_pm.core.params import Density, Seed
 from lib_pm.core.registry import merge_method
-from lib_pm.core.steps import drop_random, elect_sign, mean_of_agreeing, weighted
+from lib_pm.core.steps import drop_random, elect_and_average, weighted_sum
 
 
 @merge_method(
@@ -27,7 +27,7 @@ def dare_linear(
     contents: (n,) digests of what each LoRA holds here; with the seed they decide the mask.
     Returns (*shape,) float32. Equals PEFT `dare_linear` for the same masks.
     """
-    return weighted(drop_random(deltas, density, seed, contents), weights).sum(dim=0)
+    return weighted_sum(drop_random(deltas, density, seed, contents), weights)
 
 
 @merge_method(
@@ -46,5 +46,4 @@ def dare_ties(
     contents: (n,) digests of what each LoRA holds here; with the seed they decide the mask.
     Returns (*shape,) float32. Departs from PEFT `dare_ties` as `ties` departs from PEFT `ties`.
     """
-    dropped = weighted(drop_random(deltas, density, seed, contents), weights)
-    return mean_of_agreeing(dropped, elect_sign(dropped))
+    return elect_and_average(drop_random(deltas, density, seed, contents), weights)
