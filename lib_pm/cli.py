@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import gc
+import io
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,6 +34,8 @@ from lib_pm.jobs.resize import parse_dynamic, resize_to_file
 DEFAULT_MODE = "concat"
 # Layers of a resize without --rank under a dynamic rule: the rule alone decides.
 NO_LIMIT = 1 << 20
+# What a recipe says itself, so that it cannot be said beside --recipe.
+SETTINGS = ("apply", "layers", "dtype", "save_dtype")
 
 MERGE_EPILOG = """\
 A LoRA is a file with strengths, FILE[:MODEL[:CLIP]][:lbw=WEIGHTS] (CLIP is MODEL if missing), or the WebUI's own
@@ -48,6 +52,8 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a Windows pipe has no Σ
     gc.freeze()  # what has been imported stays; without this the collector walks through all of torch again and again
     try:
         options = _parser().parse_args(arguments)
@@ -76,12 +82,10 @@ def _parser() -> argparse.ArgumentParser:
     for option in _all_options().values():
         text = f"{option.declared.help} {option.allowed}; default {_default(option)}"
         merge.add_argument(f"--{option.name.replace('_', '-')}", dest=f"option_{option.name}", metavar="N", help=text)
-    merge.add_argument(
-        "--apply", default=APPLY[0], metavar="PART", help=f"{_choices(APPLY)}: what is merged (default all)"
-    )
-    merge.add_argument("--layers", default=",".join(KINDS), help=f"kinds of layers to merge, of {', '.join(KINDS)}")
+    merge.add_argument("--apply", metavar="PART", help=f"{_choices(APPLY)}: what is merged (default {APPLY[0]})")
+    merge.add_argument("--layers", help=f"kinds of layers to merge, of {', '.join(KINDS)} (default all)")
     merge.add_argument("--lbw-presets", type=Path, help="text file with block weight presets, NAME:1,1,0,…")
-    merge.add_argument("--dtype", default="float32", help=f"of the computation: {_choices(DTYPES)} (default float32)")
+    merge.add_argument("--dtype", help=f"of the computation: {_choices(DTYPES)} (default float32)")
     merge.add_argument("--force", action="store_true", help="merge LoRAs that say they are for different base models")
     merge.set_defaults(run=_merge)
 
@@ -97,9 +101,7 @@ def _parser() -> argparse.ArgumentParser:
 
     for command in (merge, resize):
         command.add_argument("-o", "--output", type=Path, required=True, help="the .safetensors file to write")
-        command.add_argument(
-            "--save-dtype", default="float16", help=f"of the file: {_choices(DTYPES)} (default float16)"
-        )
+        command.add_argument("--save-dtype", help=f"of the file: {_choices(DTYPES)} (default float16)")
         command.add_argument("--device", default="auto", help=f"{', '.join(DEVICES)}; auto falls back to the CPU")
         command.add_argument("--threads", type=int, help="layers worked on side by side (default: by mode and cores)")
         command.add_argument("--overwrite", action="store_true", help="replace the output if it is there")
@@ -120,38 +122,49 @@ def _parser() -> argparse.ArgumentParser:
 def _merge(options: argparse.Namespace) -> None:
     request = _request(options.loras)
     recipe = _repeated(options, request) if options.recipe else _recipe(options, request)
-    report = merge_to_file(
-        recipe,
-        options.output,
-        device=options.device,
-        progress=_progress(options),
-        workers=options.threads,
-        overwrite=options.overwrite,
-        force=options.force,
-    )
+    with _progress(options) as progress:
+        report = merge_to_file(
+            recipe,
+            options.output,
+            device=options.device,
+            progress=progress,
+            workers=options.threads,
+            overwrite=options.overwrite,
+            force=options.force,
+        )
     _show(options, report)
 
 
 def _recipe(options: argparse.Namespace, request: Request) -> Recipe:
-    given = {option.name: getattr(options, f"option_{option.name}") for option in _all_options().values()}
-    chosen = {name: value for name, value in given.items() if value is not None}
+    settings = _given(options, SETTINGS)
+    if "layers" in settings:
+        settings["layers"] = settings["layers"].split(",")
     if options.mode and request.mode and options.mode != request.mode:
         raise MergeInputError(f"--mode says {options.mode} and the <pm:…> tag says {request.mode}; give one of them.")
     return make_recipe(
         [LoraUse(_path(tag, options.lora_dir), tag.model, tag.clip, tag.lbw) for tag in request.loras],
         options.mode or request.mode or DEFAULT_MODE,
-        {**request.options, **chosen},
+        {**request.options, **_given(options, _all_options(), "option_")},
         presets=load_presets(options.lbw_presets),
-        apply=options.apply,
-        layers=options.layers.split(","),
-        dtype=options.dtype,
-        save_dtype=options.save_dtype,
+        **settings,
     )
+
+
+def _given(options: argparse.Namespace, names: Iterable[str], prefix: str = "") -> dict[str, Any]:
+    """Those of the flags that the user wrote, with their values."""
+    values = {name: getattr(options, prefix + name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _repeated(options: argparse.Namespace, request: Request) -> Recipe:
     """The recipe in a merged file or a JSON file, with its LoRAs looked up by name or given in the same order."""
     path: Path = options.recipe
+    said = _given(options, ("mode", "lbw_presets", *SETTINGS)) | _given(options, _all_options(), "option_")
+    if said or request.mode:
+        flags = [f"--{name.replace('_', '-')}" for name in said] + ["<pm:…>"] * bool(request.mode)
+        raise MergeInputError(f"The recipe says how to merge; leave out {', '.join(flags)}.")
+    if any(tag != LoraTag(tag.name) for tag in request.loras):
+        raise MergeInputError("The recipe says the strengths and block weights; give its LoRAs without them.")
     try:
         text = (
             path.read_text(encoding="utf-8")
@@ -189,7 +202,13 @@ def _path(tag: LoraTag, folder: Path | None) -> Path:
     path = Path(tag.name)
     if path.suffix == ".safetensors" and path.exists():
         return path
-    return Library(folder).find(tag.name) if folder else path
+    if folder:
+        return Library(folder).find(tag.name)
+    if path.suffix.lower() != ".safetensors":
+        raise MergeInputError(
+            f"{tag.name!r} is no .safetensors file; a LoRA's name is looked up in the folder that --lora-dir gives."
+        )
+    return path
 
 
 def _resize(options: argparse.Namespace) -> None:
@@ -198,18 +217,20 @@ def _resize(options: argparse.Namespace) -> None:
     if options.max_rank is not None and not options.dynamic:
         raise MergeInputError("--max-rank goes with --dynamic; a fixed rank is --rank.")
     limits = [rank for rank in (options.rank, options.max_rank) if rank is not None]
-    report = resize_to_file(
-        options.lora,
-        options.output,
-        rank=min(limits, default=NO_LIMIT),
-        conv_rank=options.conv_rank,
-        dynamic=parse_dynamic(options.dynamic) if options.dynamic else None,
-        save_dtype=options.save_dtype,
-        device=options.device,
-        progress=_progress(options),
-        workers=options.threads,
-        overwrite=options.overwrite,
-    )
+    dynamic = parse_dynamic(options.dynamic) if options.dynamic else None
+    with _progress(options) as progress:
+        report = resize_to_file(
+            options.lora,
+            options.output,
+            rank=min(limits, default=NO_LIMIT),
+            conv_rank=options.conv_rank,
+            dynamic=dynamic,
+            device=options.device,
+            progress=progress,
+            workers=options.threads,
+            overwrite=options.overwrite,
+            **_given(options, ["save_dtype"]),
+        )
     _show(options, report)
 
 
@@ -233,22 +254,24 @@ def _print(options: argparse.Namespace, as_json: Callable[[], Any], as_text: Cal
     print(json.dumps(as_json(), indent=2) if options.json else as_text())
 
 
-def _progress(options: argparse.Namespace) -> Progress:
+@contextmanager
+def _progress(options: argparse.Namespace) -> Iterator[Progress]:
+    """A bar on a terminal. It is gone at the end, so that an error has its line to itself."""
     if options.quiet or not sys.stderr.isatty():
-        return silent
+        yield silent
+        return
     try:
         from tqdm import tqdm
     except ImportError:  # it comes with every WebUI, but is not required
-        return _plain_progress
-    bar = tqdm(unit="layer", leave=False)
+        yield _plain_progress
+        return
+    with tqdm(unit="layer", leave=False) as bar:
 
-    def show(done: int, total: int, layer: str) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
-        if done == total:
-            bar.close()
+        def show(done: int, total: int, layer: str) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
 
-    return show
+        yield show
 
 
 def _plain_progress(done: int, total: int, layer: str) -> None:

@@ -133,11 +133,12 @@ def test_owners_only(mode):
     owners = merged([LORAS[0], LORAS[2]], [1.0, -0.7], mode, options)
     everyone = merged(LORAS, [1.0, 0.5, -0.7], mode, options)
     assert deltas(result).keys() == SHAPES.keys()
-    for key, tensor in result.items():
-        if key.startswith((CONV3, CLIP)):
-            assert torch.equal(tensor, owners[key])
-        elif not MODES[mode].method.random:  # which entries are dropped depends on the whole file
-            assert torch.equal(tensor, everyone[key])
+    shared = {name: deltas(result)[name] for name in (CONV3, CLIP)}
+    assert total_error(shared, {name: deltas(owners)[name] for name in shared}) < 1e-6
+    if not MODES[mode].method.random:  # which entries are dropped depends on the whole file
+        assert all(
+            torch.equal(tensor, everyone[key]) for key, tensor in result.items() if not key.startswith((CONV3, CLIP))
+        )
 
 
 @modes

@@ -111,6 +111,16 @@ def _factors(
     )
 
 
+def merged_rank(mode: Mode, shape: LayerShape, ranks: Sequence[int], values: Mapping[str, OptionValue]) -> int:
+    """The rank that `merge_layer` gives a layer, from the ranks of the LoRAs in it; 0 if it leaves the layer out."""
+    if not ranks:
+        return 0
+    limit = _svd_rank(shape, values)
+    if limit is None:
+        return sum(ranks) if mode.space == "exact" else max(ranks)
+    return min(limit, shape.max_rank, sum(ranks) if mode.method.linear else limit)
+
+
 def _svd_rank(shape: LayerShape, values: Mapping[str, OptionValue]) -> int | None:
     """The rank that the options ask for in such a layer; None for a mode that does not truncate."""
     if "svd_rank" not in values:

@@ -64,7 +64,7 @@ class MergeRun:
 
     def __init__(self, plan: Plan, device: str, progress: Progress, workers: int | None) -> None:
         self._plan, self._progress = plan, progress
-        self._workers = workers or default_workers(plan.recipe.mode)
+        self._workers = default_workers(plan.recipe.mode) if workers is None else workers
         self._start = time.perf_counter()
         self._fallback = DeviceFallback()
         self._work = layer_merger(plan, device, self._fallback)
@@ -104,14 +104,16 @@ def write_layers(
     shapes = {name: shape for layer in planned for name, shape in _largest_shapes(layer, naming).items()}
     ranks: list[int] = []
     conv_ranks: list[int] = []
+    alphas: set[int] = set()
     with StreamWriter(target, header_size(shapes, longest_metadata(metadata)), overwrite=overwrite) as writer:
         for finished in finished_layers:
             for name in sorted(finished.tensors):
                 writer.add(name, finished.tensors[name])
             (conv_ranks if finished.planned.shape.is_spatial else ranks).append(finished.rank)
+            alphas.add(finished.alpha)
         if not ranks and not conv_ranks:
             raise MergeInputError("Nothing is left to write: all layers are convolutions, and svd_conv_rank is 0.")
-        metadata |= rank_metadata(ranks or conv_ranks, conv_ranks)
+        metadata |= rank_metadata(ranks or conv_ranks, conv_ranks, alphas)
         training = {key: value for key, value in metadata.items() if key.startswith("ss_")}
         metadata |= hash_metadata(writer.data_hash, writer.legacy_hash(training))
         writer.finish(metadata)
@@ -120,8 +122,8 @@ def write_layers(
 def _largest_shapes(layer: PlannedLayer, naming: Naming) -> dict[str, tuple[int, ...]]:
     shape, ones = layer.shape, (1,) * len(layer.shape.kernel)
     parts: dict[str, tuple[int, ...]] = {
-        "up": (shape.out, layer.max_rank, *ones),
-        "down": (layer.max_rank, shape.inner, *shape.kernel),
+        "up": (shape.out, layer.rank, *ones),
+        "down": (layer.rank, shape.inner, *shape.kernel),
         "alpha": (),
     }
     return {layer.name + ending: parts[part] for part, ending in WRITTEN[naming].items()}

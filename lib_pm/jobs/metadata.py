@@ -46,13 +46,16 @@ def merged_metadata(
     return metadata
 
 
-def rank_metadata(ranks: Iterable[int], conv_ranks: Iterable[int]) -> dict[str, str]:
+def rank_metadata(ranks: Iterable[int], conv_ranks: Iterable[int], alphas: Iterable[int]) -> dict[str, str]:
     """ss_network_dim and _alpha of linear layers, conv_dim among the ss_network_args; "Dynamic" where they differ."""
-    dim = _one_or_dynamic(ranks)
-    metadata = {"ss_network_dim": dim, "ss_network_alpha": dim if dim == "Dynamic" else f"{dim}.0"}
+    alpha = _one_or_dynamic(alphas)
+    metadata = {
+        "ss_network_dim": _one_or_dynamic(ranks),
+        "ss_network_alpha": alpha if alpha == "Dynamic" else f"{alpha}.0",
+    }
     conv_dim = _one_or_dynamic(conv_ranks)
     if conv_dim:
-        metadata["ss_network_args"] = json.dumps({"conv_dim": conv_dim, "conv_alpha": conv_dim})
+        metadata["ss_network_args"] = json.dumps({"conv_dim": conv_dim, "conv_alpha": alpha})
     return metadata
 
 
@@ -69,7 +72,7 @@ def longest_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
     hashes = hash_metadata("0" * 64, "0" * 8)
     return {
         **metadata,
-        **rank_metadata([10**6, 1], [10**6, 1]),
+        **rank_metadata([1, 2], [1, 2], [10**9]),
         "ss_network_dim": "0" * 9,
         "ss_network_alpha": "0" * 9,
         **hashes,

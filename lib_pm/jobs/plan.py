@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from lib_pm.core.formats.lora import Naming
 from lib_pm.core.keys.families import Family, kind
 from lib_pm.core.keys.names import parse_name, prefix_of
 from lib_pm.core.layers import LayerShape
+from lib_pm.core.spaces import merged_rank
 from lib_pm.jobs.reader import LoraFile, open_lora
 from lib_pm.jobs.recipe import LoraUse, Recipe
 
@@ -31,12 +33,12 @@ class Source:
 
 @dataclass(frozen=True)
 class PlannedLayer:
-    """One layer of the result. name: as it will be written. max_rank: no mode makes it larger."""
+    """One layer of the result. name: as it will be written. rank: what it will have (before a resize)."""
 
     name: str
     shape: LayerShape
     sources: tuple[Source, ...]
-    max_rank: int
+    rank: int
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,17 @@ class Plan:
     naming: Naming
     layers: tuple[PlannedLayer, ...]
     left_out: tuple[PlannedLayer, ...]
+
+    @property
+    def alpha(self) -> int:
+        """The alpha of all layers that are written: the rank of most of them.
+
+        From the files and the recipe as a whole, so that a layer's bytes do not depend on which others are merged.
+        """
+        uses = zip(self.recipe.loras, self.files, strict=True)
+        ranks = [file.common_rank for use, file in uses if use.model or use.clip]
+        any_layer = LayerShape(sys.maxsize, sys.maxsize)
+        return merged_rank(self.recipe.mode, any_layer, ranks, self.recipe.options) or 1
 
 
 @contextmanager
@@ -132,8 +145,8 @@ def _plan_layer(
         strength = _strength(recipe.loras[index], is_clip) if selected else 0.0
         factor = block_weights[index].of(block, layer_kind)
         sources.append(Source(index, written, strength * factor, strength != 0 and factor == 0))
-    rank = sum(layer.rank for source, layer in zip(sources, stored, strict=True) if source.weight)
-    return PlannedLayer(name, shape, tuple(sources), max(rank, shape.max_rank))
+    ranks = [layer.rank for source, layer in zip(sources, stored, strict=True) if source.weight]
+    return PlannedLayer(name, shape, tuple(sources), merged_rank(recipe.mode, shape, ranks, recipe.options))
 
 
 def _strength(use: LoraUse, is_clip: bool) -> float:

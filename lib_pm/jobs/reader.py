@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -50,6 +51,12 @@ class LoraFile:
     @property
     def name(self) -> str:
         return self.path.stem
+
+    @cached_property
+    def common_rank(self) -> int:
+        """The rank that most layers have, the largest if there are several such."""
+        counts = Counter(layer.rank for layer in self.layers.values())
+        return max(counts, key=lambda rank: (counts[rank], rank))
 
     @cached_property
     def family(self) -> Family:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,8 +102,7 @@ def resize_to_file(
 ) -> Report:
     """Write `source` at another rank. rank, conv_rank (default: the same): fixed, or the maximum of a dynamic rule.
 
-    No layer gets a higher rank than it has: there is nothing to fill it with. The scale goes into the factors, and
-    alpha is the rank of each layer.
+    No layer gets a higher rank than it has: there is nothing to fill it with. The scale goes into the factors.
     """
     for what, value in (("rank", rank), ("conv rank", conv_rank)):
         if value is not None and value < 1:
@@ -114,22 +114,27 @@ def resize_to_file(
     with open_plan(make_recipe([LoraUse(source)], "concat")) as plan:
         report = ReportWriter(_what(plan, rank, conv_rank, dynamic), [plan.files[0].name])
 
+        def limit(planned: PlannedLayer) -> int:
+            return min(conv_rank if conv_rank is not None and planned.shape.is_spatial else rank, planned.rank)
+
+        alpha = min(rank, plan.alpha)
+
         def work(planned: PlannedLayer) -> Finished:
             layer = plan.files[0].read(planned.sources[0].name).to(where)
-            limit = conv_rank if conv_rank is not None and planned.shape.is_spatial else rank
-            resized = resize_layer(layer, limit, dynamic)
-            return finish(planned, resized, plan.naming, dtype, [source.name])
+            resized = resize_layer(layer, limit(planned), dynamic)
+            return finish(planned, resized, plan.naming, dtype, alpha, [source.name])
 
-        def reported() -> Iterator[Finished]:
+        def reported() -> Generator[Finished, None, None]:
             for planned, finished in run_layers(
-                plan.layers, work, progress, workers or default_workers(plan.recipe.mode)
+                plan.layers, work, progress, default_workers(plan.recipe.mode) if workers is None else workers
             ):
                 report.add(planned, finished, "")
                 if finished:
                     yield finished
 
         metadata = merged_metadata(plan.files, plan.family, target.stem, None)
-        write_layers(target, reported(), plan.layers, plan.naming, metadata, overwrite=overwrite)
+        with closing(reported()) as layers:  # an error in writing ends the work at once
+            write_layers(target, layers, plan.layers, plan.naming, metadata, overwrite=overwrite)
         finished_report = report.finish(time.perf_counter() - start)
     finished_report.file, finished_report.size = str(target), target.stat().st_size
     return finished_report

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.formats.lora import WRITTEN, Naming
-from lib_pm.core.layers import all_finite
+from lib_pm.core.layers import Layer, all_finite
+from lib_pm.core.lowrank import balance
 from lib_pm.core.registry import Mode
 from lib_pm.core.spaces import MergedLayer, Share, merge_layer
 from lib_pm.jobs.devices import choose_device, one_thread_per_layer, ran_out_of_memory
@@ -31,11 +32,12 @@ def default_workers(mode: Mode) -> int:
 
 @dataclass(frozen=True)
 class Finished:
-    """One layer as it is written: tensors on the CPU in the file's dtype, alpha = rank. kept, total: squared norms."""
+    """One layer as it is written: tensors on the CPU in the file's dtype. kept, total: squared norms."""
 
     planned: PlannedLayer
     tensors: dict[str, Tensor]
     rank: int
+    alpha: int
     kept: float
     total: float
 
@@ -57,6 +59,8 @@ def run_layers(
 
     Closing the iterator, or an exception from `progress` or `work`, cancels what has not begun and waits for the rest.
     """
+    if workers < 1:
+        raise MergeInputError(f"threads is {workers}; allowed: a whole number, 1 or more.")
     if workers == 1:  # a pool of one would only add the cost of its locks
         with one_thread_per_layer():
             for done, layer in enumerate(layers, start=1):
@@ -102,21 +106,34 @@ def layer_merger(plan: Plan, device_name: str, fallback: DeviceFallback) -> Call
         try:
             merged = merge_on(device, planned, shares)
         except RuntimeError as error:
-            if device_name != "auto" or device.type == "cpu" or not ran_out_of_memory(error):
+            if device.type == "cpu" or not ran_out_of_memory(error):
                 raise
+            if device_name != "auto":
+                raise MergeInputError(
+                    f"The memory of {device_name} is full at layer {planned.name}; "
+                    "device auto merges such layers on the CPU."
+                ) from error
             fallback.layers.append(planned.name)
             merged = merge_on(torch.device("cpu"), planned, shares)
         owners = [plan.files[source.lora].path.name for source in planned.sources if source.weight]
-        return finish(planned, merged, plan.naming, DTYPES[recipe.save_dtype], owners) if merged else None
+        if merged is None:
+            return None
+        return finish(planned, merged, plan.naming, DTYPES[recipe.save_dtype], plan.alpha, owners)
 
     return work
 
 
 def finish(
-    planned: PlannedLayer, merged: MergedLayer, naming: Naming, dtype: torch.dtype, owners: Sequence[str]
+    planned: PlannedLayer, merged: MergedLayer, naming: Naming, dtype: torch.dtype, alpha: int, owners: Sequence[str]
 ) -> Finished:
-    """A merged layer as tensors of a file. owners: names of the LoRAs in it, for the error if a value does not fit."""
-    layer, shape = merged.layer, merged.layer.shape
+    """A merged layer as tensors of a file. owners: names of the LoRAs in it, for the error if a value does not fit.
+
+    alpha: that of all layers of the file; a layer of another rank has factors to make up for it. diffusers up to 0.42
+    gives most layers the commonest alpha of the file, whatever they say themselves.
+    """
+    shape, rank = merged.layer.shape, merged.layer.rank
+    alpha = alpha if "alpha" in WRITTEN[naming] else rank
+    layer = merged.layer if alpha == rank else with_scale(merged.layer, alpha / rank)
     ones = (1,) * len(shape.kernel)
     factors = {
         "up": layer.up.reshape(shape.out, layer.rank, *ones),
@@ -124,7 +141,7 @@ def finish(
     }
     tensors = {}
     for part, ending in WRITTEN[naming].items():
-        tensor = alpha_tensor(layer.rank, dtype) if part == "alpha" else factors[part].cpu().to(dtype).contiguous()
+        tensor = alpha_tensor(alpha, dtype) if part == "alpha" else factors[part].cpu().to(dtype).contiguous()
         if not all_finite(tensor):
             largest = float(factors[part].abs().max())
             raise MergeInputError(
@@ -133,10 +150,15 @@ def finish(
                 "use smaller strengths, or save as float32 or bfloat16."
             )
         tensors[planned.name + ending] = tensor
-    return Finished(planned, tensors, layer.rank, merged.kept, merged.total)
+    return Finished(planned, tensors, rank, alpha, merged.kept, merged.total)
 
 
-def alpha_tensor(rank: int, dtype: torch.dtype) -> Tensor:
-    """alpha = rank in the dtype of the file, or in float32 where that dtype cannot hold the number exactly."""
-    alpha = torch.tensor(float(rank), dtype=dtype)
-    return alpha if float(alpha) == rank else torch.tensor(float(rank))
+def with_scale(layer: Layer, scale: float) -> Layer:
+    """Factors of a layer of scale 1 for a loader that will multiply by `scale`."""
+    return Layer(layer.shape, *balance(layer.up / scale, layer.down))
+
+
+def alpha_tensor(alpha: int, dtype: torch.dtype) -> Tensor:
+    """alpha in the dtype of the file, or in float32 where that dtype cannot hold the number exactly."""
+    stored = torch.tensor(float(alpha), dtype=dtype)
+    return stored if float(stored) == alpha else torch.tensor(float(alpha))

@@ -119,8 +119,8 @@ def _document() -> str:
     lines = [
         "# Benchmarks",
         "",
-        "Written by `python run.py bench`. Ours and the yardstick run in turn in one session; medians, and the median of",
-        "the ratios pair by pair. A row is there only if the result was right. One thread.",
+        "Written by `python run.py bench`. Ours and the yardstick run in turn in one session; medians, and the median",
+        "of the ratios pair by pair. A row is there only if the result was right. One thread.",
         "",
         f"{time.strftime('%Y-%m-%d')}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
         f"Python {platform.python_version()}, torch {torch.__version__}.",

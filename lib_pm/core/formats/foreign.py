@@ -19,14 +19,13 @@ _KINDS = {
     ".b2.weight": "GLoRA",
     ".w_norm": "trained norms",
     ".b_norm": "trained norms",
-    ".diff_b": "full differences with biases",
-    ".diff": "full differences",
     ".on_input": "IA3",
     "lora_embedding_": "LoRA of an embedding",
     "modules_to_save": "PEFT with whole modules saved",
     "emb_params": "textual inversion embedding",
     "string_to_param": "textual inversion embedding",
 }
+_DIFFERENCE_ENDINGS = (".diff", ".diff_b", ".diff.weight")  # endings: names also hold `.diffusion_model.`
 _BIAS_ENDINGS = (".lora_B.bias", ".lora_up.bias", ".lora_A.bias", ".lora_down.bias")
 _CHECKPOINT_STARTS = (
     "model.diffusion_model.",
@@ -41,6 +40,8 @@ def kind_of(key: str) -> str | None:
     """The kind of network that has such a tensor, or None if it is unknown."""
     if key.endswith(_BIAS_ENDINGS):
         return "LoRA with biases"
+    if key.endswith(_DIFFERENCE_ENDINGS):
+        return "full differences"
     return next((kind for word, kind in _KINDS.items() if word in key), None)
 
 

@@ -20,16 +20,22 @@ _PREFIXES = {
     "text_encoder.": "te",
     "text_encoder_2.": "te2",
     "text_encoder_3.": "te3",
-    "text_model.": "te",
     "transformer.": "unet",
     "diffusion_model.": "unet",
     "model.diffusion_model.": "unet",
-    "down_blocks.": "unet",
-    "mid_block.": "unet",
-    "up_blocks.": "unet",
 }
 _WRAPPERS = ("base_model.model.",)
-_KEPT_STARTS = ("text_model.", "down_blocks.", "mid_block.", "up_blocks.")  # part of the path as well
+# First words of names that are paths inside a component already, as of a UNet that is in no pipeline.
+_BARE = {
+    "text_model": "te",
+    "down_blocks": "unet",
+    "mid_block": "unet",
+    "up_blocks": "unet",
+    "conv_in": "unet",
+    "conv_out": "unet",
+    "time_embedding": "unet",
+    "add_embedding": "unet",
+}
 
 _ORIGINAL_WORDS = {
     "in_layers_2": "conv1",
@@ -59,9 +65,8 @@ def parse_name(name: str) -> tuple[str, str]:
     for wrapper in _WRAPPERS:
         name = name.removeprefix(wrapper)
     prefix = prefix_of(name)
-    component = _PREFIXES.get(prefix, "")
-    path = name if prefix in _KEPT_STARTS else name[len(prefix) :]
-    path = path.replace(".processor.", ".").replace(".", "_")
+    component = _PREFIXES.get(prefix) or _BARE.get(name.partition(".")[0], "")
+    path = name[len(prefix) :].replace(".processor.", ".").replace(".", "_")
     if path.endswith("_to_out"):  # attention processors of old diffusers leave the index out
         path += "_0"
     if component == "unet":

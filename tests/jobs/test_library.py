@@ -1,0 +1,83 @@
+"""Finding LoRAs by the names that the WebUI knows them by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lib_pm.core.errors import MergeInputError
+from lib_pm.jobs.library import Library
+from tests.loras import write
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Library:
+    for name, alias in {
+        "style.safetensors": "",
+        "my style v1.5.safetensors": "",
+        "Loud.SAFETENSORS": "",
+        "chars/anna.safetensors": "Anna the Great",
+        "chars/bob.safetensors": "twins",
+        "old/anna.safetensors": "twins",
+        "old/style.safetensors": "",
+        "old/loud.safetensors": "",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / name, {"x": torch.ones(1)}, {"ss_output_name": alias} if alias else None)
+    (tmp_path / "notes.txt").write_text("no LoRA")
+    (tmp_path / "damaged.safetensors").write_bytes(b"\x00")
+    return Library(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("my style v1.5", "my style v1.5.safetensors"),
+        ("my style v1.5.safetensors", "my style v1.5.safetensors"),
+        ("MY Style V1.5", "my style v1.5.safetensors"),
+        ("style", "style.safetensors"),  # the one at the top is named in full by that
+        ("old/style", "old/style.safetensors"),
+        ("old\\style", "old/style.safetensors"),
+        ("OLD/Style", "old/style.safetensors"),
+        ("bob", "chars/bob.safetensors"),
+        ("Loud", "Loud.SAFETENSORS"),  # its own spelling before another's
+        ("loud", "old/loud.safetensors"),
+        ("Anna the Great", "chars/anna.safetensors"),
+        ("damaged", "damaged.safetensors"),
+    ],
+)
+def test_find(library: Library, name: str, found: str) -> None:
+    assert library.find(name) == library.folder / found
+
+
+def test_a_new_file_is_found_at_once(library: Library) -> None:
+    with pytest.raises(MergeInputError):
+        library.find("new")
+    write(library.folder / "new.safetensors", {"x": torch.ones(1)})
+    assert library.find("new") == library.folder / "new.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("anna", "'anna' could be any of chars/anna, old/anna; write it in full."),
+        ("ANNA", "'ANNA' could be any of chars/anna, old/anna; write it in full."),
+        ("twins", "'twins' could be any of chars/bob, old/anna; write it in full."),
+        ("stile", "There is no LoRA 'stile' in {folder}. Did you mean style?"),
+        ("stile.safetensors", "There is no LoRA 'stile.safetensors' in {folder}. Did you mean style?"),
+        ("zzz", "There is no LoRA 'zzz' in {folder}. It holds 9 LoRAs."),
+        ("notes", "There is no LoRA 'notes' in {folder}. It holds 9 LoRAs."),
+    ],
+)
+def test_messages(library: Library, name: str, message: str) -> None:
+    with pytest.raises(MergeInputError) as caught:
+        library.find(name)
+    assert str(caught.value) == message.format(folder=library.folder)
+
+
+def test_folder_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(MergeInputError) as caught:
+        Library(tmp_path / "no").find("style")
+    assert str(caught.value) == f"The LoRA folder {tmp_path / 'no'} does not exist."

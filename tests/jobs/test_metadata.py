@@ -1,0 +1,180 @@
+"""What a written file says about itself."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from lib_pm import __version__
+from lib_pm.core.errors import MergeInputError
+from lib_pm.jobs.merge import merge_to_file
+from lib_pm.jobs.metadata import RECIPE_KEY
+from lib_pm.jobs.recipe import LoraUse, Recipe, make_recipe, recipe_from_json
+from tests.layouts import Shapes
+from tests.loras import PEFT, make_lora, write
+
+SD1: Shapes = {
+    "lora_te_text_model_encoder_layers_0_mlp_fc1": (24, 16),
+    "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k": (24, 768),
+}
+SD2: Shapes = {"lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k": (24, 1024)}
+SDXL: Shapes = {"lora_unet_middle_block_1_transformer_blocks_0_attn2_to_k": (24, 2048)}
+FLUX: Shapes = {"lora_unet_double_blocks_0_img_attn_qkv": (24, 16)}
+WAN: Shapes = {"diffusion_model.blocks.0.self_attn.q": (24, 16)}
+CONV: Shapes = {"lora_unet_mid_block_resnets_0_conv1": (24, 16, 3, 3)}
+
+
+def lora(folder: Path, name: str, shapes: Shapes = SD1, rank: int = 4, **metadata: str) -> LoraUse:
+    endings = {"endings": PEFT} if "." in next(iter(shapes)) else {}
+    tensors = make_lora(shapes, rank, seed=len(name), **endings)
+    return LoraUse(write(folder / f"{name}.safetensors", tensors, metadata))
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    with safe_open(str(path), "pt") as file:
+        return dict(file.metadata())
+
+
+def merged(folder: Path, recipe: Recipe, **how: Any) -> dict[str, str]:
+    target = folder / "my merge.safetensors"
+    merge_to_file(recipe, target, **how)
+    return metadata_of(target)
+
+
+def test_what_is_written(tmp_path: Path) -> None:
+    uses = [lora(tmp_path, "one", **{"modelspec.title": "Number One"}), lora(tmp_path, "two")]
+    before = datetime.now(timezone.utc).replace(microsecond=0)
+    metadata = merged(tmp_path, make_recipe(uses, "concat"))
+    assert before <= datetime.fromisoformat(metadata.pop("modelspec.date")) <= datetime.now(timezone.utc)
+    assert len(metadata.pop("sshs_model_hash")) == 64  # tests of the writer compare them
+    assert len(metadata.pop("sshs_legacy_hash")) == 8
+    assert metadata.pop("modelspec.hash_sha256").startswith("0x")
+    assert json.loads(metadata.pop(RECIPE_KEY))["version"] == __version__
+    assert metadata == {
+        "ss_base_model_version": "sd_v1",
+        "ss_v2": "False",
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": "8",
+        "ss_network_alpha": "8.0",
+        "ss_output_name": "my merge",
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.title": "my merge",
+        "modelspec.merged_from": "Number One, two",
+        "modelspec.architecture": "stable-diffusion-v1/lora",
+        "modelspec.implementation": "diffusers",
+        "modelspec.resolution": "512x512",
+    }
+
+
+@pytest.mark.parametrize(
+    ("shapes", "base", "v2", "architecture"),
+    [
+        (SD1, "sd_v1", "False", "stable-diffusion-v1/lora"),
+        (SD2, "sd_v2", "True", "stable-diffusion-v2-768-v/lora"),
+        (SDXL, "sdxl_base_v1-0", "False", "stable-diffusion-xl-v1-base/lora"),
+        (FLUX, "flux1", "False", "flux-1-dev/lora"),
+        (WAN, None, None, None),
+    ],
+    ids=["SD1", "SD2", "SDXL", "Flux", "Wan"],
+)
+def test_base_model_that_no_input_names(
+    tmp_path: Path, shapes: Shapes, base: str | None, v2: str | None, architecture: str | None
+) -> None:
+    """Without ss_base_model_version the WebUI hides an SDXL LoRA from SDXL models."""
+    metadata = merged(tmp_path, make_recipe([lora(tmp_path, "a", shapes)], "concat"))
+    fields = ("ss_base_model_version", "ss_v2", "modelspec.architecture")
+    assert tuple(metadata.get(field) for field in fields) == (base, v2, architecture)
+
+
+def test_base_model_that_the_inputs_name(tmp_path: Path) -> None:
+    uses = [
+        lora(tmp_path, "a", ss_base_model_version="sd_1.5_mine", **{"modelspec.resolution": "640x640"}),
+        lora(tmp_path, "b"),
+        lora(tmp_path, "c", ss_base_model_version="sd_1.5_mine"),
+    ]
+    metadata = merged(tmp_path, make_recipe(uses, "concat"))
+    assert metadata["ss_base_model_version"] == "sd_1.5_mine"
+    assert metadata["modelspec.resolution"] == "640x640"
+
+
+@pytest.mark.parametrize(
+    ("key", "one", "other"), [("ss_base_model_version", "sd_v1", "sd_v1_v"), ("ss_v2", "False", "True")]
+)
+def test_conflict_of_base_models(tmp_path: Path, key: str, one: str, other: str) -> None:
+    recipe = make_recipe([lora(tmp_path, "a", **{key: one}), lora(tmp_path, "b", **{key: other})], "concat")
+    with pytest.raises(MergeInputError) as caught:
+        merged(tmp_path, recipe)
+    assert str(caught.value) == (
+        f"The LoRAs disagree on their base model ({key}): a.safetensors says {one}, b.safetensors says {other}. "
+        "Force the merge if you are sure."
+    )
+    assert not (tmp_path / "my merge.safetensors").exists()
+    forced = merged(tmp_path, recipe, force=True)
+    assert forced[key] in (one, other)
+
+
+def test_tags_are_added_up(tmp_path: Path) -> None:
+    uses = [
+        lora(tmp_path, "a", ss_tag_frequency='{"10_cat": {"cat": 3, "red": 1}, "img": {"sky": 2}}'),
+        lora(tmp_path, "b", ss_tag_frequency='{"10_cat": {"cat": 4, "blue": 5}, "x": "no tags", "y": {"z": "many"}}'),
+        lora(tmp_path, "c", ss_tag_frequency="{damaged"),
+        lora(tmp_path, "d"),
+    ]
+    assert json.loads(merged(tmp_path, make_recipe(uses, "concat"))["ss_tag_frequency"]) == {
+        "10_cat": {"cat": 7, "red": 1, "blue": 5},
+        "img": {"sky": 2},
+        "x": {},
+        "y": {},
+    }
+
+
+@pytest.mark.parametrize(
+    ("shapes", "mode", "options", "dim", "alpha", "conv"),
+    [
+        (SD1, "add_svd", {"rank": 3}, "3", "3.0", None),
+        (SD1 | CONV, "add_svd", {"rank": 3, "conv_rank": 2}, "3", "3.0", "2"),
+        (SD1 | CONV, "add_svd", {"rank": 3, "conv_rank": 0}, "3", "3.0", None),
+        (CONV, "add_svd", {"rank": 3, "conv_rank": 2}, "2", "3.0", "2"),
+        ({**SD1, "lora_unet_conv_out": (2, 16)}, "add_svd", {"rank": 3}, "Dynamic", "3.0", None),
+    ],
+    ids=["linear", "both", "conv left out", "conv alone", "dynamic"],
+)
+def test_ranks(
+    tmp_path: Path, shapes: Shapes, mode: str, options: dict[str, int], dim: str, alpha: str, conv: str | None
+) -> None:
+    metadata = merged(tmp_path, make_recipe([lora(tmp_path, "a", shapes)], mode, options))
+    assert (metadata["ss_network_dim"], metadata["ss_network_alpha"]) == (dim, alpha)
+    arguments = json.loads(metadata.get("ss_network_args", "null"))
+    assert arguments == (None if conv is None else {"conv_dim": conv, "conv_alpha": alpha.removesuffix(".0")})
+
+
+@pytest.mark.parametrize("mode", ["concat", "dare_ties_svd"])
+def test_the_recipe_repeats_the_merge(tmp_path: Path, mode: str) -> None:
+    one, two = lora(tmp_path, "one"), lora(tmp_path, "three")
+    uses = [LoraUse(one.path, -0.3, 0.7, "IN04=0.5,MID=0.25"), LoraUse(two.path, 1.5)]
+    options = {"density": 0.4, "seed": 9, "rank": 5} if mode == "dare_ties_svd" else {"lambda": 0.5}
+    first, again = tmp_path / "first.safetensors", tmp_path / "again.safetensors"
+    merge_to_file(make_recipe(uses, mode, options, save_dtype="bfloat16", layers=["attn"]), first)
+    written = json.loads(metadata_of(first)[RECIPE_KEY])
+    assert [lora["name"] for lora in written["loras"]] == ["one", "three"]
+    merge_to_file(recipe_from_json(written, [one.path, two.path]), again)
+    tensors, repeated = load_file(first), load_file(again)
+    assert tensors.keys() == repeated.keys()
+    assert all(tensors[name].dtype == torch.bfloat16 for name in tensors)
+    assert all(torch.equal(tensors[name], repeated[name]) for name in tensors)
+    assert metadata_of(again)["sshs_model_hash"] == metadata_of(first)["sshs_model_hash"]
+
+
+def test_the_recipe_names_the_files_by_their_model_hash(tmp_path: Path) -> None:
+    """A merged file's own hash is the content under which a merge of it lists it."""
+    target = tmp_path / "first.safetensors"
+    merge_to_file(make_recipe([lora(tmp_path, "a")], "concat"), target)
+    second = merged(tmp_path, make_recipe([LoraUse(target)], "concat"))
+    assert json.loads(second[RECIPE_KEY])["loras"][0]["content"] == metadata_of(target)["sshs_model_hash"]

@@ -1,0 +1,141 @@
+"""The text that says what to merge."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lib_pm.core.errors import MergeInputError
+from lib_pm.jobs.prompt import LoraTag, Request, parse_file, parse_pm, parse_prompt, write_lora
+
+
+@pytest.mark.parametrize(
+    ("body", "tag"),
+    [
+        ("style", LoraTag("style", 1.0, 1.0)),
+        ("style:0.8", LoraTag("style", 0.8, 0.8)),
+        ("style:1", LoraTag("style", 1.0, 1.0)),
+        ("style:-1", LoraTag("style", -1.0, -1.0)),
+        ("style:0.6:0.8", LoraTag("style", model=0.8, clip=0.6)),
+        ("style:te=0.6:unet=-0.8", LoraTag("style", model=-0.8, clip=0.6)),
+        ("style:te=0.6", LoraTag("style", model=0.6, clip=0.6)),
+        ("style:0.5:unet=2", LoraTag("style", model=2.0, clip=0.5)),
+        ("style:0.8:lbw=MIDD", LoraTag("style", 0.8, 0.8, "MIDD")),
+        ("style:0.8:lbw=IN04=0.5,MID=0", LoraTag("style", 0.8, 0.8, "IN04=0.5,MID=0")),
+        ("style:w=OUTD", LoraTag("style", lbw="OUTD")),
+        ("style:1:pm=off", LoraTag("style", stacked=True)),
+        ("style:1:start=5:dyn=4", LoraTag("style")),
+        ("my style v1.5 (new):0.8", LoraTag("my style v1.5 (new)", 0.8, 0.8)),
+        ("sub/folder\\style:1", LoraTag("sub/folder\\style")),
+        (" style : 0.8 ", LoraTag("style", 0.8, 0.8)),
+    ],
+)
+def test_lora_tag(body: str, tag: LoraTag) -> None:
+    """As the WebUI reads it: the text encoder's strength comes first and stands for both if it is alone."""
+    assert parse_prompt(f"a cat <lora:{body}>, red").loras == (tag,)
+
+
+def test_prompt() -> None:
+    text = "a <b> cat, <lora:style:0.8> (red:1.2) <lyco:char:0.6:lbw=MIDD>\n<pm: ties_svd :density=0.5: rank = 32> <pm>"
+    assert parse_prompt(text) == Request(
+        (LoraTag("style", 0.8, 0.8), LoraTag("char", 0.6, 0.6, "MIDD")), "ties_svd", {"density": "0.5", "rank": "32"}
+    )
+
+
+def test_prompt_without_tags() -> None:
+    assert parse_prompt("a cat: <hypernet:x:1>") == Request(())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<pm:add><pm:ties>", "There are 2 <pm:…> tags; allowed: one."),
+        ("<lora:style:much>", "The strength 'much' in 'style:much' is not a number."),
+        ("<lora:style:inf>", "The strength 'inf' in 'style:inf' is not a number."),
+        ("<lora:style:1:nan>", "The strength 'nan' in 'style:1:nan' is not a number."),
+        ("<lora:style:>", "The strength '' in 'style:' is not a number."),
+        ("<pm:add:0.5>", "'0.5' in <pm:add:0.5> should read option=value; options: lambda."),
+        ("<pm:ties:density=2>", "density is '2'; allowed: a number from 0 to 1."),
+        ("<pm:add:rank=4>", "Mode add has no option 'rank'; its options are: lambda."),
+    ],
+)
+def test_messages(text: str, message: str) -> None:
+    with pytest.raises(MergeInputError) as caught:
+        parse_prompt(text)
+    assert str(caught.value) == message
+
+
+def test_unknown_mode_lists_all() -> None:
+    with pytest.raises(MergeInputError, match=r"There is no mode 'tie'; the modes are: concat, add, .*ties_svd"):
+        parse_pm("tie")
+
+
+@pytest.mark.parametrize(
+    ("text", "tag"),
+    [
+        ("a.safetensors", LoraTag("a.safetensors")),
+        ("a.safetensors:0.8", LoraTag("a.safetensors", 0.8, 0.8)),
+        ("a.safetensors:2", LoraTag("a.safetensors", 2.0, 2.0)),
+        ("a.safetensors:+.5", LoraTag("a.safetensors", 0.5, 0.5)),
+        ("b.safetensors:-0.4:0.2", LoraTag("b.safetensors", model=-0.4, clip=0.2)),
+        ("b.safetensors:1e-2:0", LoraTag("b.safetensors", model=0.01, clip=0.0)),
+        (r"C:\x.safetensors", LoraTag(r"C:\x.safetensors")),
+        (r"C:\x.safetensors:0.5", LoraTag(r"C:\x.safetensors", 0.5, 0.5)),
+        (r"C:\a b\x.safetensors:-1:0.2:lbw=MIDD", LoraTag(r"C:\a b\x.safetensors", -1.0, 0.2, "MIDD")),
+        (r"\\server\share\x v1.5.safetensors:1", LoraTag(r"\\server\share\x v1.5.safetensors")),
+        ("D:1.safetensors:1", LoraTag("D:1.safetensors")),
+        ("/a/odd:name.safetensors:0.5", LoraTag("/a/odd:name.safetensors", 0.5, 0.5)),
+        ("/a/odd:1.0:name.safetensors", LoraTag("/a/odd:1.0:name.safetensors")),
+        ("a.safetensors:lbw=IN04=0.5,MID=0", LoraTag("a.safetensors", lbw="IN04=0.5,MID=0")),
+        ("a.safetensors:lbw=MIDD:0.5", LoraTag("a.safetensors", 0.5, 0.5, "MIDD")),
+        ("name with spaces", LoraTag("name with spaces")),
+    ],
+)
+def test_file(text: str, tag: LoraTag) -> None:
+    """Model comes first here, and the text encoder follows it if it is not given."""
+    assert parse_file(text) == tag
+
+
+@pytest.mark.parametrize("text", ["", ":0.5", ":1:1", ":lbw=MIDD"])
+def test_file_without_a_name(text: str) -> None:
+    with pytest.raises(MergeInputError) as caught:
+        parse_file(text)
+    assert str(caught.value) == f"{text!r} names no file; write FILE, FILE:STRENGTH or FILE:MODEL:CLIP."
+
+
+names = st.text(st.characters(exclude_characters="<>:", exclude_categories=["C"]), min_size=1).filter(
+    lambda name: name == name.strip()
+)
+strengths = st.floats(allow_nan=False, allow_infinity=False)
+tags = st.builds(
+    LoraTag,
+    names,
+    strengths,
+    strengths,
+    st.sampled_from(["", "MIDD", "1,0,0.5", "IN04=0.5,OUT03-OUT06=0,mlp=0"]),
+    st.booleans(),
+)
+
+
+@given(st.lists(tags, max_size=3))
+def test_what_is_written_reads_the_same(loras: list[LoraTag]) -> None:
+    assert parse_prompt(", ".join(write_lora(tag) for tag in loras)).loras == tuple(loras)
+
+
+@pytest.mark.parametrize(
+    ("tag", "text"),
+    [
+        (LoraTag("style", 1.0, 1.0), "<lora:style:1>"),
+        (LoraTag("style", model=0.8, clip=0.6), "<lora:style:0.6:0.8>"),
+        (LoraTag("style", -0.1, -0.1, "MIDD"), "<lora:style:-0.1:lbw=MIDD>"),
+        (LoraTag("style", 0.3, 0.3, stacked=True), "<lora:style:0.3:pm=off>"),
+    ],
+)
+def test_written_as_the_webui_writes_it(tag: LoraTag, text: str) -> None:
+    assert write_lora(tag) == text
+
+
+@given(strengths, strengths, st.sampled_from(["/loras/a b.safetensors", r"C:\a b\x.safetensors", "x:y.safetensors"]))
+def test_any_strengths_after_a_file(model: float, clip: float, path: str) -> None:
+    assert parse_file(f"{path}:{model!r}:{clip!r}") == LoraTag(path, model, clip)

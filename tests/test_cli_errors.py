@@ -1,0 +1,180 @@
+"""What the user can mend ends with status 2 and one line on stderr, and leaves no file behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from lib_pm.cli import main
+from lib_pm.core.registry import MODES
+from tests.loras import make_lora, write
+
+MID = "lora_unet_mid_block_attentions_0_proj_in"
+Fails = Callable[..., str]
+
+
+@pytest.fixture
+def fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Fails:
+    """Runs a command in a folder with a few files; returns its error line."""
+    monkeypatch.chdir(tmp_path)
+    lora = make_lora({MID: (24, 16)}, 4)
+    write(Path("a.safetensors"), lora, {"ss_base_model_version": "sd_v1"})
+    write(Path("b.safetensors"), lora, {"ss_base_model_version": "sd_1.5_other"})
+    write(Path("xl.safetensors"), make_lora({"lora_te2_text_model_encoder_layers_0_mlp_fc1": (24, 16)}, 4))
+    write(Path("nan.safetensors"), lora | {f"{MID}.lora_up.weight": torch.full((24, 4), float("nan"))})
+    write(Path("conv.safetensors"), make_lora({"lora_unet_mid_block_resnets_0_conv1": (12, 8, 3, 3)}, 4))
+    Path("junk.safetensors").write_bytes(b"junk")
+    Path("empty.safetensors").touch()
+    Path("presets.txt").write_text("MINE:1,0\n")
+    before = sorted(path.name for path in tmp_path.iterdir())
+
+    def fails(*words: str) -> str:
+        status = main(words)
+        printed = capsys.readouterr()
+        assert (status, printed.out) == (2, "")
+        assert sorted(path.name for path in tmp_path.iterdir()) == before
+        line, end, rest = printed.err.partition("\n")
+        assert (end, rest) == ("\n", "")
+        assert line.startswith("error: ")
+        return line.removeprefix("error: ")
+
+    return fails
+
+
+A, OUT = "a.safetensors", ["-o", "out.safetensors"]
+HELP = "(python -m lib_pm merge --help tells more)"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "There is no LoRA to merge; give at least one."),
+        (["no.safetensors"], "no.safetensors does not exist; give a LoRA's .safetensors file."),
+        (["junk.safetensors"], "junk.safetensors is not a .safetensors file, or is damaged or cut off: …"),
+        (["empty.safetensors"], "empty.safetensors is empty."),
+        (["nan.safetensors"], f"nan.safetensors: layer {MID} has a NaN or an infinity in {MID}.lora_up.weight."),
+        (
+            [A, "xl.safetensors"],
+            "These LoRAs are for different models: a.safetensors is for Stable Diffusion 1, "
+            "xl.safetensors is for Stable Diffusion XL. Merge LoRAs of one model family.",
+        ),
+        ([A, "b.safetensors"], "The LoRAs disagree on their base model (ss_base_model_version): …"),
+        ([A, "--mode", "tie"], f"There is no mode 'tie'; the modes are: {', '.join(MODES)}."),
+        ([A, "--density", "0.5"], "Mode concat has no option 'density'; its options are: lambda."),
+        ([A, "--mode", "ties", "--density", "2"], "density is '2'; allowed: a number from 0 to 1."),
+        ([A, "--mode", "ties", "--density", "-0.1"], "density is '-0.1'; allowed: a number from 0 to 1."),
+        ([A, "--mode", "add_svd", "--svd-rank", "0"], "svd_rank is '0'; allowed: a whole number, 1 or more."),
+        ([A, "--mode", "add_svd", "--svd-rank", "2.5"], "svd_rank is '2.5'; allowed: a whole number, 1 or more."),
+        ([A, "--lambda", "much"], "lambda is 'much'; allowed: a number."),
+        ([A, "--dtype", "int8"], "dtype is 'int8'; allowed: float32, float16, bfloat16, float64."),
+        ([A, "--save-dtype", "int8"], "save_dtype is 'int8'; allowed: float32, float16, bfloat16, float64."),
+        ([A, "--device", "npu"], "device is 'npu'; allowed: auto, cpu, cuda, mps."),
+        ([A, "--apply", "unet"], "apply is 'unet'; allowed: model + clip, model, clip."),
+        ([A, "--layers", "attn,conv"], "layers is 'conv'; allowed: attn, mlp, te, other."),
+        ([A, "--layers", ""], "layers is ''; allowed: attn, mlp, te, other."),
+        ([A, "--layers", "te"], "Nothing is left to merge: every strength, block weight or layer filter is 0."),
+        ([f"{A}:0"], "Nothing is left to merge: every strength, block weight or layer filter is 0."),
+        ([f"{A}:lbw=MIDDD"], "There is no block weight preset 'MIDDD'. Did you mean MIDD? Allowed: a preset (…"),
+        ([f"{A}:lbw=MINE", "--lbw-presets", "presets.txt"], "a: 2 block weights; allowed for Stable Diffusion 1: …"),
+        ([A, "--lbw-presets", "no.txt"], "The block weight presets in no.txt cannot be read: …"),
+        ([A, "--threads", "0"], "threads is 0; allowed: a whole number, 1 or more."),
+        ([A, "--threads", "x"], f"argument --threads: invalid int value: 'x' {HELP}"),
+        ([A, "--dense"], "unrecognized arguments: --dense (python -m lib_pm --help tells more)"),
+        ([":0.5"], "':0.5' names no file; write FILE, FILE:STRENGTH or FILE:MODEL:CLIP."),
+        (["<lora:a:much>", "--lora-dir", "."], "The strength 'much' in 'a:much' is not a number."),
+        (["<lora:aa>", "--lora-dir", "."], "There is no LoRA 'aa' in …"),
+        (["<lora:a>", "--lora-dir", "no"], "The LoRA folder no does not exist."),
+        (
+            ["<lora:a>"],
+            "'a' is no .safetensors file; a LoRA's name is looked up in the folder that --lora-dir gives.",
+        ),
+        (
+            ["<lora:a:1:pm=off>", "--lora-dir", "."],
+            "a: pm=off leaves a LoRA out of a merge; leave it out of the command.",
+        ),
+        ([A, "<pm:add>", "<pm:ties>"], "There are 2 <pm:…> tags; allowed: one."),
+        ([A, "<pm:add>", "--mode", "ties"], "--mode says ties and the <pm:…> tag says add; give one of them."),
+        ([A, "<pm:ties:density=2>"], "density is '2'; allowed: a number from 0 to 1."),
+        (
+            ["conv.safetensors", "--mode", "add_svd", "--svd-conv-rank", "0"],
+            "Nothing is left to write: all layers are convolutions, and svd_conv_rank is 0.",
+        ),
+        ([f"{A}:1e12"], f"Layer {MID}, merged from a.safetensors, has a value of …"),
+        ([A, "--recipe", A], "a.safetensors holds no recipe of Power Merger."),
+        ([A, "--recipe", "no.json"], "no.json holds no recipe of Power Merger."),
+        ([A, "--recipe", "junk.safetensors"], "junk.safetensors is not a .safetensors file, or is damaged …"),
+    ],
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
+)
+def test_merge(fails: Fails, words: list[str], message: str) -> None:
+    found = fails("merge", *words, *OUT)
+    assert found.startswith(message.removesuffix("…")) if message.endswith("…") else found == message
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("no/out.safetensors", "The output folder no does not exist."),
+        ("out.ckpt", "The output out.ckpt should end in .safetensors."),
+        ("b.safetensors", "b.safetensors is already there; choose another name or allow overwriting."),
+    ],
+)
+@pytest.mark.parametrize("command", [["merge", A], ["resize", A, "--rank", "2"]], ids=["merge", "resize"])
+def test_output(fails: Fails, command: list[str], target: str, message: str) -> None:
+    assert fails(*command, "-o", target) == message
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "Give --rank, or --dynamic with sv_ratio=N, sv_fro=SHARE or sv_cumulative=SHARE."),
+        (["--rank", "0"], "The rank is 0; allowed: a whole number, 1 or more."),
+        (["--rank", "-4"], "The rank is -4; allowed: a whole number, 1 or more."),
+        (["--rank", "4", "--conv-rank", "0"], "The conv rank is 0; allowed: a whole number, 1 or more."),
+        (["--rank", "4", "--max-rank", "8"], "--max-rank goes with --dynamic; a fixed rank is --rank."),
+        (["--dynamic", "sv_fro=2"], "sv_fro is '2'; allowed: a number above 0, up to 1."),
+        (["--dynamic", "fro=1"], "There is no dynamic rule 'fro'; allowed: sv_ratio=…, sv_fro=…, sv_cumulative=…."),
+        (["--dynamic", "sv_fro=0.9", "--max-rank", "0"], "The rank is 0; allowed: a whole number, 1 or more."),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_resize(fails: Fails, words: list[str], message: str) -> None:
+    assert fails("resize", A, *words, *OUT) == message
+
+
+@pytest.mark.parametrize(
+    ("words", "flags"),
+    [
+        (["--mode", "ties", "--svd-rank", "4"], "--mode, --svd-rank"),
+        (["--save-dtype", "fp32", "--apply", "model"], "--apply, --save-dtype"),
+        (["<pm:add>"], "<pm:…>"),
+    ],
+)
+def test_a_recipe_cannot_be_changed(fails: Fails, words: list[str], flags: str) -> None:
+    assert fails("merge", "--recipe", "r.json", *words, *OUT) == f"The recipe says how to merge; leave out {flags}."
+
+
+@pytest.mark.parametrize("lora", [f"{A}:0.5", f"{A}:lbw=MIDD", "<lora:a:1:0.5>"])
+def test_a_recipe_has_its_strengths(fails: Fails, lora: str) -> None:
+    assert fails("merge", "--recipe", "r.json", lora, *OUT) == (
+        "The recipe says the strengths and block weights; give its LoRAs without them."
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "the following arguments are required: COMMAND (python -m lib_pm --help tells more)"),
+        (["mrge"], "argument COMMAND: invalid choice: 'mrge' …"),
+        (["merge", A], f"the following arguments are required: -o/--output {HELP}"),
+        (["inspect"], "the following arguments are required: lora (python -m lib_pm inspect --help tells more)"),
+        (["inspect", "no.safetensors"], "no.safetensors does not exist; give a LoRA's .safetensors file."),
+        (["inspect", "."], ". is a folder; give a LoRA's .safetensors file."),
+    ],
+)
+def test_command(fails: Fails, words: list[str], message: str) -> None:
+    found = fails(*words)
+    assert found.startswith(message.removesuffix("…")) if message.endswith("…") else found == message

@@ -1,0 +1,92 @@
+"""What takes a process of its own: threads set from outside, and Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lib_pm.cli import main
+from tests.loras import make_lora, write
+
+ROOT = Path(__file__).parent.parent
+# Large enough for the range finder (more than 256) and for torch to split a sum among threads.
+SHAPES = {
+    f"lora_unet_down_blocks_{level}_attentions_0_transformer_blocks_0_attn1_to_q": (400, 640) for level in range(3)
+}
+
+
+def start(folder: Path, *words: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "lib_pm", *words],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def two_loras(folder: Path) -> list[str]:
+    for index, name in enumerate("ab"):
+        write(folder / f"{name}.safetensors", make_lora(SHAPES, 8 + index, 4.0, seed=index, dtype=torch.float16))
+    return ["a.safetensors:0.8", "b.safetensors:-0.4"]
+
+
+def test_bytes_depend_on_neither_threads_nor_order(tmp_path: Path) -> None:
+    loras = two_loras(tmp_path)
+    flags = ["--mode", "dare_ties_svd", "--svd-rank", "12", "--save-dtype", "float32"]
+    jobs = {
+        "one": start(tmp_path, "merge", *loras, *flags, "--threads", "1", "-o", "one.safetensors", OMP_NUM_THREADS="1"),
+        "two": start(tmp_path, "merge", *loras, *flags, "--threads", "2", "-o", "two.safetensors", OMP_NUM_THREADS="2"),
+        "swapped": start(
+            tmp_path, "merge", *loras[::-1], *flags, "--threads", "1", "-o", "swapped.safetensors", OMP_NUM_THREADS="2"
+        ),
+    }
+    tensors: dict[str, dict[str, Tensor]] = {}
+    for name, job in jobs.items():
+        _, errors = job.communicate(timeout=60)
+        assert (job.returncode, errors) == (0, "")
+        tensors[name] = load_file(tmp_path / f"{name}.safetensors")
+    for name in ("two", "swapped"):
+        assert tensors[name].keys() == tensors["one"].keys()
+        assert all(torch.equal(tensors[name][key], tensors["one"][key]) for key in tensors["one"]), name
+
+
+def test_another_seed_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loras = two_loras(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for name, seed in (("one", "0"), ("again", "0"), ("other", "1")):
+        words = ["--mode", "dare_linear", "--seed", seed, "--quiet", "-o", f"{name}.safetensors"]
+        assert main(["merge", *loras, *words]) == 0
+    one, again, other = (load_file(f"{name}.safetensors") for name in ("one", "again", "other"))
+    assert all(torch.equal(one[key], again[key]) for key in one)
+    assert all(not torch.equal(one[key], other[key]) for key in one if not key.endswith(".alpha"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there it is sent to all processes of a console")
+def test_ctrl_c(tmp_path: Path) -> None:
+    """In the middle of a merge: no partial file, the old one untouched, status 1, one line."""
+    shapes = {f"lora_unet_down_blocks_{i // 9}_attentions_{i % 9}_proj_in": (1280, 1280) for i in range(99)}
+    write(tmp_path / "a.safetensors", make_lora(shapes, 2))
+    (tmp_path / "out.safetensors").write_text("old")
+    job = start(tmp_path, "merge", "a.safetensors", "--mode", "ties_svd", "--overwrite", "-o", "out.safetensors")
+    give_up = time.monotonic() + 30
+    while not list(tmp_path.glob(".*.tmp")):
+        assert job.poll() is None, job.communicate()
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+    time.sleep(0.2)
+    job.send_signal(signal.SIGINT)
+    printed, errors = job.communicate(timeout=30)
+    assert (job.returncode, printed, errors) == (1, "", "cancelled; nothing was written\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "out.safetensors"]
+    assert (tmp_path / "out.safetensors").read_text() == "old"
