@@ -172,6 +172,7 @@ def test_a_recipe_has_its_strengths(fails: Fails, lora: str) -> None:
         (["merge", A], f"the following arguments are required: -o/--output {HELP}"),
         (["inspect"], "the following arguments are required: lora (python -m lib_pm inspect --help tells more)"),
         (["inspect", "no.safetensors"], "no.safetensors does not exist; give a LoRA's .safetensors file."),
+        (["inspect", "no\nsuch.safetensors"], "no such.safetensors does not exist; give a LoRA's .safetensors file."),
         (["inspect", "."], ". is a folder; give a LoRA's .safetensors file."),
     ],
 )

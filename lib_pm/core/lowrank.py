@@ -6,6 +6,7 @@ the SVD of U·D is the SVD of the K×K core Ru·Rdᵀ, turned by Qu and Qd.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -53,14 +54,23 @@ def concat(layers: Sequence[Layer], weights: Sequence[float]) -> tuple[Tensor, T
     return up, down, torch.tensor(sizes, dtype=torch.float64)
 
 
-def balance(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
-    """The same product with factors of similar size, by shifting a power of two per rank component: nothing is rounded.
+def balance(up: Tensor, down: Tensor, parts: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """up · diag(parts) · down as two factors of similar size. up: (out, r). down: (r, columns). parts: (r,) or None.
 
-    A small alpha folded into `up` could otherwise fall below what fp16 can hold. up: (out, r). down: (r, columns).
+    A small alpha folded into `up` could otherwise fall below what fp16 can hold. A power of two per rank component is
+    shifted between the factors, which rounds nothing.
     """
-    up_size, down_size = (_exponents(factor.abs().amax(dim=dim)) for factor, dim in ((up, 0), (down, 1)))
-    shift = torch.where((up_size > 0) & (down_size > 0), (down_size - up_size) // 2, 0)
-    return up * _power_of_two(shift, up.dtype), down * _power_of_two(-shift, down.dtype).unsqueeze(1)
+    parts = torch.ones_like(up[0]) if parts is None else parts.to(up)
+    up_size = _exponents(_largest(up, 0) * parts.abs())
+    down_size = _exponents(_largest(down, 1))
+    most = min(100, int(math.log2(torch.finfo(up.dtype).max)) - 1)  # what the dtype itself can hold
+    shift = torch.where((up_size > 0) & (down_size > 0), (down_size - up_size) // 2, 0).clamp(-most, most)
+    return up * (parts * _power_of_two(shift, up.dtype)), down * _power_of_two(-shift, down.dtype).unsqueeze(1)
+
+
+def _largest(tensor: Tensor, dim: int) -> Tensor:
+    low, high = torch.aminmax(tensor, dim=dim)  # the absolute values would be a second tensor of that size
+    return torch.maximum(-low, high)
 
 
 def _exponents(sizes: Tensor) -> Tensor:

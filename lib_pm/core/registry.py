@@ -33,7 +33,7 @@ def _truncated_mode(*, svd_rank: SvdRank = 16, svd_conv_rank: SvdConvRank = None
     """The options of the modes that end in a truncation."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a row of a table: it is itself
 class Method:
     """A registered method. random: it takes `contents`. linear: it is Σ wᵢ·ΔWᵢ, so factors can be concatenated."""
 
@@ -57,7 +57,7 @@ class Method:
         return self.function(*stack, **arguments)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Mode:
     """A method in a space, with every option that the user can set."""
 

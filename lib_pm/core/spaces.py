@@ -65,9 +65,7 @@ def merge_layer(
     if mode.space != "factors" and mode.method.linear:
         up, down, parts = lowrank.concat([share.layer.to(device) for share in active], weights)
         if rank is None:
-            merged = MergedLayer(
-                Layer(shape, *lowrank.balance(up.to(dtype) * parts.to(dtype).to(device), down.to(dtype)))
-            )
+            merged = MergedLayer(Layer(shape, *lowrank.balance(up.to(dtype), down.to(dtype), parts)))
         else:
             merged = _truncated(shape, lowrank.truncate(up, down, rank, parts))
     else:

@@ -93,6 +93,7 @@ def layer_merger(plan: Plan, device_name: str, fallback: DeviceFallback) -> Call
     recipe = plan.recipe
     device, dtype = choose_device(device_name), DTYPES[recipe.dtype]
     contents = [bytes.fromhex(file.content) for file in plan.files]
+    alpha = plan.alpha
 
     def merge_on(where: torch.device, planned: PlannedLayer, shares: list[Share]) -> MergedLayer | None:
         return merge_layer(recipe.mode, planned.name, shares, recipe.options, where, dtype)
@@ -118,7 +119,7 @@ def layer_merger(plan: Plan, device_name: str, fallback: DeviceFallback) -> Call
         owners = [plan.files[source.lora].path.name for source in planned.sources if source.weight]
         if merged is None:
             return None
-        return finish(planned, merged, plan.naming, DTYPES[recipe.save_dtype], plan.alpha, owners)
+        return finish(planned, merged, plan.naming, DTYPES[recipe.save_dtype], alpha, owners)
 
     return work
 

@@ -158,3 +158,22 @@ def test_balance_changes_no_bit_of_the_product(up_power, down_power):
     for component in (0, 2):
         ratio = float(even_up[:, component].abs().max() / even_down[component].abs().max())
         assert 1 / 4 <= ratio <= 4
+
+
+def test_balance_stays_within_what_fp16_can_hold():
+    a = layer(12, 9, 3, 1)
+    up, down = balance((a.up * 1e-3).half(), (a.down * 1e4).half())
+    assert bool(up.isfinite().all())
+    assert bool(down.isfinite().all())
+    expected = (a.up * 1e-3).half().double() @ (a.down * 1e4).half().double()
+    torch.testing.assert_close(up.double() @ down.double(), expected, rtol=1e-2, atol=1e-2)
+
+
+def test_balance_takes_the_parts_in():
+    a = layer(12, 9, 3, 1)
+    parts = torch.tensor([1e-9, -2.0, 0.0], dtype=torch.float64)
+    up, down = balance(a.up, a.down, parts)
+    torch.testing.assert_close(
+        up.double() @ down.double(), (a.up * parts).double() @ a.down.double(), rtol=1e-6, atol=0
+    )
+    assert 1 / 4 <= float(up[:, 0].abs().max() / down[0].abs().max()) <= 4

@@ -79,6 +79,15 @@ def test_other_families_merge_by_their_own_names(tmp_path: Path, shapes: Shapes,
     assert (plan.family.title, plan.naming) == (title, naming)
 
 
+@pytest.mark.parametrize("dotted", [True, False])
+def test_known_families_are_written_with_kohyas_names(tmp_path: Path, dotted: bool) -> None:
+    """Whatever the inputs are called by: every WebUI reads those."""
+    name = "unet.down_blocks.0.attentions.0.proj_in" if dotted else "lora_unet_down_blocks_0_attentions_0_proj_in"
+    plan = planned(lora(tmp_path, "a", {name: (4, 4)}))
+    assert plan.naming == "kohya"
+    assert plan.layers[0].name == "lora_unet_down_blocks_0_attentions_0_proj_in"
+
+
 @pytest.mark.parametrize(
     ("one", "other", "family"),
     [
@@ -190,6 +199,6 @@ def test_apply(tmp_path: Path, apply: str, weights: dict[str, float]) -> None:
 
 
 def test_strength_zero_is_not_switched_off_by_a_block(tmp_path: Path) -> None:
-    plan = planned(lora(tmp_path, "a", ALL_KINDS, model=0.0, lbw="te=0.5"))
+    plan = planned(lora(tmp_path, "a", ALL_KINDS, model=0.0, lbw="te=0.5,attn=0"))
     assert [layer.name for layer in plan.layers] == [TEXT]
     assert not any(source.off_by_block for layer in plan.left_out for source in layer.sources)

@@ -87,6 +87,7 @@ def test_unknown_mode_lists_all() -> None:
         ("D:1.safetensors:1", LoraTag("D:1.safetensors")),
         ("/a/odd:name.safetensors:0.5", LoraTag("/a/odd:name.safetensors", 0.5, 0.5)),
         ("/a/odd:1.0:name.safetensors", LoraTag("/a/odd:1.0:name.safetensors")),
+        ("a:1:2:3", LoraTag("a:1", model=2.0, clip=3.0)),
         ("a.safetensors:lbw=IN04=0.5,MID=0", LoraTag("a.safetensors", lbw="IN04=0.5,MID=0")),
         ("a.safetensors:lbw=MIDD:0.5", LoraTag("a.safetensors", 0.5, 0.5, "MIDD")),
         ("name with spaces", LoraTag("name with spaces")),

@@ -144,3 +144,25 @@ def test_content_tells_alphas_apart_that_only_the_header_has(tmp_path: Path) -> 
         with open_lora(write(tmp_path / f"{alpha}.safetensors", tensors, settings)) as file:
             contents.add(file.content)
     assert len(contents) == 2
+
+
+LINEAR = "lora_unet_mid_block_attentions_0_proj_in"
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+def test_float8_is_read(tmp_path: Path, dtype: torch.dtype) -> None:
+    tensors = {key: tensor.to(dtype) for key, tensor in make_lora({LINEAR: (8, 6)}, 2).items()}
+    with open_lora(write(tmp_path / "a.safetensors", tensors)) as file:
+        layer = file.read(LINEAR)
+    expected = delta({key: tensor.float() for key, tensor in tensors.items()}, LINEAR)
+    assert relative_error(layer.delta(), expected) < 1e-6
+
+
+def test_whole_numbers_are_refused(tmp_path: Path) -> None:
+    tensors = make_lora({LINEAR: (8, 6)}, 2)
+    tensors[f"{LINEAR}.lora_up.weight"] = torch.ones(8, 2, dtype=torch.int8)
+    with open_lora(write(tmp_path / "a.safetensors", tensors)) as file, pytest.raises(MergeInputError) as caught:
+        file.read(LINEAR)
+    assert str(caught.value) == (
+        f"a.safetensors: layer {LINEAR} holds torch.int8 in {LINEAR}.lora_up.weight; allowed: floating point."
+    )

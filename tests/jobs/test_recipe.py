@@ -184,3 +184,9 @@ def test_recipe_of_another_number_of_loras() -> None:
 def test_a_recipe_with_a_bad_value_says_which() -> None:
     with pytest.raises(MergeInputError, match="svd_rank is 0"):
         recipe_from_json(made().to_json(CONTENTS) | {"options": {"svd_rank": 0}}, [A.path, B.path])
+
+
+def test_a_recipe_is_a_value(tmp_path: Path) -> None:
+    one, same, other = (make_recipe([LoraUse(tmp_path / "a")], "ties", {"density": d}) for d in (0.5, "0.5", 0.6))
+    assert one == same != other
+    assert hash(one) == hash(same)

@@ -24,14 +24,16 @@ TWO: Shapes = {MID: (24, 16), IN03: (12, 8, 3, 3)}
 def uses(tmp_path: Path) -> list[LoraUse]:
     one = write(tmp_path / "one.safetensors", make_lora(ONE, 4, 2.0))
     two = write(tmp_path / "two.safetensors", make_lora(TWO, 6, seed=1))
-    return [LoraUse(one, 0.8, 0.0), LoraUse(two, -0.5, -0.5, ",".join(["1"] * 17))]
+    three = write(tmp_path / "three.safetensors", make_lora({OUT11: (20, 30)}, 5))
+    return [LoraUse(one, 0.8, 0.0), LoraUse(two, -0.5, -0.5, ",".join(["1"] * 17)), LoraUse(three, 0.0)]
 
 
 def test_counts(uses: list[LoraUse]) -> None:
     _, report = merge(make_recipe(uses, "concat"))
-    one, two = report.loras
+    one, two, three = report.loras
     assert (one.name, one.layers, one.used, one.off_by_block) == ("one", 3, 2, [])
     assert (two.name, two.layers, two.used, two.off_by_block) == ("two", 2, 1, [IN03])
+    assert (three.name, three.layers, three.used, three.off_by_block) == ("three", 1, 0, [])
     assert {layer.name: (layer.rank, layer.loras) for layer in report.layers} == {MID: (10, 2), OUT11: (4, 1)}
     assert report.left_out == {TEXT: "every weight is 0", IN03: "every weight is 0"}
     assert all(layer.kept_energy is None for layer in report.layers)
@@ -79,16 +81,17 @@ def test_text(uses: list[LoraUse], tmp_path: Path) -> None:
     assert report.kept_energy is not None
     energies = {layer.name: layer.kept_energy or 0.0 for layer in report.layers}
     lowest = min(energies, key=lambda name: energies[name])
-    assert lines[:6] == [
-        "Add (SVD) of 2 LoRAs (svd_rank 3, lambda 1.0)",
+    assert lines[:7] == [
+        "Add (SVD) of 3 LoRAs (svd_rank 3, lambda 1.0)",
         "  one: 2 of 3 layers used",
         "  two: 1 of 2 layers used, 1 switched off by block weights",
+        "  three: 0 of 1 layers used",
         "  result: 2 layers, rank 3",
         f"  left out: 2 layers, every weight is 0 (first {TEXT})",
         f"  kept energy: {report.kept_energy:.2%} in all, least {energies[lowest]:.2%} in {lowest}",
     ]
     assert lines[-1] == f"  written: {target} (0.0 MB)"
-    assert len(lines) == 8
+    assert len(lines) == 9
     assert set(report.to_text(every_layer=True).splitlines()) - set(lines) == {
         f"  {name}: rank 3, kept energy {energy:.2%}" for name, energy in energies.items()
     }
@@ -98,10 +101,11 @@ def test_json_has_all_of_it(uses: list[LoraUse], tmp_path: Path) -> None:
     target = tmp_path / "out.safetensors"
     report = merge_to_file(make_recipe(uses, "add_svd", {"rank": 3}), target)
     value = json.loads(json.dumps(report.to_json(), allow_nan=False))
-    assert value["what"] == "Add (SVD) of 2 LoRAs (svd_rank 3, lambda 1.0)"
+    assert value["what"] == "Add (SVD) of 3 LoRAs (svd_rank 3, lambda 1.0)"
     assert value["loras"] == [
         {"name": "one", "layers": 3, "used": 2, "off_by_block": []},
         {"name": "two", "layers": 2, "used": 1, "off_by_block": [IN03]},
+        {"name": "three", "layers": 1, "used": 0, "off_by_block": []},
     ]
     assert [layer["name"] for layer in value["layers"]] == [MID, OUT11]
     assert all(layer["rank"] == 3 and 0 < layer["kept_energy"] < 1 for layer in value["layers"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -87,6 +88,8 @@ def test_stopping_cancels_what_has_not_begun(workers: int, where: str) -> None:
         begun.append(planned.name)
         if where == "work" and planned is LAYERS[3]:
             raise Cancelled
+        if planned in LAYERS[4:]:
+            time.sleep(0.3)  # time enough to cancel what waits behind them
         return done(planned)
 
     def progress(done: int, total: int, layer: str) -> None:
@@ -99,7 +102,7 @@ def test_stopping_cancels_what_has_not_begun(workers: int, where: str) -> None:
             if where == "caller" and planned is LAYERS[3]:
                 raise Cancelled
     assert torch.get_num_threads() == 2
-    assert len(begun) <= 4 + 2 * workers
+    assert len(begun) <= 4 + workers
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("power-merger")]
 
 

@@ -81,7 +81,7 @@ def test_the_room_that_is_reserved_is_enough(tmp_path: Path, rank: int) -> None:
 )
 def test_hashes_are_kohyas(tmp_path: Path, width: int, legacy_of_nothing: bool) -> None:
     """`precalculate_safetensors_hashes` of kohya-ss/sd-scripts: of the file as it is with training metadata alone."""
-    target = tmp_path / "out.safetensors"
+    target = tmp_path / "größe.safetensors"  # its name is in the header, in as many bytes as the format gives it
     merge_to_file(recipe(tmp_path, dict.fromkeys(NAMES, (width, 16))), target)
     with safe_open(str(target), "pt") as file:
         metadata = file.metadata()
