@@ -103,10 +103,6 @@ class LoraFile:
 
     def _tensor(self, name: str, stored: StoredLayer, part: Part) -> Tensor:
         tensor: Tensor = self._file.get_tensor(stored.keys[part])
-        if not tensor.is_floating_point():
-            raise MergeInputError(
-                f"{self.path.name}: layer {name} holds {tensor.dtype} in {stored.keys[part]}; allowed: floating point."
-            )
         if tensor.itemsize == 1:  # float8 can be stored, and little else
             tensor = tensor.float()
         if not all_finite(tensor):

@@ -156,13 +156,3 @@ def test_float8_is_read(tmp_path: Path, dtype: torch.dtype) -> None:
         layer = file.read(LINEAR)
     expected = delta({key: tensor.float() for key, tensor in tensors.items()}, LINEAR)
     assert relative_error(layer.delta(), expected) < 1e-6
-
-
-def test_whole_numbers_are_refused(tmp_path: Path) -> None:
-    tensors = make_lora({LINEAR: (8, 6)}, 2)
-    tensors[f"{LINEAR}.lora_up.weight"] = torch.ones(8, 2, dtype=torch.int8)
-    with open_lora(write(tmp_path / "a.safetensors", tensors)) as file, pytest.raises(MergeInputError) as caught:
-        file.read(LINEAR)
-    assert str(caught.value) == (
-        f"a.safetensors: layer {LINEAR} holds torch.int8 in {LINEAR}.lora_up.weight; allowed: floating point."
-    )
