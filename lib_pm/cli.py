@@ -6,6 +6,7 @@ import argparse
 import gc
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -200,7 +201,7 @@ def _request(words: Sequence[str]) -> Request:
 
 def _path(tag: LoraTag, folder: Path | None) -> Path:
     path = Path(tag.name)
-    if path.suffix == ".safetensors" and path.exists():
+    if path.suffix == ".safetensors" and os.path.exists(path):
         return path
     if folder:
         return Library(folder).find(tag.name)

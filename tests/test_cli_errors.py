@@ -145,6 +145,24 @@ def test_resize(fails: Fails, words: list[str], message: str) -> None:
     assert fails("resize", A, *words, *OUT) == message
 
 
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["inspect", f"{LONG}.safetensors"],
+        ["merge", f"{LONG}.safetensors", *OUT],
+        ["merge", A, "-o", f"{LONG}.safetensors"],
+        ["merge", A, "-o", f"{LONG}/out.safetensors"],
+    ],
+    ids=["inspect", "input", "output", "folder"],
+)
+def test_path_that_cannot_even_be_looked_at(fails: Fails, words: list[str]) -> None:
+    """Too long, or in a folder that may not be entered: the system refuses to say whether it is there."""
+    assert LONG in fails(*words)
+
+
 @pytest.mark.parametrize(
     ("words", "flags"),
     [

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 
 from lib_pm.core.errors import MergeInputError
 
+Result = TypeVar("Result")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
@@ -24,6 +26,33 @@ def choose_device(name: str) -> torch.device:
         there = ", ".join(device for device, usable in available.items() if usable)
         raise MergeInputError(f"device is {name!r}, which this machine does not have; it has: {there}.")
     return torch.device(name)
+
+
+class Device:
+    """The device of a job. Under auto, layers that do not fit into its memory go to the CPU, see `fallen_back`."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._device = choose_device(name)
+        self.fallen_back: list[str] = []
+
+    def run(self, layer: str, work: Callable[[torch.device], Result]) -> Result:
+        """`work` on the device. Full memory on a device that was asked for by name is a MergeInputError."""
+        try:
+            return work(self._device)
+        except RuntimeError as error:
+            if self._device.type == "cpu" or not ran_out_of_memory(error):
+                raise
+            if self._name != "auto":
+                raise MergeInputError(
+                    f"The memory of {self._name} is full at layer {layer}; device auto puts such layers on the CPU."
+                ) from error
+        self.fallen_back.append(layer)
+        return work(torch.device("cpu"))
+
+    def notes(self) -> list[str]:
+        count = len(self.fallen_back)
+        return [f"{count} layers were done on the CPU: the device's memory was full"] if count else []
 
 
 def ran_out_of_memory(error: RuntimeError) -> bool:

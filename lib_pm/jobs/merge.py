@@ -10,12 +10,13 @@ from torch import Tensor
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.formats.lora import WRITTEN, Naming
+from lib_pm.jobs.devices import Device
 from lib_pm.jobs.metadata import hash_metadata, longest_metadata, merged_metadata, rank_metadata
 from lib_pm.jobs.plan import Plan, PlannedLayer, open_plan
 from lib_pm.jobs.progress import Progress, silent
 from lib_pm.jobs.recipe import Recipe
 from lib_pm.jobs.report import Report, ReportWriter
-from lib_pm.jobs.run import DeviceFallback, Finished, default_workers, layer_merger, run_layers
+from lib_pm.jobs.run import Finished, default_workers, layer_merger, run_layers
 from lib_pm.jobs.writer import StreamWriter, check_target, header_size
 
 
@@ -66,8 +67,8 @@ class MergeRun:
         self._plan, self._progress = plan, progress
         self._workers = default_workers(plan.recipe.mode) if workers is None else workers
         self._start = time.perf_counter()
-        self._fallback = DeviceFallback()
-        self._work = layer_merger(plan, device, self._fallback)
+        self._device = Device(device)
+        self._work = layer_merger(plan, self._device)
         mode = plan.recipe.mode
         options = ", ".join(f"{name} {value}" for name, value in plan.recipe.options.items() if value is not None)
         self._report = ReportWriter(
@@ -84,10 +85,10 @@ class MergeRun:
 
     def report(self) -> Report:
         report = self._report.finish(time.perf_counter() - self._start)
-        if self._fallback.layers:
-            report.notes.append(
-                f"{len(self._fallback.layers)} layers were merged on the CPU: the device's memory was full"
-            )
+        report.notes += self._device.notes()
+        for file, recorded in zip(self._plan.files, self._plan.recipe.contents, strict=False):
+            if file.content != recorded:
+                report.notes.append(f"{file.path.name} is not the file that the recipe was made with")
         return report
 
 

@@ -103,12 +103,11 @@ class LoraFile:
 
     def _tensor(self, name: str, stored: StoredLayer, part: Part) -> Tensor:
         tensor: Tensor = self._file.get_tensor(stored.keys[part])
-        if tensor.itemsize == 1:  # float8 can be stored, and little else
+        if tensor.itemsize == 1:  # float8 can be neither added up nor concatenated with another dtype
             tensor = tensor.float()
         if not all_finite(tensor):
             raise MergeInputError(f"{self.path.name}: layer {name} has a NaN or an infinity in {stored.keys[part]}.")
-        # float8 can be neither added up nor concatenated with another dtype
-        return tensor.float() if tensor.itemsize == 1 else tensor
+        return tensor
 
     def close(self) -> None:
         self._file.__exit__(None, None, None)
@@ -143,15 +142,19 @@ def open_lora(path: Path) -> LoraFile:
 
 
 def _open_safetensors(path: Path) -> Any:
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise MergeInputError(f"{path} {what}; give a LoRA's .safetensors file.")
-    if path.stat().st_size == 0:
-        raise MergeInputError(f"{path.name} is empty.")
     try:
+        if path.is_dir():
+            raise MergeInputError(f"{path} is a folder; give a LoRA's .safetensors file.")
+        with path.open("rb") as file:  # safe_open calls every file that it may not read missing
+            if not file.read(1):
+                raise MergeInputError(f"{path.name} is empty.")
         return safe_open(str(path), framework="pt")
-    except (SafetensorError, OSError) as error:
+    except FileNotFoundError as error:
+        raise MergeInputError(f"{path} does not exist; give a LoRA's .safetensors file.") from error
+    except SafetensorError as error:
         raise MergeInputError(f"{path.name} is not a .safetensors file, or is damaged or cut off: {error}.") from error
+    except OSError as error:
+        raise MergeInputError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 def _layers_by_name(path: Path, keys: list[str]) -> dict[str, dict[Part, str]]:

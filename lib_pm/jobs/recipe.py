@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -45,6 +45,7 @@ class Recipe:
     """options: every option of the mode. apply: which strengths act, the layers of the other part are left out.
 
     layers: the kinds of layers that are merged. dtype: of the computation. save_dtype: of the tensors that come out.
+    contents: of a recipe that is repeated, what its LoRAs' files held; no part of what the merge is.
     """
 
     loras: tuple[LoraUse, ...]
@@ -54,6 +55,7 @@ class Recipe:
     layers: tuple[Kind, ...] = KINDS
     dtype: str = "float32"
     save_dtype: str = "float16"
+    contents: tuple[str, ...] = field(default=(), compare=False)
 
     def to_json(self, contents: Sequence[str]) -> dict[str, Any]:
         """As plain values, without paths. contents: the LoRAs' content hashes (`LoraFile.content`), in their order."""
@@ -124,7 +126,7 @@ def recipe_from_json(value: Mapping[str, Any], paths: Iterable[Path]) -> Recipe:
         uses = [
             LoraUse(path, lora["model"], lora["clip"], lora["lbw"]) for path, lora in zip(paths, written, strict=True)
         ]
-        return make_recipe(
+        recipe = make_recipe(
             uses,
             value["mode"],
             value["options"],
@@ -133,6 +135,7 @@ def recipe_from_json(value: Mapping[str, Any], paths: Iterable[Path]) -> Recipe:
             dtype=value["dtype"],
             save_dtype=value["save_dtype"],
         )
+        return replace(recipe, contents=tuple(lora["content"] for lora in written))
     except (KeyError, TypeError) as error:
         raise MergeInputError(f"This is not a recipe of Power Merger: {error!r} is missing or wrong.") from error
 

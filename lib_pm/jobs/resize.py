@@ -15,7 +15,7 @@ from lib_pm.core import lowrank
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.layers import Layer
 from lib_pm.core.spaces import MergedLayer
-from lib_pm.jobs.devices import choose_device
+from lib_pm.jobs.devices import Device
 from lib_pm.jobs.merge import write_layers
 from lib_pm.jobs.metadata import merged_metadata
 from lib_pm.jobs.plan import Plan, PlannedLayer, open_plan
@@ -110,7 +110,7 @@ def resize_to_file(
     check_target(target, overwrite)
     start = time.perf_counter()
     dtype = DTYPES[dtype_name("save_dtype", save_dtype)]
-    where = choose_device(device)
+    where = Device(device)
     with open_plan(make_recipe([LoraUse(source)], "concat")) as plan:
         report = ReportWriter(_what(plan, rank, conv_rank, dynamic), [plan.files[0].name])
 
@@ -120,8 +120,8 @@ def resize_to_file(
         alpha = min(rank, plan.alpha)
 
         def work(planned: PlannedLayer) -> Finished:
-            layer = plan.files[0].read(planned.sources[0].name).to(where)
-            resized = resize_layer(layer, limit(planned), dynamic)
+            layer = plan.files[0].read(planned.sources[0].name)
+            resized = where.run(planned.name, lambda to: resize_layer(layer.to(to), limit(planned), dynamic))
             return finish(planned, resized, plan.naming, dtype, alpha, [source.name])
 
         def reported() -> Generator[Finished, None, None]:
@@ -136,6 +136,7 @@ def resize_to_file(
         with closing(reported()) as layers:  # an error in writing ends the work at once
             write_layers(target, layers, plan.layers, plan.naming, metadata, overwrite=overwrite)
         finished_report = report.finish(time.perf_counter() - start)
+        finished_report.notes += where.notes()
     finished_report.file, finished_report.size = str(target), target.stat().st_size
     return finished_report
 

@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from lib_pm.core.layers import Layer, all_finite
 from lib_pm.core.lowrank import balance
 from lib_pm.core.registry import Mode
 from lib_pm.core.spaces import MergedLayer, Share, merge_layer
-from lib_pm.jobs.devices import choose_device, one_thread_per_layer, ran_out_of_memory
+from lib_pm.jobs.devices import Device, one_thread_per_layer
 from lib_pm.jobs.plan import Plan, PlannedLayer
 from lib_pm.jobs.progress import Progress
 from lib_pm.jobs.recipe import DTYPES
@@ -40,13 +40,6 @@ class Finished:
     alpha: int
     kept: float
     total: float
-
-
-@dataclass
-class DeviceFallback:
-    """The layers that did not fit into the device's memory and were merged on the CPU."""
-
-    layers: list[str] = field(default_factory=list)
 
 
 def run_layers(
@@ -88,15 +81,12 @@ def run_layers(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def layer_merger(plan: Plan, device_name: str, fallback: DeviceFallback) -> Callable[[PlannedLayer], Finished | None]:
+def layer_merger(plan: Plan, device: Device) -> Callable[[PlannedLayer], Finished | None]:
     """The work of a merge: read a planned layer's sources, merge them, convert to the dtype of the file."""
     recipe = plan.recipe
-    device, dtype = choose_device(device_name), DTYPES[recipe.dtype]
+    dtype = DTYPES[recipe.dtype]
     contents = [bytes.fromhex(file.content) for file in plan.files]
     alpha = plan.alpha
-
-    def merge_on(where: torch.device, planned: PlannedLayer, shares: list[Share]) -> MergedLayer | None:
-        return merge_layer(recipe.mode, planned.name, shares, recipe.options, where, dtype)
 
     def work(planned: PlannedLayer) -> Finished | None:
         shares = [
@@ -104,18 +94,9 @@ def layer_merger(plan: Plan, device_name: str, fallback: DeviceFallback) -> Call
             for source in planned.sources
             if source.weight
         ]
-        try:
-            merged = merge_on(device, planned, shares)
-        except RuntimeError as error:
-            if device.type == "cpu" or not ran_out_of_memory(error):
-                raise
-            if device_name != "auto":
-                raise MergeInputError(
-                    f"The memory of {device_name} is full at layer {planned.name}; "
-                    "device auto merges such layers on the CPU."
-                ) from error
-            fallback.layers.append(planned.name)
-            merged = merge_on(torch.device("cpu"), planned, shares)
+        merged = device.run(
+            planned.name, lambda where: merge_layer(recipe.mode, planned.name, shares, recipe.options, where, dtype)
+        )
         owners = [plan.files[source.lora].path.name for source in planned.sources if source.weight]
         if merged is None:
             return None

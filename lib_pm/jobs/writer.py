@@ -119,12 +119,15 @@ def check_target(target: Path, overwrite: bool) -> None:
     """A MergeInputError if the file cannot be written there; asked before the work begins, not after it."""
     if target.suffix != ".safetensors":
         raise MergeInputError(f"The output {target} should end in .safetensors.")
-    if not target.parent.is_dir():
-        raise MergeInputError(f"The output folder {target.parent} does not exist.")
-    if target.is_dir():
-        raise MergeInputError(f"The output {target} is a folder.")
-    if target.exists() and not overwrite:
-        raise MergeInputError(f"{target} is already there; choose another name or allow overwriting.")
+    try:
+        if not target.parent.is_dir():
+            raise MergeInputError(f"The output folder {target.parent} does not exist.")
+        if target.is_dir():
+            raise MergeInputError(f"The output {target} is a folder.")
+        if target.exists() and not overwrite:
+            raise MergeInputError(f"{target} is already there; choose another name or allow overwriting.")
+    except OSError as error:  # a folder that may not be entered, a name that is too long
+        raise _file_error(target, error) from error
 
 
 def _entry(dtype: str, shape: tuple[int, ...], start: int, end: int) -> dict[str, object]:

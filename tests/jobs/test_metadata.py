@@ -178,3 +178,14 @@ def test_the_recipe_names_the_files_by_their_model_hash(tmp_path: Path) -> None:
     merge_to_file(make_recipe([lora(tmp_path, "a")], "concat"), target)
     second = merged(tmp_path, make_recipe([LoraUse(target)], "concat"))
     assert json.loads(second[RECIPE_KEY])["loras"][0]["content"] == metadata_of(target)["sshs_model_hash"]
+
+
+def test_repeating_says_that_a_file_has_changed(tmp_path: Path) -> None:
+    one, two, other = lora(tmp_path, "one"), lora(tmp_path, "two"), lora(tmp_path, "three")
+    first = tmp_path / "first.safetensors"
+    merge_to_file(make_recipe([one, two], "concat"), first)
+    written = json.loads(metadata_of(first)[RECIPE_KEY])
+    same = merge_to_file(recipe_from_json(written, [one.path, two.path]), tmp_path / "same.safetensors")
+    changed = merge_to_file(recipe_from_json(written, [one.path, other.path]), tmp_path / "changed.safetensors")
+    assert same.notes == []
+    assert changed.notes == ["three.safetensors is not the file that the recipe was made with"]

@@ -144,15 +144,3 @@ def test_content_tells_alphas_apart_that_only_the_header_has(tmp_path: Path) -> 
         with open_lora(write(tmp_path / f"{alpha}.safetensors", tensors, settings)) as file:
             contents.add(file.content)
     assert len(contents) == 2
-
-
-LINEAR = "lora_unet_mid_block_attentions_0_proj_in"
-
-
-@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
-def test_float8_is_read(tmp_path: Path, dtype: torch.dtype) -> None:
-    tensors = {key: tensor.to(dtype) for key, tensor in make_lora({LINEAR: (8, 6)}, 2).items()}
-    with open_lora(write(tmp_path / "a.safetensors", tensors)) as file:
-        layer = file.read(LINEAR)
-    expected = delta({key: tensor.float() for key, tensor in tensors.items()}, LINEAR)
-    assert relative_error(layer.delta(), expected) < 1e-6

@@ -13,8 +13,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lib_pm.core.errors import MergeInputError
+from lib_pm.core.layers import Layer
+from lib_pm.core.spaces import MergedLayer
+from lib_pm.jobs import devices, resize
 from lib_pm.jobs.report import Report
-from lib_pm.jobs.resize import parse_dynamic, resize_to_file
+from lib_pm.jobs.resize import Dynamic, parse_dynamic, resize_layer, resize_to_file
 from tests.layouts import Shapes
 from tests.loras import KOHYA, PEFT, deltas, make_lora, relative_error, write
 
@@ -217,3 +220,19 @@ def test_two_workers_give_the_same_bytes(source: Path) -> None:
     _, one = resized(source, rank=3, workers=1)
     _, two = resized(source, rank=3, workers=2)
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_auto_falls_back_to_the_cpu(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU that is full for all layers: the result is the CPU's, and the report says so."""
+
+    def resize_on(layer: Layer, rank: int, dynamic: Dynamic | None) -> MergedLayer:
+        if layer.up.device.type == "meta":
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return resize_layer(layer, rank, dynamic)
+
+    _, expected = resized(source, rank=3, device="cpu")
+    monkeypatch.setattr(devices, "choose_device", lambda name: torch.device("meta"))
+    monkeypatch.setattr(resize, "resize_layer", resize_on)
+    report, tensors = resized(source, rank=3, workers=1)
+    assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+    assert report.notes == [f"{len(report.layers)} layers were done on the CPU: the device's memory was full"]

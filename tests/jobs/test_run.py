@@ -251,8 +251,8 @@ def test_auto_falls_back_to_the_cpu(
     assert calls == [f"{device} {name}" for name in NAMES[:2] for device in ("cuda", "cpu")] + [f"cuda {NAMES[2]}"]
     assert all(torch.equal(tensors[name], expected[name]) for name in expected)
     assert plain.notes == []
-    assert report.notes == ["2 layers were merged on the CPU: the device's memory was full"]
-    assert "  note: 2 layers were merged on the CPU: the device's memory was full" in report.to_text().splitlines()
+    assert report.notes == ["2 layers were done on the CPU: the device's memory was full"]
+    assert "  note: 2 layers were done on the CPU: the device's memory was full" in report.to_text().splitlines()
 
 
 def test_a_device_that_was_asked_for_does_not_fall_back(
@@ -262,7 +262,7 @@ def test_a_device_that_was_asked_for_does_not_fall_back(
     with pytest.raises(MergeInputError) as caught:
         merge(make_recipe(loras(tmp_path), "ties_svd"), device="cuda")
     assert str(caught.value) == (
-        f"The memory of cuda is full at layer {NAMES[0]}; device auto merges such layers on the CPU."
+        f"The memory of cuda is full at layer {NAMES[0]}; device auto puts such layers on the CPU."
     )
 
 

@@ -156,6 +156,8 @@ def detect(layers: Mapping[str, LayerShape], base_version: str = "") -> Family:
     for name, (component, path) in paths.items():
         if component == "unet" and re.match(r"(down_blocks|mid_block|up_blocks)_", path):
             votes.add("unet")
+            if re.search(r"(input_blocks|middle_block|output_blocks)[_.]", name):
+                votes.add("original names")
             if re.search(r"attn2_to_[kv]$", path):
                 votes.add(f"text {layers[name].inner}")
             if re.search(r"transformer_blocks_[1-9]", path):
@@ -180,7 +182,7 @@ def detect(layers: Mapping[str, LayerShape], base_version: str = "") -> Family:
     for family in (SDXL, SD2, SD1):
         if family.base_version and base_version.startswith(family.base_version):
             return family
-    if "te1" in votes:
+    if votes & {"te1", "original names"}:  # kohya's trainer writes them for SDXL alone
         return SDXL
     if "unet" in votes or any(vote.startswith("te ") for vote in votes):
         return SD2 if "te 1024" in votes else SD1
