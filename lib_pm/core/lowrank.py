@@ -69,8 +69,7 @@ def balance(up: Tensor, down: Tensor, parts: Tensor | None = None) -> tuple[Tens
 
 
 def _largest(tensor: Tensor, dim: int) -> Tensor:
-    low, high = torch.aminmax(tensor, dim=dim)  # the absolute values would be a second tensor of that size
-    return torch.maximum(-low, high)
+    return torch.maximum(tensor.amax(dim), -tensor.amin(dim))  # `aminmax` along a dimension is ten times slower
 
 
 def _exponents(sizes: Tensor) -> Tensor:
