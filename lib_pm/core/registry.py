@@ -165,6 +165,8 @@ def declared_options(function: Callable[..., object]) -> dict[str, Option]:
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
             continue
         hint = hints.get(keyword)
+        if get_origin(hint) in (Union, types.UnionType):  # Python 3.10 makes Optional of a hint whose default is None
+            hint = next((part for part in get_args(hint) if get_origin(part) is Annotated), hint)
         declared = [extra for extra in get_args(hint)[1:] if isinstance(extra, Declared)]
         if get_origin(hint) is not Annotated or not declared or parameter.default is inspect.Parameter.empty:
             raise TypeError(f"parameter {keyword!r} of {function.__name__} is undeclared or has no default")
