@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 
 from lib_pm.core.errors import MergeInputError
+from lib_pm.jobs.recipe import DTYPES
 
 Result = TypeVar("Result")
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -50,9 +51,18 @@ class Device:
         self.fallen_back.append(layer)
         return work(torch.device("cpu"))
 
-    def notes(self) -> list[str]:
-        count = len(self.fallen_back)
-        return [f"{count} layers were done on the CPU: the device's memory was full"] if count else []
+    def dtype(self, name: str) -> torch.dtype:
+        """The dtype of a computation; float16 is for GPUs, on the CPU it is slow, and before torch 2.2 not whole."""
+        return torch.float32 if name == "float16" and self._device.type == "cpu" else DTYPES[name]
+
+    def notes(self, dtype: str = "float32") -> list[str]:
+        """What the user should know. dtype: the one asked for."""
+        notes = []
+        if self.dtype(dtype) != DTYPES[dtype]:
+            notes.append(f"computed in float32: the CPU is slow in {dtype}")
+        if self.fallen_back:
+            notes.append(f"{len(self.fallen_back)} layers were done on the CPU: the device's memory was full")
+        return notes
 
 
 def ran_out_of_memory(error: RuntimeError) -> bool:

@@ -85,7 +85,7 @@ class MergeRun:
 
     def report(self) -> Report:
         report = self._report.finish(time.perf_counter() - self._start)
-        report.notes += self._device.notes()
+        report.notes += self._device.notes(self._plan.recipe.dtype)
         for file, recorded in zip(self._plan.files, self._plan.recipe.contents, strict=False):
             if file.content != recorded:
                 report.notes.append(f"{file.path.name} is not the file that the recipe was made with")

@@ -84,7 +84,7 @@ def run_layers(
 def layer_merger(plan: Plan, device: Device) -> Callable[[PlannedLayer], Finished | None]:
     """The work of a merge: read a planned layer's sources, merge them, convert to the dtype of the file."""
     recipe = plan.recipe
-    dtype = DTYPES[recipe.dtype]
+    dtype = device.dtype(recipe.dtype)
     contents = [bytes.fromhex(file.content) for file in plan.files]
     alpha = plan.alpha
 
