@@ -6,6 +6,16 @@ from collections.abc import Iterator
 
 Shapes = dict[str, tuple[int, ...]]  # weight shape: (out, in) or (out, in, kh, kw)
 
+# The blocks that each number of a block weight list is for, from the README of sd-webui-lora-block-weight.
+BLOCK_LISTS = {
+    12: "BASE IN04 IN05 IN07 IN08 MID OUT00 OUT01 OUT02 OUT03 OUT04 OUT05",
+    17: "BASE IN01 IN02 IN04 IN05 IN07 IN08 MID OUT03 OUT04 OUT05 OUT06 OUT07 OUT08 OUT09 OUT10 OUT11",
+    20: "BASE IN00 IN01 IN02 IN03 IN04 IN05 IN06 IN07 IN08 MID OUT00 OUT01 OUT02 OUT03 OUT04 OUT05 OUT06 OUT07 OUT08",
+    26: "BASE IN00 IN01 IN02 IN03 IN04 IN05 IN06 IN07 IN08 IN09 IN10 IN11 MID "
+    "OUT00 OUT01 OUT02 OUT03 OUT04 OUT05 OUT06 OUT07 OUT08 OUT09 OUT10 OUT11",
+    61: f"CLIP T5 IN {' '.join(f'D{i:02}' for i in range(19))} {' '.join(f'S{i:02}' for i in range(38))} OUT",
+}
+
 
 def sd15(*, text: int = 768, conv: bool = False) -> Shapes:
     """SD1.5 as kohya trains it: 192 UNet layers and 72 of the text encoder; with conv also the LoCon ones."""

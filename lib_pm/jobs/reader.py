@@ -7,6 +7,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -128,15 +129,14 @@ def open_lora(path: Path) -> LoraFile:
     another kind of network (with its name), an up factor without a down factor, shapes that do not fit.
     """
     file = _open_safetensors(path)
-    try:
+    with ExitStack() as undo:
+        undo.callback(file.__exit__, None, None, None)
         keys = list(file.keys())
         parts = _layers_by_name(path, keys)
         layers = {name: _stored_layer(path, file, name, parts[name]) for name in sorted(parts)}
         metadata = file.metadata() or {}
         peft = read_peft_config(path, metadata)
-    except BaseException:
-        file.__exit__(None, None, None)
-        raise
+        undo.pop_all()
     kohya = any(naming_of(layer.keys["up"]) == "kohya" for layer in layers.values())
     return LoraFile(path, metadata, "kohya" if kohya else "peft", layers, file, peft)
 

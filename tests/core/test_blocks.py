@@ -3,39 +3,16 @@ import pytest
 from lib_pm.core.blocks import BLOCK_LISTS, expand_preset, parse_block_weights, read_presets
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.keys.families import FLUX, OTHER, SD1, SDXL
-
-# Written down from the README of sd-webui-lora-block-weight, not from the code.
-LISTS = {
-    12: "BASE IN04 IN05 IN07 IN08 MID OUT00 OUT01 OUT02 OUT03 OUT04 OUT05",
-    17: "BASE IN01 IN02 IN04 IN05 IN07 IN08 MID OUT03 OUT04 OUT05 OUT06 OUT07 OUT08 OUT09 OUT10 OUT11",
-    20: "BASE IN00 IN01 IN02 IN03 IN04 IN05 IN06 IN07 IN08 MID OUT00 OUT01 OUT02 OUT03 OUT04 OUT05 OUT06 OUT07 OUT08",
-    26: "BASE IN00 IN01 IN02 IN03 IN04 IN05 IN06 IN07 IN08 IN09 IN10 IN11 MID "
-    "OUT00 OUT01 OUT02 OUT03 OUT04 OUT05 OUT06 OUT07 OUT08 OUT09 OUT10 OUT11",
-}
+from tests import layouts
 
 
-@pytest.mark.parametrize(("length", "names"), LISTS.items())
+@pytest.mark.parametrize(("length", "names"), layouts.BLOCK_LISTS.items())
 def test_each_number_of_a_list_is_for_its_block(length, names):
     assert BLOCK_LISTS[length] == tuple(names.split())
     text = ",".join(str(number) for number in range(length))
-    weights = parse_block_weights(text, SD1, "a")
+    weights = parse_block_weights(text, FLUX if length == 61 else SD1, "a")
     for number, name in enumerate(names.split()):
         assert weights.of(name, "other") == number
-
-
-def test_the_flux_list():
-    weights = parse_block_weights(",".join(map(str, range(61))), FLUX, "a")
-    for block, number in (
-        ("CLIP", 0),
-        ("T5", 1),
-        ("IN", 2),
-        ("D00", 3),
-        ("D18", 21),
-        ("S00", 22),
-        ("S37", 59),
-        ("OUT", 60),
-    ):
-        assert weights.of(block, "other") == number
 
 
 def test_a_block_that_a_list_does_not_name_is_off_and_a_layer_in_no_block_is_on():

@@ -10,17 +10,9 @@ from lib_pm.core.errors import MergeInputError
 from lib_pm.jobs.plan import open_plan
 from lib_pm.jobs.presets import BUILT_IN
 from lib_pm.jobs.recipe import LoraUse, make_recipe
+from tests.layouts import BLOCK_LISTS
 from tests.loras import make_lora, write
 
-# The blocks that the lists name, from the agreement on what is right.
-LISTS = {
-    12: "BASE IN04 IN05 IN07 IN08 MID OUT00 OUT01 OUT02 OUT03 OUT04 OUT05",
-    17: "BASE IN01 IN02 IN04 IN05 IN07 IN08 MID OUT03 OUT04 OUT05 OUT06 OUT07 OUT08 OUT09 OUT10 OUT11",
-    20: "BASE IN00 IN01 IN02 IN03 IN04 IN05 IN06 IN07 IN08 MID OUT00 OUT01 OUT02 OUT03 OUT04 OUT05 OUT06 OUT07 OUT08",
-    26: "BASE IN00 IN01 IN02 IN03 IN04 IN05 IN06 IN07 IN08 IN09 IN10 IN11 MID "
-    "OUT00 OUT01 OUT02 OUT03 OUT04 OUT05 OUT06 OUT07 OUT08 OUT09 OUT10 OUT11",
-    61: f"CLIP T5 IN {' '.join(f'D{i:02}' for i in range(19))} {' '.join(f'S{i:02}' for i in range(38))} OUT",
-}
 SD1 = {
     "lora_te_text_model_encoder_layers_11_mlp_fc1": "BASE",
     "lora_unet_time_embedding_linear_1": "BASE",
@@ -94,7 +86,7 @@ def weights_of(tmp_path: Path, names: dict[str, str], lbw: str) -> tuple[dict[st
 )
 def test_lists(tmp_path: Path, names: dict[str, str], length: int) -> None:
     """Each number reaches the layers of its block and no others; a block that a list does not name has weight 0."""
-    blocks = LISTS[length].split()
+    blocks = BLOCK_LISTS[length].split()
     assert len(blocks) == length
     weights, off = weights_of(tmp_path, names, ",".join(str(position + 1) for position in range(length)))
     assert weights == {name: 2.0 * (blocks.index(block) + 1 if block in blocks else 0) for name, block in names.items()}
