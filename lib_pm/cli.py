@@ -8,8 +8,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,11 +25,12 @@ from lib_pm.jobs.merge import merge_to_file
 from lib_pm.jobs.metadata import RECIPE_KEY
 from lib_pm.jobs.modes import modes_json, modes_markdown, modes_text
 from lib_pm.jobs.presets import load_presets
-from lib_pm.jobs.progress import Cancelled, Progress, silent
+from lib_pm.jobs.progress import Cancelled
 from lib_pm.jobs.prompt import LoraTag, Request, parse_file, parse_prompt
 from lib_pm.jobs.recipe import APPLY, DTYPES, LoraUse, Recipe, make_recipe, recipe_from_json
 from lib_pm.jobs.report import Report
 from lib_pm.jobs.resize import parse_dynamic, resize_to_file
+from lib_pm.terminal import progress_bar
 
 DEFAULT_MODE = "concat"
 # Layers of a resize without --rank under a dynamic rule: the rule alone decides.
@@ -59,11 +59,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = _parser().parse_args(arguments)
         options.run(options)
+        sys.stdout.flush()
     except MergeInputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, Cancelled):
         print("cancelled; nothing was written", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # `modes | head`: who reads has had enough, and the rest of the output has nowhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0
 
@@ -123,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
 def _merge(options: argparse.Namespace) -> None:
     request = _request(options.loras)
     recipe = _repeated(options, request) if options.recipe else _recipe(options, request)
-    with _progress(options) as progress:
+    with progress_bar(quiet=options.quiet) as progress:
         report = merge_to_file(
             recipe,
             options.output,
@@ -219,7 +223,7 @@ def _resize(options: argparse.Namespace) -> None:
         raise MergeInputError("--max-rank goes with --dynamic; a fixed rank is --rank.")
     limits = [rank for rank in (options.rank, options.max_rank) if rank is not None]
     dynamic = parse_dynamic(options.dynamic) if options.dynamic else None
-    with _progress(options) as progress:
+    with progress_bar(quiet=options.quiet) as progress:
         report = resize_to_file(
             options.lora,
             options.output,
@@ -253,31 +257,6 @@ def _show(options: argparse.Namespace, report: Report) -> None:
 
 def _print(options: argparse.Namespace, as_json: Callable[[], Any], as_text: Callable[[], str]) -> None:
     print(json.dumps(as_json(), indent=2) if options.json else as_text())
-
-
-@contextmanager
-def _progress(options: argparse.Namespace) -> Iterator[Progress]:
-    """A bar on a terminal. It is gone at the end, so that an error has its line to itself."""
-    if options.quiet or not sys.stderr.isatty():
-        yield silent
-        return
-    try:
-        from tqdm import tqdm
-    except ImportError:  # it comes with every WebUI, but is not required
-        yield _plain_progress
-        return
-    with tqdm(unit="layer", leave=False) as bar:
-
-        def show(done: int, total: int, layer: str) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield show
-
-
-def _plain_progress(done: int, total: int, layer: str) -> None:
-    end = "\n" if done == total else "\r"
-    print(f"{done}/{total} layers", end=end, file=sys.stderr, flush=True)
 
 
 def _all_options() -> Mapping[str, Option]:

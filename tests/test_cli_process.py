@@ -90,3 +90,12 @@ def test_ctrl_c(tmp_path: Path) -> None:
     assert (job.returncode, printed, errors) == (1, "", "cancelled; nothing was written\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "out.safetensors"]
     assert (tmp_path / "out.safetensors").read_text() == "old"
+
+
+def test_a_reader_that_has_had_enough(tmp_path: Path) -> None:
+    process = start(tmp_path, "modes")
+    assert process.stdout
+    assert process.stderr
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 1
