@@ -11,6 +11,7 @@ import lib_pm.core.methods  # noqa: F401 (registers the modes)
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.registry import find_mode
 
+_READ = ("te", "unet", "lbw", "w", "pm")
 _TAG = re.compile(r"<(lora|lyco|pm):([^<>]*)>")
 
 
@@ -67,19 +68,27 @@ def parse_pm(body: str) -> tuple[str, dict[str, str]]:
 def parse_lora(body: str) -> LoraTag:
     """`name:te:unet` with `te=`, `unet=`, `lbw=`, `pm=off`, as the WebUI reads it: te is 1 if missing, unet is then te.
 
-    Other named items (`dyn=`, `start=` …) are left to whom they belong.
+    Anything else (`dyn=`, `start=`, `lbwe=` …) is something that a merge cannot do, and a MergeInputError; on a LoRA
+    that the host stacks it is left to whom it belongs.
     """
     name, *words = body.split(":")
     named = dict(word.split("=", 1) for word in words if "=" in word)
     positional = [word for word in words if "=" not in word]
     clip = named.get("te", positional[0] if positional else "1")
     model = named.get("unet", positional[1] if len(positional) > 1 else clip)
+    stacked = named.get("pm", "").strip().lower() == "off"
+    unread = [f"{key}={value}" for key, value in named.items() if key not in _READ] + positional[2:]
+    if unread and not stacked:
+        raise MergeInputError(
+            f"{', '.join(unread)} in <lora:{body}> cannot be merged; allowed: a name, two strengths, te=, unet=, lbw=, "
+            "and pm=off, which leaves the LoRA out of the merge."
+        )
     return LoraTag(
         name.strip(),
         _strength(model, body),
         _strength(clip, body),
         named.get("lbw", named.get("w", "")).strip(),
-        named.get("pm", "").strip().lower() == "off",
+        stacked,
     )
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.jobs.prompt import LoraTag, Request, parse_file, parse_pm, parse_prompt, write_lora
+from lib_pm.jobs.prompt import LoraTag, Request, parse_file, parse_lora, parse_pm, parse_prompt, write_lora
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from lib_pm.jobs.prompt import LoraTag, Request, parse_file, parse_pm, parse_pro
         ("style:0.8:lbw=IN04=0.5,MID=0", LoraTag("style", 0.8, 0.8, "IN04=0.5,MID=0")),
         ("style:w=OUTD", LoraTag("style", lbw="OUTD")),
         ("style:1:pm=off", LoraTag("style", stacked=True)),
-        ("style:1:start=5:dyn=4", LoraTag("style")),
+        ("style:1:start=5:dyn=4:pm=off", LoraTag("style", stacked=True)),
         ("my style v1.5 (new):0.8", LoraTag("my style v1.5 (new)", 0.8, 0.8)),
         ("sub/folder\\style:1", LoraTag("sub/folder\\style")),
         (" style : 0.8 ", LoraTag("style", 0.8, 0.8)),
@@ -140,3 +140,12 @@ def test_written_as_the_webui_writes_it(tag: LoraTag, text: str) -> None:
 @given(strengths, strengths, st.sampled_from(["/loras/a b.safetensors", r"C:\a b\x.safetensors", "x:y.safetensors"]))
 def test_any_strengths_after_a_file(model: float, clip: float, path: str) -> None:
     assert parse_file(f"{path}:{model!r}:{clip!r}") == LoraTag(path, model, clip)
+
+
+@pytest.mark.parametrize("item", ["start=10", "lbwe=ATTN", "dyn=4", "lwb=MIDD", "0.5"])
+def test_what_a_merge_cannot_do_is_refused_unless_the_host_stacks_it(item: str) -> None:
+    body = f"style:0.8:0.6:{item}"
+    with pytest.raises(MergeInputError) as caught:
+        parse_lora(body)
+    assert str(caught.value).startswith(f"{item} in <lora:{body}> cannot be merged; allowed: a name, two strengths,")
+    assert parse_lora(f"{body}:pm=off").stacked
