@@ -71,5 +71,6 @@ def _option_json(option: Option) -> dict[str, Any]:
         "low": declared.low if math.isfinite(declared.low) else None,
         "high": declared.high if math.isfinite(declared.high) else None,
         "step": declared.step,
+        "slider": declared.slider,
         "help": declared.help,
     }

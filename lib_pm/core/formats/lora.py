@@ -9,7 +9,7 @@ Naming = Literal["kohya", "peft"]
 
 # How the last words of a tensor's name tell its part. Longer ones first where one ends like another.
 _PARTS: dict[str, Part] = {
-    ".lora_up.weight": "up",  # kohya-ss/sd-scripts, OneTrainer, ai-toolkit for some families
+    ".lora_up.weight": "up",  # kohya-ss/sd-scripts
     ".lora_down.weight": "down",
     ".lora_mid.weight": "mid",
     ".alpha": "alpha",
