@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from torch import Tensor
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.core.params import Declared, Lambda, Option, OptionValue, SvdConvRank, SvdRank
+from lib_pm.core.params import Declared, Lambda, Option, OptionValue, SvdConvRank, SvdRank, SvdRankOrFull
 
 Space = Literal["exact", "factors", "delta"]
 MethodFunction = TypeVar("MethodFunction", bound=Callable[..., Tensor])
@@ -30,7 +30,11 @@ def _every_mode(*, lambda_: Lambda = 1.0) -> None:
 
 
 def _truncated_mode(*, svd_rank: SvdRank = 16, svd_conv_rank: SvdConvRank = None) -> None:
-    """The options of the modes that end in a truncation."""
+    """The options of a sum that ends in a truncation; at full rank it is `concat`."""
+
+
+def _elementwise_mode(*, svd_rank: SvdRankOrFull = 16, svd_conv_rank: SvdConvRank = None) -> None:
+    """The options of the modes whose result has no rank of its own, so that it is truncated or applied whole."""
 
 
 @dataclass(frozen=True, eq=False)  # a row of a table: it is itself
@@ -151,7 +155,7 @@ def merge_method(
 def _mode(method: Method, space: Space) -> Mode:
     options = dict(method.options)
     if space == "delta":
-        options |= declared_options(_truncated_mode)
+        options |= declared_options(_truncated_mode if method.linear else _elementwise_mode)
     options |= declared_options(_every_mode)
     suffix, words = ("_svd", " (SVD)") if space == "delta" else ("", "")
     return Mode(method.id + suffix, method.title + words, method, space, options)

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 import lib_pm.core.methods  # noqa: F401 (registers the modes)
 from lib_pm.core.errors import MergeInputError
-from lib_pm.core.registry import find_mode
+from lib_pm.core.params import OptionValue
+from lib_pm.core.registry import Mode, find_mode
 
 _READ = ("te", "unet", "lbw", "w", "pm")
 _TAG = re.compile(r"<(lora|lyco|pm):([^<>]*)>")
@@ -63,6 +64,12 @@ def parse_pm(body: str) -> tuple[str, dict[str, str]]:
         options[name] = value
     mode.values(options)
     return mode.id, options
+
+
+def write_pm(mode: Mode, options: Mapping[str, OptionValue]) -> str:
+    """The body of the tag; `parse_pm` reads it back to the same options."""
+    written = {name: mode.options[name].text(value) for name, value in options.items()}
+    return ":".join([mode.id, *(f"{name}={text}" for name, text in written.items() if text)])
 
 
 def parse_lora(body: str) -> LoraTag:

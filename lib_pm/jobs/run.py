@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.core.formats.lora import WRITTEN, Naming
+from lib_pm.core.formats.lora import FULL, WRITTEN, Naming
 from lib_pm.core.layers import Layer, all_finite
 from lib_pm.core.lowrank import balance
 from lib_pm.core.registry import Mode
-from lib_pm.core.spaces import MergedLayer, Share, merge_layer
+from lib_pm.core.spaces import FullLayer, MergedLayer, Share, merge_layer
 from lib_pm.jobs.devices import Device, one_thread_per_layer
 from lib_pm.jobs.plan import Plan, PlannedLayer
 from lib_pm.jobs.progress import Progress
@@ -100,6 +100,8 @@ def layer_merger(plan: Plan, device: Device) -> Callable[[PlannedLayer], Finishe
         owners = [plan.files[source.lora].path.name for source in planned.sources if source.weight]
         if merged is None:
             return None
+        if isinstance(merged, FullLayer):
+            return finish_full(planned, merged, DTYPES[recipe.save_dtype], owners)
         return finish(planned, merged, plan.naming, DTYPES[recipe.save_dtype], alpha, owners)
 
     return work
@@ -123,16 +125,31 @@ def finish(
     }
     tensors = {}
     for part, ending in WRITTEN[naming].items():
-        tensor = alpha_tensor(alpha, dtype) if part == "alpha" else factors[part].cpu().to(dtype).contiguous()
-        if not all_finite(tensor):
-            largest = float(factors[part].abs().max())
-            raise MergeInputError(
-                f"Layer {planned.name}, merged from {', '.join(owners)}, has a value of {largest:.3g} in its {part} "
-                f"factor, and {str(dtype).removeprefix('torch.')} ends at {torch.finfo(dtype).max:.3g}; "
-                "use smaller strengths, or save as float32 or bfloat16."
-            )
-        tensors[planned.name + ending] = tensor
+        tensors[planned.name + ending] = (
+            alpha_tensor(alpha, dtype)
+            if part == "alpha"
+            else _stored(factors[part], f"{part} factor", planned, dtype, owners)
+        )
     return Finished(planned, tensors, rank, alpha, merged.kept, merged.total)
+
+
+def finish_full(planned: PlannedLayer, merged: FullLayer, dtype: torch.dtype, owners: Sequence[str]) -> Finished:
+    """`finish` for a layer that is no product of factors, in the WebUIs' format for a change of the weight itself."""
+    shape = merged.shape
+    delta = merged.delta.reshape(shape.out, shape.inner, *shape.kernel)
+    tensors = {planned.name + FULL: _stored(delta, "delta", planned, dtype, owners)}
+    return Finished(planned, tensors, shape.max_rank, 0, 0.0, 0.0)
+
+
+def _stored(tensor: Tensor, what: str, planned: PlannedLayer, dtype: torch.dtype, owners: Sequence[str]) -> Tensor:
+    stored = tensor.cpu().to(dtype).contiguous()
+    if not all_finite(stored):
+        raise MergeInputError(
+            f"Layer {planned.name}, merged from {', '.join(owners)}, has a value of {float(tensor.abs().max()):.3g} in "
+            f"its {what}, and {str(dtype).removeprefix('torch.')} ends at {torch.finfo(dtype).max:.3g}; "
+            "use smaller strengths, or save as float32 or bfloat16."
+        )
+    return stored
 
 
 def with_scale(layer: Layer, scale: float) -> Layer:

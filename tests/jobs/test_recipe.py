@@ -46,8 +46,8 @@ def test_short_dtypes_and_the_order_of_layer_kinds() -> None:
         ({"mode": "tie"}, f"There is no mode 'tie'; the modes are: {', '.join(MODES)}."),
         ({"options": {"density": 2}}, "density is 2; allowed: a number from 0 to 1."),
         ({"options": {"density": "nan"}}, "density is 'nan'; allowed: a number from 0 to 1."),
-        ({"options": {"rank": 0}}, "svd_rank is 0; allowed: a whole number, 1 or more."),
-        ({"options": {"rank": 2.5}}, "svd_rank is 2.5; allowed: a whole number, 1 or more."),
+        ({"options": {"rank": 0}}, "svd_rank is 0; allowed: a whole number, 1 or more, or full."),
+        ({"options": {"rank": 2.5}}, "svd_rank is 2.5; allowed: a whole number, 1 or more, or full."),
         (
             {"options": {"conv_rank": -1}},
             "svd_conv_rank is -1; allowed: a whole number, 0 or more (or empty: same as svd_rank).",

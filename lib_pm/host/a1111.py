@@ -1,0 +1,89 @@
+"""A1111 and its forks: LoRAs are objects in `networks.loaded_networks`, each layer patches itself when it is next used.
+
+A layer is patched anew when the (name, strengths) of that list change. The list that the WebUI made for the prompt is
+kept on `p` and put back afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from lib_pm.jobs.prompt import LoraTag
+
+_KEPT = "_power_merger_networks"  # on p: the WebUI's own list
+
+
+class _InMemory(str):
+    """A file name that stands for tensors. Its text is an existing file: the WebUI asks for its modification time."""
+
+    tensors: Mapping[str, Tensor]
+
+
+@dataclass
+class _Disk:
+    """What the WebUI and extensions ask of a network's file."""
+
+    name: str
+    filename: str
+    alias: str = ""
+    hash: str = ""
+    shorthash: str = ""  # empty: it is no file, so it is not listed in "Lora hashes"
+    metadata: dict[str, str] = field(default_factory=dict)
+    is_safetensors: bool = True
+
+
+@dataclass(frozen=True)
+class A1111:
+    networks: Any
+
+    def replace(self, p: Any, name: str, tensors: Mapping[str, Tensor], stacked: Sequence[LoraTag]) -> frozenset[str]:
+        """See `Host.replace`. The WebUI's own loader matches the layers."""
+        networks = self.networks
+        own = list(networks.loaded_networks)
+        network = _load(networks, name, tensors)
+        names = {tag.name for tag in stacked}
+        networks.loaded_networks[:] = [net for net in own if net.mentioned_name in names] + [network]
+        setattr(p, _KEPT, (network, own))
+        for net in own:  # it would read these files again for the next image; what it does not need it drops itself
+            if net.name == net.mentioned_name:  # else another extension has changed its weights
+                networks.networks_in_memory.setdefault(net.name, net)
+        return frozenset(module.network_key.partition(".")[0] for module in network.modules.values())
+
+    def restore(self, p: Any) -> None:
+        network, own = getattr(p, _KEPT, (None, []))
+        if network in self.networks.loaded_networks:
+            self.networks.loaded_networks[:] = own
+        if network is not None:
+            delattr(p, _KEPT)
+
+
+def _load(networks: Any, name: str, tensors: Mapping[str, Tensor]) -> Any:
+    filename = _InMemory(os.path.abspath(__file__))
+    filename.tensors = tensors
+    with _answer_from_memory(networks.sd_models):
+        network = networks.load_network(name, _Disk(name, filename))
+    network.te_multiplier = network.unet_multiplier = 1.0
+    network.dyn_dim = None
+    network.mentioned_name = name
+    return network
+
+
+@contextmanager
+def _answer_from_memory(sd_models: Any) -> Iterator[None]:
+    """Reading a file gives its tensors if it is an `_InMemory`; other files are read as ever."""
+    read = sd_models.read_state_dict
+
+    def read_state_dict(filename: str, *args: Any, **kwargs: Any) -> Any:
+        return dict(filename.tensors) if isinstance(filename, _InMemory) else read(filename, *args, **kwargs)
+
+    sd_models.read_state_dict = read_state_dict
+    try:
+        yield
+    finally:
+        sd_models.read_state_dict = read
