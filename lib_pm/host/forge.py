@@ -102,8 +102,9 @@ def _layer(key: str) -> str:
 
 def _patches(objects: Any) -> int:
     """How many patches are on the UNet and the text encoder together. Forge keeps them by LoRA, its forks by weight."""
-    count = 0
-    for patcher in (objects.unet, objects.clip.patcher):
-        by_lora = getattr(patcher, "lora_patches", None)
-        count += sum(len(some) for patches in (by_lora or {"": patcher.patches}).values() for some in patches.values())
-    return count
+    return sum(
+        len(some)
+        for patcher in (objects.unet, objects.clip.patcher)
+        for patches in (patcher.lora_patches.values() if hasattr(patcher, "lora_patches") else [patcher.patches])
+        for some in patches.values()
+    )
