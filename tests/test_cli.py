@@ -152,7 +152,7 @@ def test_overwrite(run: Run) -> None:
 def test_what_a_merge_prints(run: Run) -> None:
     words = ["merge", "a.safetensors", "--mode", "add_svd", "--svd-rank", "2", "--overwrite", "-o", "out.safetensors"]
     text = run(*words).out
-    assert text.startswith("Add (SVD) of 1 LoRAs (svd_rank 2, lambda 1.0)\n  a: 3 of 3 layers used\n")
+    assert text.startswith("Add (SVD) of 1 LoRAs (svd_rank 2, lambda 1)\n  a: 3 of 3 layers used\n")
     assert f"  {MID}: rank 2" not in text
     assert f"  {MID}: rank 2, kept energy " in run(*words, "--verbose").out
     assert run(*words, "--quiet").out == ""

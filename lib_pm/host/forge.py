@@ -32,6 +32,11 @@ class Forge:
         model, networks = p.sd_model, self.networks
         base = model.forge_objects_original.shallow_copy()
         for tag in stacked:
+            if tag.lbw or tag.other:
+                raise MergeInputError(
+                    f"{', '.join([*([f'lbw={tag.lbw}'] if tag.lbw else []), *tag.other])} of {tag.name} cannot act "
+                    "beside a merge in this WebUI, as pm=off leaves it to the WebUI; take one of them out."
+                )
             path = str(find_lora(networks, tag.name))
             self._add(model, base, path, networks.load_lora_state_dict(path), tag.model, tag.clip)
         objects = base.shallow_copy()

@@ -98,7 +98,7 @@ def _stamp(path: Path) -> _Stamp:
     try:
         stat = path.stat()
     except OSError as error:
-        raise MergeInputError(f"{path} cannot be read: {error.strerror or error}.") from error
+        raise MergeInputError(f"{path.name} cannot be read: {error.strerror or error}.") from error
     return path, stat.st_mtime_ns, stat.st_size
 
 

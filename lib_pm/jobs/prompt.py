@@ -25,6 +25,7 @@ class LoraTag:
     clip: float = 1.0
     lbw: str = ""
     stacked: bool = False  # pm=off: the host stacks it as usual, it takes no part in the merge
+    other: tuple[str, ...] = ()  # of such a one: what is not read here, `start=5`
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def parse_lora(body: str) -> LoraTag:
     clip = named.get("te", positional[0] if positional else "1")
     model = named.get("unet", positional[1] if len(positional) > 1 else clip)
     stacked = named.get("pm", "").strip().lower() == "off"
-    unread = [f"{key}={value}" for key, value in named.items() if key not in _READ] + positional[2:]
+    unread = (*(f"{key}={value}" for key, value in named.items() if key not in _READ), *positional[2:])
     if unread and not stacked:
         raise MergeInputError(
             f"{', '.join(unread)} in <lora:{body}> cannot be merged; allowed: a name, two strengths, te=, unet=, lbw=, "
@@ -96,6 +97,7 @@ def parse_lora(body: str) -> LoraTag:
         _strength(clip, body),
         named.get("lbw", named.get("w", "")).strip(),
         stacked,
+        unread,
     )
 
 
@@ -126,7 +128,8 @@ def write_lora(tag: LoraTag) -> str:
     # the shortest text that reads back to the same number
     clip, model = (repr(float(strength)).removesuffix(".0") for strength in (tag.clip, tag.model))
     strengths = clip if tag.clip == tag.model else f"{clip}:{model}"
-    return f"<lora:{tag.name}:{strengths}{f':lbw={tag.lbw}' if tag.lbw else ''}{':pm=off' if tag.stacked else ''}>"
+    lbw, off = ([f"lbw={tag.lbw}"] if tag.lbw else []), (["pm=off"] if tag.stacked else [])
+    return f"<lora:{':'.join([tag.name, strengths, *lbw, *tag.other, *off])}>"
 
 
 def _is_number(word: str) -> bool:

@@ -11,8 +11,18 @@ from lib_pm.core.params import Option
 from lib_pm.core.registry import MODES, Mode, find_mode
 from lib_pm.jobs.prompt import write_pm
 
-# Every option of every mode by name: one control each, shown while a mode that has it is chosen.
-OPTIONS: Mapping[str, Option] = {name: option for mode in MODES.values() for name, option in mode.options.items()}
+
+def _all_options() -> dict[str, Option]:
+    """Every option of every mode by name, in the order of the modes that have most of them."""
+    options: dict[str, Option] = {}
+    for mode in sorted(MODES.values(), key=lambda mode: -len(mode.options)):
+        for name, option in mode.options.items():
+            options.setdefault(name, option)
+    return options
+
+
+# One control each, shown while a mode that has the option is chosen.
+OPTIONS: Mapping[str, Option] = _all_options()
 
 
 def mode_control(value: str, **arguments: Any) -> Any:
@@ -23,9 +33,9 @@ def mode_control(value: str, **arguments: Any) -> Any:
 def option_control(option: Option, **arguments: Any) -> Any:
     """A control for one option. Its value is never None: the WebUI's API asks for the value's type."""
     declared, number = option.declared, option.type is int
-    arguments = {"label": declared.label, "info": declared.help, "interactive": True, **arguments}
+    arguments = {"label": declared.label, "info": declared.help, "interactive": True, "min_width": 240, **arguments}
     if declared.empty or declared.word:
-        return gr.Textbox(value=option.text(option.default), placeholder=declared.empty, **arguments)
+        return gr.Textbox(value=option.text(option.default), placeholder=declared.empty, max_lines=1, **arguments)
     if declared.high <= 1:
         return gr.Slider(declared.low, declared.high, value=option.default, step=declared.step, **arguments)
     return gr.Number(value=option.default, precision=0 if number else None, **arguments)

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.jobs.prompt import LoraTag, Request, parse_file, parse_lora, parse_pm, parse_prompt, write_lora
+from lib_pm.core.registry import MODES, Mode
+from lib_pm.jobs.prompt import LoraTag, Request, parse_file, parse_lora, parse_pm, parse_prompt, write_lora, write_pm
 
 
 @pytest.mark.parametrize(
@@ -25,7 +26,7 @@ from lib_pm.jobs.prompt import LoraTag, Request, parse_file, parse_lora, parse_p
         ("style:0.8:lbw=IN04=0.5,MID=0", LoraTag("style", 0.8, 0.8, "IN04=0.5,MID=0")),
         ("style:w=OUTD", LoraTag("style", lbw="OUTD")),
         ("style:1:pm=off", LoraTag("style", stacked=True)),
-        ("style:1:start=5:dyn=4:pm=off", LoraTag("style", stacked=True)),
+        ("style:1:start=5:dyn=4:pm=off", LoraTag("style", stacked=True, other=("start=5", "dyn=4"))),
         ("my style v1.5 (new):0.8", LoraTag("my style v1.5 (new)", 0.8, 0.8)),
         ("sub/folder\\style:1", LoraTag("sub/folder\\style")),
         (" style : 0.8 ", LoraTag("style", 0.8, 0.8)),
@@ -131,6 +132,7 @@ def test_what_is_written_reads_the_same(loras: list[LoraTag]) -> None:
         (LoraTag("style", model=0.8, clip=0.6), "<lora:style:0.6:0.8>"),
         (LoraTag("style", -0.1, -0.1, "MIDD"), "<lora:style:-0.1:lbw=MIDD>"),
         (LoraTag("style", 0.3, 0.3, stacked=True), "<lora:style:0.3:pm=off>"),
+        (LoraTag("style", stacked=True, other=("start=5",)), "<lora:style:1:start=5:pm=off>"),
     ],
 )
 def test_written_as_the_webui_writes_it(tag: LoraTag, text: str) -> None:
@@ -149,3 +151,19 @@ def test_what_a_merge_cannot_do_is_refused_unless_the_host_stacks_it(item: str) 
         parse_lora(body)
     assert str(caught.value).startswith(f"{item} in <lora:{body}> cannot be merged; allowed: a name, two strengths,")
     assert parse_lora(f"{body}:pm=off").stacked
+
+
+@pytest.mark.parametrize("mode", MODES.values(), ids=list(MODES))
+@given(st.data())
+def test_the_mode_tag_that_is_written_reads_the_same(mode: Mode, data: st.DataObject) -> None:
+    drawn = {
+        "density": st.floats(0, 1),
+        "seed": st.integers(0, 2**63 - 1),
+        "lambda": strengths,
+        "svd_rank": st.integers(1) if mode.method.linear else st.none() | st.integers(1),
+        "svd_conv_rank": st.none() | st.integers(0),
+    }
+    options = {name: data.draw(drawn[name]) for name in mode.options}
+    id, read = parse_pm(write_pm(mode, options))
+    assert id == mode.id
+    assert mode.values(read) == options
