@@ -1,12 +1,10 @@
 """A1111 and its forks: LoRAs are objects in `networks.loaded_networks`, each layer patches itself when it is next used.
 
-A layer is patched anew when the (name, strengths) of that list change. The list that the WebUI made for the prompt is
-kept on `p` and put back afterwards.
+A layer is patched anew when the names and strengths in that list change.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,9 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
+from lib_pm.host.port import Placed
 from lib_pm.jobs.prompt import LoraTag
-
-_KEPT = "_power_merger_networks"  # on p: the WebUI's own list
 
 
 class _InMemory(str):
@@ -38,33 +35,25 @@ class _Disk:
     is_safetensors: bool = True
 
 
-@dataclass(frozen=True)
-class A1111:
-    networks: Any
+def replace(networks: Any, model: Any, name: str, tensors: Mapping[str, Tensor], stacked: Sequence[LoraTag]) -> Placed:
+    """See `Replace`. The WebUI's own loader matches the layers."""
+    own = list(networks.loaded_networks)
+    network = _load(networks, name, tensors)
+    names = {tag.name for tag in stacked}
+    networks.loaded_networks[:] = [net for net in own if net.mentioned_name in names] + [network]
+    for net in own:  # else it would read their files again for the next image; what is too much it drops itself
+        if net.name == net.mentioned_name:  # a changed name says that another extension has changed the weights
+            networks.networks_in_memory.setdefault(net.name, net)
 
-    def replace(self, p: Any, name: str, tensors: Mapping[str, Tensor], stacked: Sequence[LoraTag]) -> frozenset[str]:
-        """See `Host.replace`. The WebUI's own loader matches the layers."""
-        networks = self.networks
-        own = list(networks.loaded_networks)
-        network = _load(networks, name, tensors)
-        names = {tag.name for tag in stacked}
-        networks.loaded_networks[:] = [net for net in own if net.mentioned_name in names] + [network]
-        setattr(p, _KEPT, (network, own))
-        for net in own:  # it would read these files again for the next image; what it does not need it drops itself
-            if net.name == net.mentioned_name:  # else another extension has changed its weights
-                networks.networks_in_memory.setdefault(net.name, net)
-        return frozenset(module.network_key.partition(".")[0] for module in network.modules.values())
+    def undo() -> None:
+        if network in networks.loaded_networks:
+            networks.loaded_networks[:] = own
 
-    def restore(self, p: Any) -> None:
-        network, own = getattr(p, _KEPT, (None, []))
-        if network in self.networks.loaded_networks:
-            self.networks.loaded_networks[:] = own
-        if network is not None:
-            delattr(p, _KEPT)
+    return Placed(frozenset(module.network_key.partition(".")[0] for module in network.modules.values()), undo)
 
 
 def _load(networks: Any, name: str, tensors: Mapping[str, Tensor]) -> Any:
-    filename = _InMemory(os.path.abspath(__file__))
+    filename = _InMemory(__file__)
     filename.tensors = tensors
     with _answer_from_memory(networks.sd_models):
         network = networks.load_network(name, _Disk(name, filename))

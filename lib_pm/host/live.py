@@ -7,7 +7,7 @@ touched and no prompt been encoded. Each batch and the hires pass come here agai
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 INFOTEXT = "Power Merger"  # the key in the image's infotext
 _CACHE_KEY = "power_merger"  # the name in extra_network_data, which is part of the key of the WebUI's prompt cache
 _STEPS = ("setup_conds", "calculate_hr_conds", "sample", "sample_hr_pass")
+_UNDO = "_power_merger_undo"  # on p: takes the merge off again
 _NAMED = 3  # layers named in a comment; the count says the rest
 
 
@@ -44,18 +45,18 @@ class Live:
             applied = self._merge(p, panel, data)
         except Cancelled:
             applied = ""  # the WebUI stops this image itself
-        except MergeInputError as error:
-            _stop(p, MergeInputError(f"Power Merger: {error}"))
-            return
         except Exception as error:  # noqa: BLE001 (the WebUI would print it and make an image without the LoRAs)
-            _stop(p, error)
+            self.restore(p)
+            _stop(p, MergeInputError(f"Power Merger: {error}") if isinstance(error, MergeInputError) else error)
             return
         if data is not getattr(p, "hr_extra_network_data", None):
             _record(p, applied)
 
     def restore(self, p: Any) -> None:
         """Put back what the WebUI itself had loaded, before it loads anew and when the images are done."""
-        find_host(p).restore(p)
+        undo = vars(p).pop(_UNDO, None)
+        if undo:
+            undo()
 
     def _merge(self, p: Any, panel: Callable[[], str], data: dict[str, Any]) -> str:
         """What the infotext says of the merge that is now in the model, "" if there is none."""
@@ -67,17 +68,20 @@ class Live:
         if not loras:
             _tell(p, "there is no <lora:…> in the prompt to merge.")
             return ""
-        host, networks = find_host(p), lora_extension()
+        networks = lora_extension()
+        replace = find_host(p.sd_model, networks)
         settings = read_settings()
         self._cache.limit = int(settings.cache_mb * 2**20)
         recipe = _recipe(request, loras, networks, settings)
+        model = model_family(p.sd_model)
         with _plain_torch(), _progress() as progress:
-            merged = self._cache.merge(
-                recipe, device=settings.device, progress=progress, model=model_family(p.sd_model)
-            )
+            merged = self._cache.merge(recipe, device=settings.device, progress=progress, model=model)
         stacked = [tag for tag in request.loras if tag.stacked]
-        arrived = host.replace(p, f"power_merger_{merged.key[:16]}", merged.tensors, stacked)
-        _check(p, merged, arrived)
+        placed = replace(networks, p.sd_model, f"power_merger_{merged.key[:16]}", merged.tensors, stacked)
+        setattr(p, _UNDO, placed.undo)
+        _tell_missing(p, merged, placed.layers)
+        for note in merged.report.notes:
+            _tell(p, f"{note}.")
         from modules.extra_networks import ExtraNetworkParams
 
         data[_CACHE_KEY] = [ExtraNetworkParams(items=[merged.key])]
@@ -119,19 +123,22 @@ def _recipe(request: Request, loras: Sequence[LoraTag], networks: Any, settings:
     return make_recipe(uses, request.mode, request.options, presets=presets)
 
 
-def _check(p: Any, merged: Merged, arrived: frozenset[str]) -> None:
-    """Tell which LoRAs have layers that the model does not have. MergeInputError if none of the merge's fits."""
-    missing = [name for name in merged.owners if name not in arrived]
-    if not missing:
-        return
-    names = ", ".join(missing[:_NAMED]) + (" …" if len(missing) > _NAMED else "")
-    if len(missing) == len(merged.owners):
-        raise MergeInputError(f"None of the {len(missing)} layers fits the loaded model: {names}.")
-    for lora in dict.fromkeys(name for layer in missing for name in merged.owners[layer]):
-        mine = [layer for layer, owners in merged.owners.items() if lora in owners]
-        lost = [layer for layer in mine if layer not in arrived]
-        names = ", ".join(lost[:_NAMED]) + (" …" if len(lost) > _NAMED else "")
-        _tell(p, f"{len(lost)} of {len(mine)} layers of {lora} are not in the loaded model: {names}.")
+def _tell_missing(p: Any, merged: Merged, arrived: frozenset[str]) -> None:
+    """Tell which LoRAs have layers that the model does not have. MergeInputError if it has none of them."""
+    if merged.owners and not arrived & merged.owners.keys():
+        raise MergeInputError(
+            f"None of the {len(merged.owners)} layers is in the loaded model: {_some(merged.owners)}."
+        )
+    for lora in sorted({lora for owners in merged.owners.values() for lora in owners}):
+        layers = [layer for layer, owners in merged.owners.items() if lora in owners]
+        missing = [layer for layer in layers if layer not in arrived]
+        if missing:
+            _tell(p, f"{len(missing)} of {len(layers)} layers of {lora} are not in the loaded model: {_some(missing)}.")
+
+
+def _some(layers: Iterable[str]) -> str:
+    first = list(layers)
+    return ", ".join(first[:_NAMED]) + (" …" if len(first) > _NAMED else "")
 
 
 def _tell(p: Any, text: str) -> None:

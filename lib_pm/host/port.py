@@ -1,13 +1,14 @@
 """What the live merge needs of a WebUI, and which WebUI this is.
 
 The adapters know the WebUI by what it can do, never by its version: forks keep version numbers and change everything
-else. They keep no model and no patcher: Reload UI leaves this module in memory, and a checkpoint change must not.
+else. Nothing of the WebUI is kept here: Reload UI leaves these modules in memory, and a checkpoint change must not.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,33 +19,40 @@ from lib_pm.jobs.library import Library
 from lib_pm.jobs.prompt import LoraTag
 
 
-class Host(Protocol):
-    """One WebUI's way to hold LoRAs. `p` is its processing object, `networks` the module of its Lora extension."""
+@dataclass(frozen=True)
+class Placed:
+    """A merge that is in the model. layers: the names of those that the model took.
 
-    def replace(self, p: Any, name: str, tensors: Mapping[str, Tensor], stacked: Sequence[LoraTag]) -> frozenset[str]:
-        """Put one LoRA, given as its state dict, in the place of all that the prompt stacked, but for those `stacked`.
+    undo: puts back what was replaced, as if it had never been; nothing if the WebUI has replaced the merge since.
+    """
 
-        name: a name that no other content ever had: weights are applied again when a name changes, not when its
-        content does. Returns the names of the layers that the model took.
+    layers: frozenset[str]
+    undo: Callable[[], None]
+
+
+class Replace(Protocol):
+    """One WebUI's way to put a LoRA in the place of all that the prompt stacked, but for those in `stacked`."""
+
+    def __call__(
+        self, networks: Any, model: Any, name: str, tensors: Mapping[str, Tensor], stacked: Sequence[LoraTag]
+    ) -> Placed:
+        """networks: the module of the WebUI's Lora extension. model: the loaded one. tensors: as in the LoRA's file.
+
+        name: one that no other content ever had: weights are applied again when a name changes, not when its content
+        does. MergeInputError if it cannot be done, with nothing changed.
         """
 
-    def restore(self, p: Any) -> None:
-        """Put back what `replace` replaced, as if it had never been called; nothing if it was not."""
 
+def find_host(model: Any, networks: Any) -> Replace:
+    """The adapter for the WebUI whose model and Lora extension these are; a MergeInputError if there is none."""
+    from lib_pm.host import a1111, forge
 
-def find_host(p: Any) -> Host:
-    """The adapter for the WebUI that `p` comes from; a MergeInputError if it can take no LoRA."""
-    from lib_pm.host.a1111 import A1111
-    from lib_pm.host.forge import Forge
-
-    model = p.sd_model
     if model is None:
         raise MergeInputError("No model is loaded; choose a checkpoint first.")
-    networks = lora_extension()
     if hasattr(model, "forge_objects_after_applying_lora") and hasattr(networks, "load_lora_for_models"):
-        return Forge(networks)
+        return forge.replace
     if hasattr(networks, "network_apply_weights") and hasattr(networks, "loaded_networks"):
-        return A1111(networks)
+        return a1111.replace
     raise MergeInputError("This WebUI's Lora extension is of a kind that is not known here.")
 
 
