@@ -83,8 +83,8 @@ class MergeCache:
     def _keep(self, merged: Merged) -> None:
         if merged.bytes > self.limit:  # it would push out all others, and itself with the next one
             merged.report.notes.append(
-                f"made anew for each image: its {merged.bytes / 2**20:.0f} MB are more than the {self.limit / 2**20:.0f} MB "
-                "that the settings give to merges"
+                f"made anew for each image, as its {merged.bytes / 2**20:.0f} MB are more than the "
+                f"{self.limit / 2**20:.0f} MB that the settings give to merges"
             )
             return
         self._merges[merged.key] = merged

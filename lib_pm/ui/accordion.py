@@ -57,7 +57,7 @@ def build(open_accordion: Callable[..., Any], elem_id: Callable[[str], str], mod
     return Accordion([enabled, modes, *options], pasted)
 
 
-def requested(enabled: bool, mode: str = "", *values: object) -> str:
+def requested(enabled: bool = False, mode: str = "", *values: object) -> str:
     """What the accordion's arguments ask for: the body of a `<pm:…>` tag, "" if it is off."""
     return panel_text(mode, values) if enabled else ""
 
