@@ -80,15 +80,18 @@ class Mode:
 
         Names may be the short ones (`rank`). An unknown name or a bad value is a MergeInputError.
         """
-        short = {option.declared.short: name for name, option in self.options.items() if option.declared.short}
         values = {name: option.default for name, option in self.options.items()}
         for written, value in given.items():
-            name = short.get(written, written)
-            if name not in self.options:
+            option = self.option(written)
+            if not option:
                 allowed = ", ".join(self.options)
                 raise MergeInputError(f"Mode {self.id} has no option {written!r}; its options are: {allowed}.")
-            values[name] = self.options[name].parse(value)
+            values[option.name] = option.parse(value)
         return values
+
+    def option(self, name: str) -> Option | None:
+        """The option of that name or short name (`rank`)."""
+        return next((option for option in self.options.values() if name in (option.name, option.declared.short)), None)
 
 
 METHODS: dict[str, Method] = {}
@@ -100,6 +103,11 @@ def find_mode(id: str) -> Mode:
     if id not in MODES:
         raise MergeInputError(f"There is no mode {id!r}; the modes are: {', '.join(MODES)}.")
     return MODES[id]
+
+
+def find_option(name: str) -> Option | None:
+    """An option of that name or short name of any mode."""
+    return next((option for mode in MODES.values() if (option := mode.option(name))), None)
 
 
 def merge_method(

@@ -62,7 +62,7 @@ class Live:
         """What the infotext says of the merge that is now in the model, "" if there is none."""
         data.pop(_CACHE_KEY, None)
         request = _request(panel, data)
-        if not request.mode:
+        if not request.tag.mode:
             return ""
         loras = [tag for tag in request.loras if not tag.stacked]
         if not loras:
@@ -80,8 +80,9 @@ class Live:
         placed = replace(networks, p.sd_model, f"power_merger_{merged.key[:16]}", merged.tensors, stacked)
         setattr(p, _UNDO, placed.undo)
         _tell_missing(p, merged, placed.layers)
-        for note in merged.report.notes:
-            _tell(p, f"{note}.")
+        for note in (request.tag.note(), *merged.report.notes):
+            if note:
+                _tell(p, f"{note}.")
         from modules.extra_networks import ExtraNetworkParams
 
         data[_CACHE_KEY] = [ExtraNetworkParams(items=[merged.key])]
@@ -96,9 +97,9 @@ def _request(panel: Callable[[], str], data: Mapping[str, Any]) -> Request:
     body = bodies[0] if bodies else panel()
     if not body:
         return Request(())
-    mode, options = parse_pm(body)
+    tag = parse_pm(body)
     tags = [parse_lora(_body(tag)) for kind in ("lora", "lyco") for tag in data.get(kind) or ()]
-    return Request((*tags, *_added_by_setting(tags)), mode, options)
+    return Request((*tags, *_added_by_setting(tags)), tag)
 
 
 def _added_by_setting(tags: Sequence[LoraTag]) -> list[LoraTag]:
@@ -120,7 +121,7 @@ def _body(tag: Any) -> str:
 def _recipe(request: Request, loras: Sequence[LoraTag], networks: Any, settings: Settings) -> Recipe:
     uses = [LoraUse(find_lora(networks, tag.name), tag.model, tag.clip, tag.lbw) for tag in loras]
     presets = settings.load_presets() if any(tag.lbw for tag in loras) else {}
-    return make_recipe(uses, request.mode, request.options, presets=presets)
+    return make_recipe(uses, request.tag.mode, request.tag.options, presets=presets)
 
 
 def _tell_missing(p: Any, merged: Merged, arrived: frozenset[str]) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import lib_pm.core.methods  # noqa: F401 (registers the modes)
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.params import OptionValue
-from lib_pm.core.registry import Mode, find_mode
+from lib_pm.core.registry import Mode, find_mode, find_option
 
 _READ = ("te", "unet", "lbw", "w", "pm")
 _TAG = re.compile(r"<(lora|lyco|pm):([^<>]*)>")
@@ -29,12 +29,24 @@ class LoraTag:
 
 
 @dataclass(frozen=True)
-class Request:
-    """What a prompt asks for. mode: "" if it has no `<pm:…>` tag."""
+class ModeTag:
+    """The `<pm:…>` tag. mode: "" if there is none. unused: options that only other modes have."""
 
-    loras: tuple[LoraTag, ...]
     mode: str = ""
     options: Mapping[str, str] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
+
+    def note(self) -> str:
+        """What the user should know, "" for nothing."""
+        return f"{', '.join(self.unused)} does nothing in mode {self.mode}" if self.unused else ""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a prompt asks for."""
+
+    loras: tuple[LoraTag, ...]
+    tag: ModeTag = ModeTag()
 
 
 def parse_prompt(text: str) -> Request:
@@ -47,24 +59,32 @@ def parse_prompt(text: str) -> Request:
             loras.append(parse_lora(body))
     if len(modes) > 1:
         raise MergeInputError(f"There are {len(modes)} <pm:…> tags; allowed: one.")
-    mode, options = modes[0] if modes else ("", {})
-    return Request(tuple(loras), mode, options)
+    return Request(tuple(loras), modes[0] if modes else ModeTag())
 
 
-def parse_pm(body: str) -> tuple[str, dict[str, str]]:
-    """`ties_svd:density=0.5:rank=32` as ("ties_svd", {"density": "0.5", "rank": "32"}), all checked."""
+def parse_pm(body: str) -> ModeTag:
+    """`ties_svd:density=0.5:rank=32`, all checked.
+
+    An option of another mode is no error: the mode may come from a `Prompt S/R` plot, the options stay the same.
+    """
     id, *words = body.split(":")
     mode = find_mode(id.strip())
     options: dict[str, str] = {}
+    unused: list[str] = []
     for word in words:
         name, equals, value = (part.strip() for part in word.partition("="))
         if not equals:
             raise MergeInputError(
                 f"{word!r} in <pm:{body}> should read option=value; options: {', '.join(mode.options)}."
             )
-        options[name] = value
+        other = None if mode.option(name) else find_option(name)
+        if other:
+            other.parse(value)
+            unused.append(name)
+        else:
+            options[name] = value
     mode.values(options)
-    return mode.id, options
+    return ModeTag(mode.id, options, tuple(unused))
 
 
 def write_pm(mode: Mode, options: Mapping[str, OptionValue]) -> str:

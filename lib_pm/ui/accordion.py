@@ -10,7 +10,7 @@ import gradio as gr
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.registry import find_mode
-from lib_pm.jobs.prompt import parse_pm
+from lib_pm.jobs.prompt import ModeTag, parse_pm
 from lib_pm.ui.panel import OPTIONS, mode_control, mode_help, option_control, panel_text
 
 TITLE = "Power Merger"
@@ -67,8 +67,8 @@ def _is_on(params: Mapping[str, Any], infotext: str) -> bool:
     return infotext in params and "<pm:" not in params.get("Prompt", "")
 
 
-def _pasted(params: Mapping[str, Any], infotext: str) -> tuple[str, Mapping[str, Any]] | None:
-    """Mode and options of an image, None if it has none, or none that this version knows."""
+def _pasted(params: Mapping[str, Any], infotext: str) -> ModeTag | None:
+    """How an image was merged, None if it was not, or in no mode that this version knows."""
     try:
         return parse_pm(params[infotext]) if infotext in params else None
     except MergeInputError:
@@ -77,7 +77,7 @@ def _pasted(params: Mapping[str, Any], infotext: str) -> tuple[str, Mapping[str,
 
 def _pasted_mode(params: Mapping[str, Any], infotext: str) -> Any:
     found = _pasted(params, infotext)
-    return found[0] if found else gr.update()
+    return found.mode if found else gr.update()
 
 
 def _pasted_option(name: str, infotext: str) -> Callable[[Mapping[str, Any]], Any]:
@@ -85,9 +85,9 @@ def _pasted_option(name: str, infotext: str) -> Callable[[Mapping[str, Any]], An
 
     def paste(params: Mapping[str, Any]) -> Any:
         found = _pasted(params, infotext)
-        if not found or name not in find_mode(found[0]).options:
+        if not found or name not in find_mode(found.mode).options:
             return gr.update()
-        option, value = OPTIONS[name], find_mode(found[0]).values(found[1])[name]
+        option, value = OPTIONS[name], find_mode(found.mode).values(found.options)[name]
         return option.text(value) if option.declared.empty or option.declared.word else value
 
     return paste

@@ -83,8 +83,8 @@ def test_it_is_written_and_read_back_as_text_and_as_json(paths: list[Path]) -> N
     full = recipe(paths, "ties_svd", svd_rank="full")
     body = write_pm(full.mode, full.options)
     assert body == "ties_svd:density=0.5:svd_rank=full:lambda=1"
-    mode, options = parse_pm(body)
-    assert find_mode(mode).values(options) == full.options
+    tag = parse_pm(body)
+    assert find_mode(tag.mode).values(tag.options) == full.options
     assert recipe_from_json(full.to_json(["", ""]), paths).options == full.options
 
 

@@ -8,7 +8,17 @@ from hypothesis import strategies as st
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.registry import MODES, Mode
-from lib_pm.jobs.prompt import LoraTag, Request, parse_file, parse_lora, parse_pm, parse_prompt, write_lora, write_pm
+from lib_pm.jobs.prompt import (
+    LoraTag,
+    ModeTag,
+    Request,
+    parse_file,
+    parse_lora,
+    parse_pm,
+    parse_prompt,
+    write_lora,
+    write_pm,
+)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +50,8 @@ def test_lora_tag(body: str, tag: LoraTag) -> None:
 def test_prompt() -> None:
     text = "a <b> cat, <lora:style:0.8> (red:1.2) <lyco:char:0.6:lbw=MIDD>\n<pm: ties_svd :density=0.5: rank = 32> <pm>"
     assert parse_prompt(text) == Request(
-        (LoraTag("style", 0.8, 0.8), LoraTag("char", 0.6, 0.6, "MIDD")), "ties_svd", {"density": "0.5", "rank": "32"}
+        (LoraTag("style", 0.8, 0.8), LoraTag("char", 0.6, 0.6, "MIDD")),
+        ModeTag("ties_svd", {"density": "0.5", "rank": "32"}),
     )
 
 
@@ -58,13 +69,22 @@ def test_prompt_without_tags() -> None:
         ("<lora:style:>", "The strength '' in 'style:' is not a number."),
         ("<pm:add:0.5>", "'0.5' in <pm:add:0.5> should read option=value; options: lambda."),
         ("<pm:ties:density=2>", "density is '2'; allowed: a number from 0 to 1."),
-        ("<pm:add:rank=4>", "Mode add has no option 'rank'; its options are: lambda."),
+        ("<pm:add:ranks=4>", "Mode add has no option 'ranks'; its options are: lambda."),
+        ("<pm:add:rank=-4>", "svd_rank is '-4'; allowed: a whole number, 1 or more."),
     ],
 )
 def test_messages(text: str, message: str) -> None:
     with pytest.raises(MergeInputError) as caught:
         parse_prompt(text)
     assert str(caught.value) == message
+
+
+def test_options_of_other_modes_are_no_error() -> None:
+    """The mode may come from a plot that replaces nothing but its name."""
+    tag = parse_pm("ties_svd:density=0.25:rank=32:seed=7")
+    assert (tag.options, tag.unused) == ({"density": "0.25", "rank": "32"}, ("seed",))
+    assert tag.note() == "seed does nothing in mode ties_svd"
+    assert parse_pm("concat").note() == ""
 
 
 def test_unknown_mode_lists_all() -> None:
@@ -164,6 +184,6 @@ def test_the_mode_tag_that_is_written_reads_the_same(mode: Mode, data: st.DataOb
         "svd_conv_rank": st.none() | st.integers(0),
     }
     options = {name: data.draw(drawn[name]) for name in mode.options}
-    id, read = parse_pm(write_pm(mode, options))
-    assert id == mode.id
-    assert mode.values(read) == options
+    tag = parse_pm(write_pm(mode, options))
+    assert tag.mode == mode.id
+    assert mode.values(tag.options) == options

@@ -49,9 +49,9 @@ def test_it_is_off_and_every_control_has_a_value(drawn: accordion.Accordion) -> 
 def test_its_own_values_ask_for_the_mode_with_its_defaults(drawn: accordion.Accordion) -> None:
     values = [control.value for control in drawn.controls]
     for id, mode in MODES.items():
-        asked, options = parse_pm(accordion.requested(True, id, *values[2:]))
-        assert asked == id
-        assert find_mode(id).values(options) == mode.values({})
+        asked = parse_pm(accordion.requested(True, id, *values[2:]))
+        assert asked.mode == id
+        assert find_mode(id).values(asked.options) == mode.values({})
 
 
 def test_only_the_options_of_the_chosen_mode_show(drawn: accordion.Accordion) -> None:
