@@ -103,6 +103,20 @@ class TestScripts:
         double.txt2img(PROMPT)
         assert called == (["probe", "other"] if order == "After" else ["other", "probe"])
 
+    @pytest.mark.parametrize("order", ["", "After", "Before"])
+    def test_scripts_are_loaded_by_name_of_extension_unless_metadata_says_otherwise(
+        self, double: Double, tmp_path: Path, order: str
+    ) -> None:
+        folder = tmp_path / "extensions" / "another"
+        (folder / "scripts").mkdir(parents=True)
+        (folder / "scripts" / "other.py").write_text(
+            "from modules import scripts\nclass Other(scripts.Script):\n    pass\n"
+        )
+        (folder / "metadata.ini").write_text(f"[scripts]\n{order} = probe\n" if order else "")
+        double.restart()
+        loaded = [data.script_class.__name__ for data in double.module("scripts").scripts_data]
+        assert loaded == (["Probe", "Other"] if order == "After" else ["Other", "Probe"])
+
     def test_there_is_no_model_on_forge_before_the_first_image(self, double: Double) -> None:
         model = double.module("shared").sd_model
         assert hasattr(model, "sd_checkpoint_info") == (double.kind == "a1111")

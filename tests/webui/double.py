@@ -17,7 +17,7 @@ from tests.webui.imports import HOSTS, host_modules
 from tests.webui.server import Kind, Result, ServerError, full_payload
 
 REPOSITORY = Path(__file__).parents[2]
-EXTENSION = "power-merger"
+EXTENSION = "sd-webui-power-merger"  # the folder that users clone it into, and its name in metadata.ini
 
 
 class Double:

@@ -1,4 +1,4 @@
-"""Installed extensions: their folders, and the order of callbacks that a metadata.ini asks for."""
+"""Installed extensions: their folders, and the order of scripts and callbacks that a metadata.ini asks for."""
 
 from __future__ import annotations
 
@@ -30,6 +30,15 @@ class ExtensionMetadata:
             name = section.removeprefix("callbacks/")
             if name != section and name.startswith(self.canonical_name):
                 yield CallbackOrder(name, *(self._listed(section, field) for field in ("Before", "After")))
+
+    def script_order(self, filename: str) -> CallbackOrder:
+        """What `[scripts]` asks for all scripts, and `[scripts/NAME.py]` for this one: extensions or their scripts."""
+        sections = ("scripts", f"scripts/{filename}")
+        before, after = (
+            [name.lower() for section in sections for name in self._listed(section, field)]
+            for field in ("Before", "After")
+        )
+        return CallbackOrder(f"{self.canonical_name}/{filename}", before, after)
 
     def _listed(self, section: str, field: str) -> list[str]:
         return re.findall(r"[^,\s]+", self.config.get(section, field, fallback=""))

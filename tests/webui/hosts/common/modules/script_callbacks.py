@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable
-from graphlib import TopologicalSorter
 from typing import Any, NamedTuple
 
 from modules import errors, extensions
+from modules.ordering import in_order
 
 
 class ScriptCallback(NamedTuple):
@@ -43,18 +43,16 @@ def add_callback(callbacks: list[ScriptCallback], fun: Any, *, name=None, catego
 def sort_callbacks(callbacks: list[ScriptCallback]) -> list[ScriptCallback]:
     """As registered, unless a metadata.ini says that one of them comes before or after another."""
     by_name = {callback.name: callback for callback in callbacks}
-    earlier: dict[str, list[str]] = {name: [] for name in by_name}
-    asked = False
+    earlier: dict[str, set[str]] = {name: set() for name in by_name}
     for extension in extensions.extensions:
         for order in extension.metadata.list_callback_order_instructions():
             if order.name not in by_name:
                 continue
-            asked = True
-            earlier[order.name] += [name for name in order.after if name in by_name]
+            earlier[order.name].update(name for name in order.after if name in by_name)
             for name in order.before:
                 if name in by_name:
-                    earlier[name].append(order.name)
-    return [by_name[name] for name in TopologicalSorter(earlier).static_order()] if asked else callbacks
+                    earlier[name].add(order.name)
+    return [by_name[name] for name in in_order(earlier)]
 
 
 def _call(category: str, *args: Any) -> list[Any]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 from modules import errors, extensions, paths, script_callbacks, script_loading
+from modules.ordering import in_order
 
 AlwaysVisible = object()
 
@@ -93,13 +94,30 @@ scripts_img2img: ScriptRunner
 
 
 def list_scripts() -> list[ScriptFile]:
-    found = []
-    for base in [paths.script_path, *(extension.path for extension in extensions.active())]:
-        folder = os.path.join(base, "scripts")
-        for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
-            if name.endswith(".py"):
-                found.append(ScriptFile(base, name, os.path.join(folder, name)))
-    return found
+    """The host's own, then each extension's; later or earlier than another if a metadata.ini says so."""
+    orders = {f"/{file.filename}": (file, None) for file in _scripts_in(paths.script_path)}
+    for extension in extensions.active():
+        for file in _scripts_in(extension.path):
+            order = extension.metadata.script_order(file.filename)
+            orders[order.name] = (file, order)
+    earlier: dict[str, set[str]] = {name: set() for name in orders}
+
+    def named(text: str) -> list[str]:
+        return [name for name in orders if name == text or name.startswith(f"{text}/")]
+
+    for name, (_, order) in orders.items():
+        for after in order.after if order else []:
+            earlier[name].update(named(after))
+        for before in order.before if order else []:
+            for later in named(before):
+                earlier[later].add(name)
+    return [orders[name][0] for name in in_order(earlier)]
+
+
+def _scripts_in(base: str) -> list[ScriptFile]:
+    folder = os.path.join(base, "scripts")
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    return [ScriptFile(base, name, os.path.join(folder, name)) for name in names if name.endswith(".py")]
 
 
 def load_scripts() -> None:
