@@ -15,6 +15,7 @@ from tests.webui.server import Kind, Server
 
 URL = os.environ.get("PM_WEBUI_URL", "")
 KINDS: tuple[Kind, ...] = ("a1111", "forge")
+by_double_only = pytest.mark.skipif(bool(URL), reason="cannot be asked for through the API")
 
 
 @pytest.fixture(params=["http"] if URL else KINDS)
@@ -25,6 +26,8 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     else:
         with running(request.param, tmp_path) as double:
             yield double
+            swallowed = [trace for trace in double.swallowed() if "lib_pm" in trace or "power_merger" in trace]
+            assert not swallowed, swallowed[0]  # it would pass for an image without the merge
 
 
 @pytest.fixture(params=KINDS)

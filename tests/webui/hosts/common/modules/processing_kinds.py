@@ -142,8 +142,10 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
     init_images: list[Any] = field(default_factory=list)
     denoising_strength: float = 0.75
     mask: Any = None
+    mask_blur: int = 0  # of what the hosts do with a mask, the double does this only:
+    inpainting_fill: int = 1  # sharp edges, the picture itself below the mask,
+    inpaint_full_res: bool = False  # and the whole picture at once
     resize_mode: int = 0
-    inpaint_full_res: bool = False
 
     def init(self, all_prompts: list[str], all_seeds: list[int], all_subseeds: list[int]) -> None:
         self.extra_generation_params["Denoising strength"] = self.denoising_strength
