@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lib_pm.host.port import Placed
+from lib_pm.host.port import Placed, weight_sizes
 from lib_pm.jobs.prompt import LoraTag
 
 
@@ -39,6 +39,7 @@ def replace(networks: Any, model: Any, name: str, tensors: Mapping[str, Tensor],
     """See `Replace`. The WebUI's own loader matches the layers."""
     own = list(networks.loaded_networks)
     network = _load(networks, name, tensors)
+    network.modules = {key: module for key, module in network.modules.items() if _fits(module, weight_sizes(tensors))}
     names = {tag.name for tag in stacked}
     networks.loaded_networks[:] = [net for net in own if net.mentioned_name in names] + [network]
     for net in own:  # else it would read their files again for the next image; what is too much it drops itself
@@ -49,7 +50,24 @@ def replace(networks: Any, model: Any, name: str, tensors: Mapping[str, Tensor],
         if network in networks.loaded_networks:
             networks.loaded_networks[:] = own
 
-    return Placed(frozenset(module.network_key.partition(".")[0] for module in network.modules.values()), undo)
+    return Placed(frozenset(_layer(module) for module in network.modules.values()), undo)
+
+
+def _layer(module: Any) -> str:
+    """The name of the LoRA's layer that one of the WebUI's network modules was made of."""
+    return str(module.network_key.partition(".")[0])
+
+
+def _fits(module: Any, sizes: Mapping[str, tuple[int, int]]) -> bool:
+    """Whether the layer is of the weight's size. The WebUI would find out while the image is made, and go on without.
+
+    The first convolution of an inpainting model has five more channels, which the WebUI fills up with zeros.
+    """
+    shape = getattr(module, "shape", None)
+    if not shape:
+        return True
+    inner = shape[1] - 5 if len(shape) == 4 and shape[1] == 9 else shape[1]
+    return sizes[_layer(module)] in ((shape[0], shape[1:].numel()), (shape[0], inner * shape[2:].numel()))
 
 
 def _load(networks: Any, name: str, tensors: Mapping[str, Tensor]) -> Any:

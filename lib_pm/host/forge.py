@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.host.port import Placed, find_lora
+from lib_pm.host.port import Placed, find_lora, weight_sizes
 from lib_pm.jobs.prompt import LoraTag
 
 # LoRAs change weights in place there; a quantized weight cannot be changed and is patched in each forward.
@@ -22,19 +22,15 @@ _PLAIN_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 def replace(networks: Any, model: Any, name: str, tensors: Mapping[str, Tensor], stacked: Sequence[LoraTag]) -> Placed:
     """See `Replace`."""
-    base = model.forge_objects_original.shallow_copy()
+    objects = model.forge_objects_original.shallow_copy()
     for tag in stacked:
-        _add_file(networks, model, base, tag)
-    objects = base.shallow_copy()
-    layers = frozenset(_layer(key) for key in tensors)
-    if _add(networks, model, objects, name, tensors) != len(layers):
-        # Given more than 12 tensors that it does not know, the WebUI skips the whole LoRA without a word.
-        layers &= _known(networks, base)
-        fitting = {key: tensor for key, tensor in tensors.items() if _layer(key) in layers}
-        objects = base.shallow_copy()
-        taken = _add(networks, model, objects, name, fitting) if fitting else 0
-        if taken != len(layers):
-            raise MergeInputError(f"The WebUI took {taken} of {len(layers)} layers of the merge.")
+        _add_file(networks, model, objects, tag)
+    # Given more than 12 tensors that it does not know, the WebUI skips the whole LoRA without a word.
+    layers = _fitting(networks, objects, weight_sizes(tensors))
+    fitting = {key: tensor for key, tensor in tensors.items() if _layer(key) in layers}
+    taken = _add(networks, model, objects, name, fitting) if fitting else 0
+    if taken != len(layers):
+        raise MergeInputError(f"The WebUI took {taken} of {len(layers)} layers of the merge.")
     own, own_hash = model.forge_objects_after_applying_lora, model.current_lora_hash
     model.forge_objects_after_applying_lora = objects
     model.forge_objects = objects.shallow_copy()
@@ -88,14 +84,22 @@ def _online(networks: Any, model: Any) -> dict[str, bool]:
     return {"online_mode": bool(settings.get("online_lora", False)) and not plain}
 
 
-def _known(networks: Any, objects: Any) -> frozenset[str]:
-    """The names of LoRA layers that the WebUI finds in the loaded model."""
+def _fitting(networks: Any, objects: Any, sizes: Mapping[str, tuple[int, int]]) -> frozenset[str]:
+    """Those of the layers that the WebUI finds in the loaded model, where their weight is of the same size."""
     names = (
         networks if hasattr(networks, "model_lora_keys_unet") else importlib.import_module("ldm_patched.modules.lora")
     )
-    known = names.model_lora_keys_unet(objects.unet.model, {})
-    known = names.model_lora_keys_clip(objects.clip.cond_stage_model, known)
-    return frozenset(key for key in known if isinstance(key, str))
+    models = objects.unet.model, objects.clip.cond_stage_model
+    weights = {key: weight for model in models for key, weight in model.named_parameters()}
+    known = names.model_lora_keys_clip(models[1], names.model_lora_keys_unet(models[0], {}))
+    return frozenset(
+        layer for layer, size in sizes.items() if layer in known and _fits(weights.get(known[layer]), size)
+    )
+
+
+def _fits(weight: Tensor | None, size: tuple[int, int]) -> bool:
+    """Only a plain weight has a size to compare: a quantized one is packed, and some keys stand for a part of one."""
+    return weight is None or not weight.is_floating_point() or size == (weight.shape[0], weight[0].numel())
 
 
 def _patches(objects: Any) -> int:

@@ -125,16 +125,17 @@ def _recipe(request: Request, loras: Sequence[LoraTag], networks: Any, settings:
 
 
 def _tell_missing(p: Any, merged: Merged, arrived: frozenset[str]) -> None:
-    """Tell which LoRAs have layers that the model does not have. MergeInputError if it has none of them."""
+    """Tell which LoRAs have layers that do not fit the model. MergeInputError if none does."""
     if merged.owners and not arrived & merged.owners.keys():
+        names = ", ".join(sorted({name for owners in merged.owners.values() for name in owners}))
         raise MergeInputError(
-            f"None of the {len(merged.owners)} layers is in the loaded model: {_some(merged.owners)}."
+            f"None of the {len(merged.owners)} layers of {names} fits the loaded model: {_some(merged.owners)}."
         )
     for lora in sorted({lora for owners in merged.owners.values() for lora in owners}):
         layers = [layer for layer, owners in merged.owners.items() if lora in owners]
         missing = [layer for layer in layers if layer not in arrived]
         if missing:
-            _tell(p, f"{len(missing)} of {len(layers)} layers of {lora} are not in the loaded model: {_some(missing)}.")
+            _tell(p, f"{len(missing)} of {len(layers)} layers of {lora} do not fit the loaded model: {_some(missing)}.")
 
 
 def _some(layers: Iterable[str]) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from lib_pm.core.errors import MergeInputError
+from lib_pm.core.formats.lora import FULL, split_key
 from lib_pm.jobs.library import Library
 from lib_pm.jobs.prompt import LoraTag
 
@@ -77,6 +78,19 @@ def find_lora(networks: Any, name: str) -> Path:
     from modules import shared
 
     return Library(Path(shared.cmd_opts.lora_dir)).find(name)
+
+
+def weight_sizes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
+    """Layer -> (out, in·kh·kw) of the weight that it changes, of a merge's tensors."""
+    out: dict[str, int] = {}
+    columns: dict[str, int] = {}
+    for key, tensor in tensors.items():
+        name, part = split_key(key) or (key.removesuffix(FULL), "full")
+        if part in ("up", "full"):
+            out[name] = tensor.shape[0]
+        if part in ("down", "full"):
+            columns[name] = tensor[0].numel()
+    return {name: (out[name], columns[name]) for name in out}
 
 
 def model_family(model: Any) -> str:

@@ -97,7 +97,7 @@ def make_recipe(
             use.path,
             _strength(use.model, use),
             _strength(use.clip, use),
-            expand_preset(use.lbw, presets or {}) if use.lbw else "",
+            expand_preset(use.lbw, presets or {}, use.name) if use.lbw else "",
         )
         for use in loras
     )

@@ -28,7 +28,7 @@ def saved(server: Server, tags: str) -> str:
     request = parse_prompt(tags)
     library = Library(server.lora_folder)
     uses = [LoraUse(library.find(tag.name), tag.model, tag.clip, tag.lbw) for tag in request.loras if not tag.stacked]
-    recipe = make_recipe(uses, request.mode, request.options, presets=load_presets())
+    recipe = make_recipe(uses, request.tag.mode, request.tag.options, presets=load_presets())
     key = hashlib.sha256(repr((tags, [use.path.stat() for use in uses])).encode()).hexdigest()[:12]
     name = f"{PREFIX}merged_{key}"
     merge_to_file(recipe, server.lora_folder / f"{name}.safetensors", device="cpu", overwrite=True)

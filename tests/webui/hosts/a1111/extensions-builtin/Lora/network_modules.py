@@ -20,7 +20,7 @@ class NetworkWeights(NamedTuple):
 class NetworkModule:
     def __init__(self, net: Network, weights: NetworkWeights):
         self.network, self.network_key, self.sd_key = net, weights.network_key, weights.sd_key
-        self.sd_module, self.dim = weights.sd_module, None
+        self.sd_module, self.shape, self.dim = weights.sd_module, weights.sd_module.weight.shape, None
         self.alpha = float(weights.w["alpha"]) if "alpha" in weights.w else None
 
     def multiplier(self) -> float:
