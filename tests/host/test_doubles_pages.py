@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.webui.chosen import KINDS
 from tests.webui.double import Double, running
-from tests.webui.fixtures import KINDS
 from tests.webui.lora_files import put, tensors
 from tests.webui.server import HIRES, ServerError, same
 
