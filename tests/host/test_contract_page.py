@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from tests.layouts import sdxl
 from tests.loras import make_lora
+from tests.webui.chosen import by_double_only
 from tests.webui.double import Double
-from tests.webui.fixtures import by_double_only
 from tests.webui.lora_files import PREFIX, put, tensors
 from tests.webui.merging import PLAIN, TIES, A, B, make_ab
 from tests.webui.server import HIRES, Result, Server, ServerError, difference, same

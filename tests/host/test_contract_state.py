@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.webui.chosen import KINDS, by_double_only
 from tests.webui.double import EXTENSION, REPOSITORY, Double, running
-from tests.webui.fixtures import KINDS, by_double_only
 from tests.webui.lora_files import PREFIX, put, tensors
 from tests.webui.merging import PLAIN, TIES, A, B, make_ab, saved
 from tests.webui.server import HIRES, Kind, Server, ServerError, difference, same

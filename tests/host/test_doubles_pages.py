@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.webui.chosen import KINDS
 from tests.webui.double import Double, running
-from tests.webui.fixtures import KINDS
 from tests.webui.lora_files import put, tensors
 from tests.webui.server import HIRES, ServerError, same
 
@@ -193,12 +193,21 @@ class TestSilence:
         assert load(objects.unet, objects.clip, strange, 1.0, 1.0) == (objects.unet, objects.clip)
         assert load(objects.unet, objects.clip, tensors(double, 1), 1.0, 1.0)[0] is not objects.unet
 
-    def test_a_layer_of_another_shape_is_a_comment_on_a1111(self, double: Double) -> None:
-        if double.kind != "a1111":
-            pytest.skip("on Forge it is an exception out of sampling")
-        name = "lora_unet_mid_block_attentions_0_proj_in"
-        put(double, "odd", {f"{name}.lora_up.weight": torch.ones(3, 1), f"{name}.lora_down.weight": torch.ones(1, 5)})
-        assert "Networks with errors: odd (" in double.txt2img(f"{PROMPT}<lora:odd:1>").comments
+    def test_a_narrower_layer_is_a_comment_on_a1111_and_filled_up_by_forge(self, double: Double) -> None:
+        name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_v"
+        shape = double.layers[name]
+        narrow = {
+            f"{name}.lora_up.weight": torch.ones(shape.out, 1),
+            f"{name}.lora_down.weight": torch.ones(1, shape.inner - 1),
+        }
+        put(double, "narrow", narrow)
+        plain, result = double.txt2img(PROMPT), double.txt2img(f"{PROMPT}<lora:narrow:1>")
+        if double.kind == "a1111":
+            assert "Networks with errors: narrow (" in result.comments
+            assert same(result.image, plain.image)
+        else:
+            assert result.comments == ""
+            assert not same(result.image, plain.image)
 
     def test_a_file_saved_over_is_used_by_a1111_after_another_prompt_and_never_by_forge(self, double: Double) -> None:
         path = put(double, "a", tensors(double, 1))

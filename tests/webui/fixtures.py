@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.webui.chosen import KINDS, URL
 from tests.webui.double import Double, running
 from tests.webui.http import HttpServer
-from tests.webui.server import Kind, Server
-
-URL = os.environ.get("PM_WEBUI_URL", "")
-KINDS: tuple[Kind, ...] = ("a1111", "forge")
-by_double_only = pytest.mark.skipif(bool(URL), reason="cannot be asked for through the API")
+from tests.webui.server import Server
 
 
 @pytest.fixture(params=["http"] if URL else KINDS)

@@ -9,6 +9,7 @@ import torch
 from backend.utils import set_attr_raw
 from lora_names import to_original
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
 _DIFFUSERS_PATHS = [  # what a UNet of SD1 can have by diffusers' names; those whose layer is missing are dropped below
     *(f"down_blocks_{level}_{kind}_{i}" for level in range(4) for kind in ("attentions", "resnets") for i in range(2)),
@@ -103,7 +104,11 @@ def merge_lora_to_weight(patches: list[Any], weight: Tensor, key: str = "online_
             difference = torch.einsum("or,rskl,si->oikl", up.float().flatten(1), mid.float(), down.float().flatten(1))
         else:
             difference = up.float().flatten(1) @ down.float().flatten(1)
-        merged += strength * scale * difference.reshape(merged.shape)
+        if difference.numel() == merged.numel():
+            difference = difference.reshape(merged.shape)
+        elif merged.shape[1] > difference.shape[1]:  # a narrower LoRA is filled up with zeros, without a word
+            difference = F.pad(difference, (0, merged.shape[1] - difference.shape[1]))
+        merged += strength * scale * difference
     return merged.to(weight.dtype)
 
 
