@@ -16,6 +16,7 @@ from lib_pm.core.formats.lora import FULL, WRITTEN, Naming
 from lib_pm.core.layers import Layer, all_finite
 from lib_pm.core.lowrank import balance
 from lib_pm.core.registry import Mode
+from lib_pm.core.scratch import Scratch
 from lib_pm.core.spaces import FullLayer, MergedLayer, Share, merge_layer
 from lib_pm.jobs.devices import Device, one_thread_per_layer
 from lib_pm.jobs.plan import Plan, PlannedLayer
@@ -87,6 +88,19 @@ def layer_merger(plan: Plan, device: Device) -> Callable[[PlannedLayer], Finishe
     dtype = device.dtype(recipe.dtype)
     contents = [bytes.fromhex(file.content) for file in plan.files]
     alpha = plan.alpha
+    scratch = Scratch()
+
+    def merge_on(where: torch.device, planned: PlannedLayer, shares: Sequence[Share]) -> MergedLayer | FullLayer | None:
+        return merge_layer(
+            recipe.mode,
+            planned.name,
+            shares,
+            recipe.options,
+            where,
+            dtype,
+            precision=recipe.precision,
+            empty=scratch.empty,
+        )
 
     def work(planned: PlannedLayer) -> Finished | None:
         shares = [
@@ -94,9 +108,7 @@ def layer_merger(plan: Plan, device: Device) -> Callable[[PlannedLayer], Finishe
             for source in planned.sources
             if source.weight
         ]
-        merged = device.run(
-            planned.name, lambda where: merge_layer(recipe.mode, planned.name, shares, recipe.options, where, dtype)
-        )
+        merged = device.run(planned.name, lambda where: merge_on(where, planned, shares))
         owners = [plan.files[source.lora].path.name for source in planned.sources if source.weight]
         if merged is None:
             return None

@@ -13,7 +13,7 @@ import lib_pm.core.methods  # noqa: F401 (registers the modes)
 from lib_pm.core.layers import Layer, LayerShape
 from lib_pm.core.lowrank import concat, row_space, truncate, truncate_dense
 from lib_pm.core.registry import MODES
-from lib_pm.core.steps import keep_largest
+from lib_pm.core.steps import keep_largest_
 from tests import layouts
 from tests.bench.conftest import Row
 
@@ -125,9 +125,9 @@ def test_elementwise_modes_against_topk_and_svd(pairs, mode):
 @pytest.mark.benchmark(timer=time.process_time)
 def test_threshold_against_topk(pairs):
     delta = torch.randn(10240, 1280)
-    assert torch.equal(keep_largest(delta[None], 0.5)[0], prune_by_topk(delta, 0.5))
+    assert torch.equal(keep_largest_(delta[None], 0.5)[0], prune_by_topk(delta, 0.5))
     mine, other, ratio = pairs.run(
-        lambda: keep_largest(delta[None], 0.5), lambda: prune_by_topk(delta, 0.5), time.process_time, 7
+        lambda: keep_largest_(delta[None], 0.5), lambda: prune_by_topk(delta, 0.5), time.process_time, 7
     )
     pairs.rows.append(Row("largest half of 13 M values", mine, "`topk` and a mask", other, "CPU s", 1 / ratio, ""))
 

@@ -223,11 +223,13 @@ def full_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception], list[str]
     def install(error: Exception) -> list[str]:
         calls: list[str] = []
 
-        def merge_on(mode: Any, name: str, shares: Any, values: Any, device: torch.device, dtype: torch.dtype) -> Any:
+        def merge_on(
+            mode: Any, name: str, shares: Any, values: Any, device: torch.device, dtype: torch.dtype, **how: Any
+        ) -> Any:
             calls.append(f"{device.type} {name}")
             if device.type == "cuda" and name != NAMES[-1]:
                 raise error
-            return merge_layer(mode, name, shares, values, torch.device("cpu"), dtype)
+            return merge_layer(mode, name, shares, values, torch.device("cpu"), dtype, **how)
 
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(lib_pm.jobs.run, "merge_layer", merge_on)
