@@ -13,7 +13,7 @@ from lib_pm.core.layers import Layer, LayerShape
 from lib_pm.core.lowrank import EXCESS, SMALL_SIDE, Precision
 from lib_pm.core.registry import MODES
 from lib_pm.core.scratch import Scratch
-from lib_pm.core.spaces import Share, merge_layer
+from lib_pm.core.spaces import FullLayer, MergedLayer, Share, merge_layer
 
 CPU = torch.device("cpu")
 SHAPE = LayerShape(340, 300)
@@ -73,21 +73,30 @@ def test_hard_layers_are_truncated_as_well_as_any(mode: str, case: str, precisio
     assert error <= (1 + EXCESS[precision]) * best + FLOAT32 * size
 
 
-@svd_modes
-def test_what_was_in_the_memory_before_does_not_show(mode: str) -> None:
+@pytest.mark.parametrize(
+    ("mode", "rank"),
+    [(id, rank) for id, mode in MODES.items() for rank in ([RANK, "full"] if mode.approximates else [RANK])],
+)
+def test_layers_know_nothing_of_each_others_memory(mode: str, rank: int | str) -> None:
     scratch = Scratch()
-    values = MODES[mode].values({"svd_rank": RANK})
-    large, small = [Share(layer(1), 1.0, b"a"), Share(layer(2), 0.7, b"b")], [Share(layer(3), -2.0, b"c")]
-    used = [
-        merge_layer(MODES[mode], "layer", shares, values, CPU, torch.float32, empty=scratch.empty)
-        for shares in (large, small, large)
+    values = MODES[mode].values({"svd_rank": rank} if "svd_rank" in MODES[mode].options else {})
+    several = [
+        [Share(layer(1), 1.0, b"a"), Share(layer(2), 0.7, b"b")],
+        [Share(layer(3), -2.0, b"c")],
+        [Share(layer(4), 1.0, b"d"), Share(layer(5), 0.7, b"e")],
     ]
-    for shares, found in zip((large, small, large), used, strict=True):
-        fresh = merge_layer(MODES[mode], "layer", shares, values, CPU, torch.float32)
-        assert found
-        assert fresh
-        assert torch.equal(found.layer.up, fresh.layer.up)
-        assert torch.equal(found.layer.down, fresh.layer.down)
+    used, fresh = (
+        [merge_layer(MODES[mode], "layer", shares, values, CPU, torch.float32, empty=empty) for shares in several]
+        for empty in (scratch.empty, torch.empty)
+    )
+    for one, other in zip(used, fresh, strict=True):
+        for tensor, same in zip(tensors(one), tensors(other), strict=True):
+            assert torch.equal(tensor, same)
+
+
+def tensors(merged: MergedLayer | FullLayer | None) -> list[Tensor]:
+    assert merged
+    return [merged.delta] if isinstance(merged, FullLayer) else [merged.layer.up, merged.layer.down]
 
 
 def test_scratch_memory_is_the_same_for_the_next_layer_and_another_one_for_each_thread() -> None:
