@@ -46,8 +46,18 @@ class Pairs:
     benchmark: object
     rows: list[Row] = field(default_factory=list)
 
-    def run(self, ours: Callable[[], object], yardstick: Callable[[], object], timer: Callable[[], float], rounds: int):
-        """Medians of both, and the median of the ratios ours / yardstick pair by pair."""
+    def run(
+        self,
+        ours: Callable[[], object],
+        yardstick: Callable[[], object],
+        timer: Callable[[], float],
+        rounds: int,
+        warmup: int = 1,
+    ):
+        """Medians of both, and the median of the ratios ours / yardstick pair by pair.
+
+        warmup: rounds before those that count, which have a pair too.
+        """
         others: list[float] = []
 
         def before() -> None:
@@ -55,9 +65,9 @@ class Pairs:
             yardstick()
             others.append(timer() - start)
 
-        self.benchmark.pedantic(ours, setup=before, rounds=rounds, warmup_rounds=1)  # type: ignore[attr-defined]
+        self.benchmark.pedantic(ours, setup=before, rounds=rounds, warmup_rounds=warmup)  # type: ignore[attr-defined]
         mine = self.benchmark.stats.stats.data  # type: ignore[attr-defined]
-        others = others[-len(mine) :]  # the warm-up has a pair too
+        others = others[-len(mine) :]
         ratio = statistics.median(a / b for a, b in zip(mine, others, strict=True))
         return statistics.median(mine), statistics.median(others), ratio
 
@@ -96,8 +106,12 @@ def run_process(*arguments: object) -> None:
     subprocess.run([sys.executable, *map(str, arguments)], stdout=subprocess.DEVNULL, check=True)
 
 
-def peak_of_process(*arguments: object) -> int:
-    """Largest resident size in bytes of Python with these arguments.
+def wall() -> float:
+    return time.perf_counter()
+
+
+def usage_of_process(*arguments: object) -> tuple[float, int]:
+    """CPU seconds and largest resident size in bytes of Python with these arguments.
 
     Started by a small process in between: a child's figure counts what its parent held when it was started.
     """
@@ -106,8 +120,9 @@ def peak_of_process(*arguments: object) -> int:
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )
     command = [sys.executable, "-S", "-c", launcher, sys.executable, *map(str, arguments)]
+    start = children_cpu()
     peak = int(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
-    return peak if sys.platform == "darwin" else peak * 1024
+    return children_cpu() - start, peak if sys.platform == "darwin" else peak * 1024
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
