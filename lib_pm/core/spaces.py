@@ -16,6 +16,7 @@ from lib_pm.core.layers import Layer, LayerShape
 from lib_pm.core.lowrank import Precision
 from lib_pm.core.params import OptionValue
 from lib_pm.core.registry import Method, Mode
+from lib_pm.core.steps import GPU_BLOCK
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,18 @@ def _factors(
         method(up, _tensor(sizes, up), [content + b"up" for content in contents], values),
         method(down, _tensor(signed, down), [content + b"down" for content in contents], values),
     )
+
+
+def memory_needed(mode: Mode, shape: LayerShape, ranks: Sequence[int], dtype: torch.dtype) -> int:
+    """About how many bytes `merge_layer` takes on a device for LoRAs of these ranks."""
+    factors = 8 * sum(ranks) * (shape.out + shape.columns)  # in float64
+    whole = shape.out * shape.columns
+    if mode.space == "factors":
+        return 3 * factors
+    if mode.method.linear:  # multiplied out, in float64, where the ranks are not small
+        return 3 * factors + (8 * 4 * whole if sum(ranks) > shape.max_rank // 2 else 0)
+    # the stack, a few blocks of it, and a delta in float64 that is decomposed
+    return factors + dtype.itemsize * (len(ranks) * whole + 5 * min(len(ranks) * whole, GPU_BLOCK)) + 8 * 2 * whole
 
 
 def merged_rank(mode: Mode, shape: LayerShape, ranks: Sequence[int], values: Mapping[str, OptionValue]) -> int:

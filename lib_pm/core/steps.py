@@ -17,7 +17,8 @@ from torch import Tensor
 
 from lib_pm.core.rng import RandomBits
 
-BLOCK = 1 << 16  # entries; on a GPU everything is one block
+# Entries that are worked on at once: on the CPU what its cache holds, on a GPU what keeps it busy.
+BLOCK, GPU_BLOCK = 1 << 16, 1 << 24
 
 
 def weighted(deltas: Tensor, weights: Tensor) -> Tensor:
@@ -165,4 +166,4 @@ def _blocks(deltas: Tensor) -> Sequence[Tensor]:
 
 
 def _block_size(tensor: Tensor) -> int:
-    return BLOCK if tensor.device.type == "cpu" else max(1, tensor.numel())
+    return BLOCK if tensor.device.type == "cpu" else GPU_BLOCK

@@ -17,8 +17,8 @@ from lib_pm.core.layers import Layer, all_finite
 from lib_pm.core.lowrank import balance
 from lib_pm.core.registry import Mode
 from lib_pm.core.scratch import Scratch
-from lib_pm.core.spaces import FullLayer, MergedLayer, Share, merge_layer
-from lib_pm.jobs.devices import Device, one_thread_per_layer
+from lib_pm.core.spaces import FullLayer, MergedLayer, Share, memory_needed, merge_layer
+from lib_pm.jobs.devices import Device, reproducible
 from lib_pm.jobs.plan import Plan, PlannedLayer
 from lib_pm.jobs.progress import Progress
 from lib_pm.jobs.recipe import DTYPES
@@ -26,8 +26,13 @@ from lib_pm.jobs.recipe import DTYPES
 MAX_WORKERS = 4  # each holds one layer's deltas; more only crowd the memory bus
 
 
-def default_workers(mode: Mode) -> int:
-    """One for linear modes: their layers take a millisecond each, mostly Python's, so threads only wait."""
+def default_workers(mode: Mode, device: Device) -> int:
+    """One for linear modes: their layers take a millisecond each, mostly Python's, so threads only wait.
+
+    Two on CUDA: one copies while the other computes.
+    """
+    if device.type == "cuda":
+        return 2
     return 1 if mode.method.linear else min(os.cpu_count() or 1, MAX_WORKERS)
 
 
@@ -56,7 +61,7 @@ def run_layers(
     if workers < 1:
         raise MergeInputError(f"threads is {workers}; allowed: a whole number, 1 or more.")
     if workers == 1:  # a pool of one would only add the cost of its locks
-        with one_thread_per_layer():
+        with reproducible():
             for done, layer in enumerate(layers, start=1):
                 result = work(layer)
                 progress(done, len(layers), layer.name)
@@ -66,7 +71,7 @@ def run_layers(
     rest = iter(layers)
     done = 0
     pool = ThreadPoolExecutor(workers, "power-merger", initializer=torch.set_num_threads, initargs=(1,))
-    with one_thread_per_layer():
+    with reproducible():
         try:
             while True:
                 while len(waiting) < 2 * workers and (coming := next(rest, None)) is not None:
@@ -108,7 +113,8 @@ def layer_merger(plan: Plan, device: Device) -> Callable[[PlannedLayer], Finishe
             for source in planned.sources
             if source.weight
         ]
-        merged = device.run(planned.name, lambda where: merge_on(where, planned, shares))
+        needed = memory_needed(recipe.mode, planned.shape, [share.layer.rank for share in shares], dtype)
+        merged = device.run(planned.name, needed, lambda where: merge_on(where, planned, shares))
         owners = [plan.files[source.lora].path.name for source in planned.sources if source.weight]
         if merged is None:
             return None

@@ -20,8 +20,6 @@ print(loaded - start, time.perf_counter() - loaded)
 
 @pytest.mark.benchmark
 def test_import(pairs):
-    pytest.importorskip("gradio")
-
     def seconds() -> list[float]:
         words = subprocess.run([sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, check=True).stdout.split()
         return [float(word) for word in words]
