@@ -1,6 +1,6 @@
 """Benchmarks: each figure is paired with its yardstick in the same run, and is only reported if the result is right.
 
-`python run.py bench` runs them and writes docs/benchmarks.md.
+`python run.py bench` runs them and, if it runs them all, writes docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,13 @@ class Pairs:
         return statistics.median(mine), statistics.median(others), ratio
 
 
+# For ours and the yardsticks, here and in processes started from here.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
+
+PACKAGES = ("torch", "numpy", "safetensors", "peft")
+# A machine with other work to do shows in wall times, less in CPU times, least in ratios.
+LOAD = f" Load when it began: {os.getloadavg()[0]:.1f}." if hasattr(os, "getloadavg") else ""
 ROWS: list[Row] = []
 HALF = torch.float16
 
@@ -126,7 +134,8 @@ def usage_of_process(*arguments: object) -> tuple[float, int]:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if ROWS:
+    files = {item.path for item in session.items}
+    if ROWS and files == set(Path(__file__).parent.glob("bench_*.py")) and not session.config.option.keyword:
         DOCUMENT.parent.mkdir(exist_ok=True)
         DOCUMENT.write_text(_document(), encoding="utf-8")
 
@@ -139,7 +148,7 @@ def _document() -> str:
         "of the ratios pair by pair. A row is there only if the result was right. One thread.",
         "",
         f"{time.strftime('%Y-%m-%d')}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
-        f"Python {platform.python_version()}, torch {torch.__version__}.",
+        f"Python {platform.python_version()}, {', '.join(f'{name} {version(name)}' for name in PACKAGES)}.{LOAD}",
         "",
         "| what | ours | yardstick | | ratio | target |",
         "|---|---|---|---|---|---|",

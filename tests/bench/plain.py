@@ -28,6 +28,6 @@ for name in [key.removesuffix(".alpha") for key in loras[0] if key.endswith(".al
     delta = getattr(peft, mode.removesuffix("_svd"))(deltas, torch.tensor([1.0, 0.7]), 0.5)
     left, values, right = torch.linalg.svd(delta, full_matrices=False)
     root = values[:rank].sqrt()
-    merged[f"{name}.lora_up.weight"] = (left[:, :rank] * root).half()
-    merged[f"{name}.lora_down.weight"] = (right[:rank] * root[:, None]).half()
+    merged[f"{name}.lora_up.weight"] = (left[:, :rank] * root).half().contiguous()
+    merged[f"{name}.lora_down.weight"] = (right[:rank] * root[:, None]).half().contiguous()
 save_file(merged, output)
