@@ -6,6 +6,7 @@ from mergekit.merge_methods.generalized_task_arithmetic import get_mask
 from mergekit.sparsify import magnitude
 from peft.utils import merge_utils as peft
 
+from lib_pm.core.rng import RandomBits
 from lib_pm.core.steps import (
     drop_random_,
     elect_and_average_,
@@ -50,9 +51,10 @@ def test_large_stacks_go_through_in_blocks_with_the_same_result(dtype):
         assert int((one != 0).sum()) == int(0.3 * int((whole != 0).sum()))
     votes = weighted(deltas, weights)
     assert torch.equal(elect_and_average_(deltas.clone(), weights), mean_of_agreeing(votes, elect_sign(votes)))
-    whole = drop_random_(deltas.clone(), 0.5, 1, [b"a", b"b"])
-    head = drop_random_(deltas[:, :1, :300].clone(), 0.5, 1, [b"a", b"b"])
-    assert torch.equal(whole[:, :1, :300], head)  # one stream of random words, however it is cut up
+    for density in (0.5, 0.3):  # of which one byte decides all, and not quite all entries
+        masks = drop_random_(torch.ones_like(deltas), density, 1, [b"a", b"b"]) != 0
+        for mask, content in zip(masks, (b"a", b"b"), strict=True):  # the same streams, however they are cut up
+            assert mask.flatten().tolist() == RandomBits(1, content).below(density, mask.numel()).tolist()
 
 
 @pytest.mark.parametrize("density", [0.0, 0.001, 0.3, 0.5, 0.999, 1.0])
