@@ -16,6 +16,7 @@ import lib_pm.core.methods  # noqa: F401 (registers the modes)
 from lib_pm import __version__
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.keys.families import KINDS
+from lib_pm.core.lowrank import EXCESS
 from lib_pm.core.params import Option
 from lib_pm.core.registry import MODES
 from lib_pm.jobs.devices import DEVICES
@@ -36,7 +37,7 @@ DEFAULT_MODE = "concat"
 # Layers of a resize without --rank under a dynamic rule: the rule alone decides.
 NO_LIMIT = 1 << 20
 # What a recipe says itself, so that it cannot be said beside --recipe.
-SETTINGS = ("apply", "layers", "dtype", "save_dtype")
+SETTINGS = ("apply", "layers", "dtype", "save_dtype", "precision")
 
 MERGE_EPILOG = """\
 A LoRA is a file with strengths, FILE[:MODEL[:CLIP]][:lbw=WEIGHTS] (CLIP is MODEL if missing), or the WebUI's own
@@ -91,6 +92,13 @@ def _parser() -> argparse.ArgumentParser:
     merge.add_argument("--layers", help=f"kinds of layers to merge, of {', '.join(KINDS)} (default all)")
     merge.add_argument("--lbw-presets", type=Path, help="text file with block weight presets, NAME:1,1,0,…")
     merge.add_argument("--dtype", help=f"of the computation: {_choices(DTYPES)} (default float32)")
+    merge.add_argument(
+        "--exact",
+        dest="precision",
+        action="store_const",
+        const="exact",
+        help=f"truncate deltas to within {EXCESS['exact']:g} of the best error, not {EXCESS['normal']:g}; slower",
+    )
     merge.add_argument("--force", action="store_true", help="merge LoRAs that say they are for different base models")
     merge.set_defaults(run=_merge)
 
@@ -168,7 +176,8 @@ def _repeated(options: argparse.Namespace, request: Request) -> Recipe:
     path: Path = options.recipe
     said = _given(options, ("mode", "lbw_presets", *SETTINGS)) | _given(options, _all_options(), "option_")
     if said or request.tag.mode:
-        flags = [f"--{name.replace('_', '-')}" for name in said] + ["<pm:…>"] * bool(request.tag.mode)
+        flags = ["--exact" if name == "precision" else f"--{name.replace('_', '-')}" for name in said]
+        flags += ["<pm:…>"] * bool(request.tag.mode)
         raise MergeInputError(f"The recipe says how to merge; leave out {', '.join(flags)}.")
     if any(tag != LoraTag(tag.name) for tag in request.loras):
         raise MergeInputError("The recipe says the strengths and block weights; give its LoRAs without them.")

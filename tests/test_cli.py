@@ -116,6 +116,12 @@ def test_dtypes(run: Run, flag: list[str], dtype: torch.dtype) -> None:
     assert {tensor.dtype for tensor in load_file("out.safetensors").values()} == {dtype}
 
 
+@pytest.mark.parametrize(("flag", "precision"), [([], "normal"), (["--exact"], "exact")])
+def test_precision(run: Run, flag: list[str], precision: str) -> None:
+    assert run("merge", "a.safetensors", "--mode", "ties_svd", *flag, "-o", "out.safetensors").status == 0
+    assert json.loads(run("inspect", "out.safetensors", "--json").out)["recipe"]["precision"] == precision
+
+
 def test_layers_and_presets(run: Run) -> None:
     Path("presets.txt").write_text("MINE:IN03=0.5\n")
     words = ["a.safetensors:lbw=mine", "--layers", "other,te", "--lbw-presets", "presets.txt"]

@@ -168,6 +168,7 @@ def test_path_that_cannot_even_be_looked_at(fails: Fails, words: list[str]) -> N
     [
         (["--mode", "ties", "--svd-rank", "4"], "--mode, --svd-rank"),
         (["--save-dtype", "fp32", "--apply", "model"], "--apply, --save-dtype"),
+        (["--exact"], "--exact"),
         (["<pm:add>"], "<pm:…>"),
     ],
 )

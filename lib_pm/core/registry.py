@@ -1,8 +1,9 @@
 """The table of merge methods and of the modes they make.
 
-A method is one pure function on a stack of deltas. Where it is applied is its space: `exact` (concatenated factors),
-`factors` (up and down factors apart) or `delta` (the full deltas, then the best rank-k approximation). Method and space
-together are a mode, whose id is what users write: `ties` is the method in the factors, `ties_svd` in the deltas.
+A method is one function of a stack of deltas, which is its own to write over, and of nothing else that can change.
+Where it is applied is its space: `exact` (concatenated factors), `factors` (up and down factors apart) or `delta` (the
+full deltas, then the best rank-k approximation). Method and space together are a mode, whose id is what users write:
+`ties` is the method in the factors, `ties_svd` in the deltas.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Method:
     def __call__(
         self, deltas: Tensor, weights: Tensor, contents: list[bytes], values: Mapping[str, OptionValue]
     ) -> Tensor:
-        """deltas: (n, *shape). weights: (n,). contents: n digests. Returns (*shape,)."""
+        """deltas: (n, *shape), may be written over. weights: (n,). contents: n digests. Returns (*shape,)."""
         arguments = {option.keyword: values[name] for name, option in self.options.items()}
         stack = (deltas, weights, contents) if self.random else (deltas, weights)
         return self.function(*stack, **arguments)
@@ -74,6 +75,11 @@ class Mode:
     @property
     def when(self) -> str:
         return (self.space == "factors" and self.method.when_factors) or self.method.when
+
+    @property
+    def approximates(self) -> bool:
+        """Whether it truncates dense deltas, so that the precision of that is a choice."""
+        return self.space == "delta" and not self.method.linear
 
     def values(self, given: Mapping[str, Any]) -> dict[str, OptionValue]:
         """All options with their values: `given` checked, the rest at their defaults.

@@ -77,9 +77,9 @@ class MergeRun:
 
     def __init__(self, plan: Plan, device: str, progress: Progress, workers: int | None) -> None:
         self._plan, self._progress = plan, progress
-        self._workers = default_workers(plan.recipe.mode) if workers is None else workers
         self._start = time.perf_counter()
         self._device = Device(device)
+        self._workers = default_workers(plan.recipe.mode, self._device) if workers is None else workers
         self._work = layer_merger(plan, self._device)
         self._full = 0  # bytes of layers at full rank
         mode = plan.recipe.mode
