@@ -1,4 +1,4 @@
-"""The doubles show what HOSTS.md found on the real hosts: where they did not, the contract's tests would prove nothing.
+"""The doubles behave as the real hosts were seen to: where they did not, the contract's tests would prove nothing.
 
 Here: models, networks and prompts. test_doubles_hooks.py has the callbacks of a run, test_doubles_pages.py the rest.
 """

@@ -1,4 +1,4 @@
-"""A LoRA from memory in place of the prompt's: what HOSTS.md found to be right, written apart from the extension.
+"""A LoRA from memory in place of the prompt's: what was right on the real hosts, written apart from the extension.
 
 With it, the tests of the doubles show that the right way is right on them, and that each known wrong way is wrong.
 """
