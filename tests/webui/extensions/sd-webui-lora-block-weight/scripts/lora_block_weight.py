@@ -42,7 +42,8 @@ class LoraBlockWeightScript(scripts.Script):
         return [gr.Checkbox(True, label="Active")]
 
     def before_process_batch(self, p, active, *args, **kwargs):
-        networks.networks_in_memory = {}
+        if active:
+            networks.networks_in_memory = {}
         if hasattr(shared.sd_model, "current_lora_hash"):
             shared.sd_model.current_lora_hash = None
 
@@ -77,7 +78,9 @@ class LoraBlockWeightScript(scripts.Script):
             }
             patches[(known[0], f"{strength},{ratios}", *known[2:])] = changed
 
-    def postprocess(self, p, processed, *args):
+    def postprocess(self, p, processed, active, *args):
+        if not active:
+            return
         networks.loaded_networks.clear()
         if hasattr(shared.sd_model, "current_lora_hash"):
             shared.sd_model.current_lora_hash = None
