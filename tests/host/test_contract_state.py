@@ -254,5 +254,12 @@ def test_block_weights_act_once_beside_the_extension_for_them(
         assert same(beside_lbw.txt2img(PLAIN, **payload).images[0], plain)
     stacked = beside_lbw.txt2img(PLAIN + tags, **payload).images[0]
     assert difference(live, stacked) <= 1
-    beside_lbw.txt2img(PLAIN)  # else A1111 takes the same names for the same weights
     assert difference(stacked, beside_lbw.txt2img(f"{PLAIN}<lora:{A}:0.8:0.7><lora:{B}:0.6>", **payload).images[0]) > 8
+
+
+@by_double_only
+def test_networks_weighed_by_that_extension_are_not_kept_for_later(beside_lbw: Double) -> None:
+    off = {"alwayson_scripts": {"LoRA Block Weight": {"args": [False]}}}
+    plain = beside_lbw.txt2img(f"{PLAIN}<lora:{A}:0.8>", **off).image
+    beside_lbw.txt2img(f"{PLAIN}<lora:{A}:0.8:lbw=1,0,0,0,1,1,1,1,1,1,1,1,0,0,0,0,0><lora:{B}:0.6>{TIES}")
+    assert same(beside_lbw.txt2img(f"{PLAIN}<lora:{A}:0.8>", **off).image, plain)

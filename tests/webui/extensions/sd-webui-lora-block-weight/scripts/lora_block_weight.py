@@ -1,9 +1,10 @@
 """What sd-webui-lora-block-weight does to LoRAs with an `lbw=` of numbers, on both hosts: for tests beside it.
 
-On A1111 it changes the networks in use, which it knows by name. On Forge it changes the patches in use, and takes the
-first for the first LoRA of the prompt, the second for the second.
+On A1111 it changes the networks in use, which it knows by name, and renames them. On Forge it changes the patches in
+use, and takes the first for the first LoRA of the prompt, the second for the second.
 """
 
+import random
 import re
 
 import gradio as gr
@@ -42,7 +43,8 @@ class LoraBlockWeightScript(scripts.Script):
         return [gr.Checkbox(True, label="Active")]
 
     def before_process_batch(self, p, active, *args, **kwargs):
-        networks.networks_in_memory = {}
+        if active:
+            networks.networks_in_memory = {}
         if hasattr(shared.sd_model, "current_lora_hash"):
             shared.sd_model.current_lora_hash = None
 
@@ -66,6 +68,7 @@ class LoraBlockWeightScript(scripts.Script):
         for net in networks.loaded_networks:
             if net.name in loras:
                 net.te_multiplier, net.unet_multiplier, ratios = loras[net.name]
+                net.name += f"_in_LBW_{random.random():.3f}"  # so that the host takes it for a new one
                 for key, module in net.modules.items():
                     module.up_model.weight.mul_(_ratio(key, ratios))
 
@@ -77,7 +80,9 @@ class LoraBlockWeightScript(scripts.Script):
             }
             patches[(known[0], f"{strength},{ratios}", *known[2:])] = changed
 
-    def postprocess(self, p, processed, *args):
+    def postprocess(self, p, processed, active, *args):
+        if not active:
+            return
         networks.loaded_networks.clear()
         if hasattr(shared.sd_model, "current_lora_hash"):
             shared.sd_model.current_lora_hash = None
