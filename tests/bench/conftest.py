@@ -133,6 +133,11 @@ def usage_of_process(*arguments: object) -> tuple[float, int]:
     return children_cpu() - start, peak if sys.platform == "darwin" else peak * 1024
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for row in _table():
+        terminalreporter.write_line(row)
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     files = {item.path for item in session.items}
     if ROWS and files == set(Path(__file__).parent.glob("bench_*.py")) and not session.config.option.keyword:
@@ -150,12 +155,15 @@ def _document() -> str:
         f"{time.strftime('%Y-%m-%d')}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
         f"Python {platform.python_version()}, {', '.join(f'{name} {version(name)}' for name in PACKAGES)}.{LOAD}",
         "",
-        "| what | ours | yardstick | | ratio | target |",
-        "|---|---|---|---|---|---|",
+        *_table(),
     ]
-    lines += [
+    return "\n".join(lines) + "\n"
+
+
+def _table() -> list[str]:
+    head = ["| what | ours | yardstick | | ratio | target |", "|---|---|---|---|---|---|"]
+    return head + [
         f"| {row.what} | {row.ours:.3g} {row.unit} | {row.yardstick} | {row.yardstick_value:.3g} {row.unit} "
         f"| {row.ratio:.3g} × {'less' if row.less else 'as much'} | {row.target} |"
         for row in ROWS
     ]
-    return "\n".join(lines) + "\n"
