@@ -1,7 +1,7 @@
 """Sweeps that are worth having by name: what LoRA Power-Merger's three XY nodes do in ComfyUI.
 
-A sweep says which axes (`lib_pm.jobs.axes`) take which values, as the text that a user would type into the WebUI's X/Y/Z
-plot. An axis with one value is one that stays the same.
+A sweep says which axes (`lib_pm.jobs.axes`) take which values, as the text that a user would type into the WebUI's
+X/Y/Z plot. An axis with one value is one that stays the same.
 """
 
 from __future__ import annotations
