@@ -17,7 +17,7 @@ from lib_pm.core.blocks import expand_preset, parse_block_weights
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.keys.families import FLUX, SD1, SDXL
 from lib_pm.core.params import Option
-from lib_pm.core.registry import MODES, find_mode
+from lib_pm.core.registry import MODES, all_options, find_mode
 from lib_pm.jobs import rewrite
 from lib_pm.jobs.recipe import APPLY
 from lib_pm.jobs.rewrite import Tags, write_number
@@ -77,18 +77,9 @@ def make_axes(offered: Offered) -> list[Axis]:
     apply_to = Axis("Apply to", str, rewrite.apply_to, check_part, _as_it_is, choices=lambda: list(APPLY))
     factor = _number_axis("All strengths", rewrite.scale_strengths, lambda tags, by: f"strengths × {_shown(by)}")
     balance = _number_axis("Balance", rewrite.balance, _balance_label, _check_two)
-    options = [_option_axis(option) for option in _options().values()]
+    options = [_option_axis(option) for option in all_options().values()]
     loras = [axis for number in range(1, LORAS + 1) for axis in _lora_axes(number, offered)]
     return [mode, *options, balance, *loras, apply_to, factor]
-
-
-def _options() -> dict[str, Option]:
-    """Every option of every mode by name; the one that takes a word, if modes differ in that."""
-    options: dict[str, Option] = {}
-    for name, option in (item for mode in MODES.values() for item in mode.options.items()):
-        if name not in options or option.declared.word:
-            options[name] = option
-    return options
 
 
 def _option_axis(option: Option) -> Axis:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.core.registry import Mode, find_mode
+from lib_pm.core.registry import find_mode
 from lib_pm.jobs.prompt import TAG, parse_pm, read_strengths
 from lib_pm.jobs.recipe import Apply
 
@@ -57,8 +57,8 @@ def set_mode(tags: Tags, id: str) -> Tags:
     """Another mode, with those of the options that it has too."""
     mode = find_mode(id)
     if tags.pm:
-        parse_pm(tags.pm)  # an option with a typing error is no option that the mode does not have
-    kept = [word for word in tags.pm.split(":")[1:] if _option(mode, word) in mode.options]
+        parse_pm(tags.pm)  # an option with a typing error is no option of another mode
+    kept = [word for word in tags.pm.split(":")[1:] if mode.option(_written(word))]
     return replace(tags, pm=":".join([mode.id, *kept]))
 
 
@@ -69,15 +69,14 @@ def set_option(tags: Tags, name: str, text: str) -> Tags:
             f"{name} is an option of a merge, and none is asked for; write a <pm:…> tag, switch the accordion on, or "
             "choose the axis Mode."
         )
-    mode = find_mode(parse_pm(tags.pm)[0])
-    if name not in mode.options:
+    option = find_mode(parse_pm(tags.pm).mode).option(name)
+    if not option:
         return tags
     words = tags.pm.split(":")
-    at = next((index for index, word in enumerate(words) if index and _option(mode, word) == name), len(words))
-    if text:
-        words[at : at + 1] = [f"{words[at].partition('=')[0] if at < len(words) else name}={text}"]
-    else:
-        del words[at : at + 1]
+    names = (option.name, option.declared.short)
+    at = next((index for index, word in enumerate(words) if index and _written(word) in names), len(words))
+    spelling = _written(words[at]) if at < len(words) else name
+    words[at : at + 1] = [f"{spelling}={text}"] if text else []
     return replace(tags, pm=":".join(words))
 
 
@@ -151,8 +150,6 @@ def _with_strengths(body: str, model: float, clip: float) -> str:
     return ":".join([name, *strengths, *further, *named])
 
 
-def _option(mode: Mode, word: str) -> str:
-    """The name of the option that `rank=32` gives a value to."""
-    written = word.partition("=")[0].strip()
-    short = {option.declared.short: name for name, option in mode.options.items() if option.declared.short}
-    return short.get(written, written)
+def _written(word: str) -> str:
+    """The name of the option that `rank=32` gives a value to, as it is written."""
+    return word.partition("=")[0].strip()
