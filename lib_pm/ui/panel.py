@@ -11,7 +11,6 @@ from lib_pm.core.params import Option
 from lib_pm.core.registry import MODES, Mode, all_options, find_mode
 from lib_pm.jobs.prompt import write_pm
 
-
 # One control each, shown while a mode that has the option is chosen.
 OPTIONS: Mapping[str, Option] = all_options()
 
