@@ -4,32 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.webui.double import EXTENSION, REPOSITORY, Double, running
-from tests.webui.fixtures import KINDS, by_double_only
+from tests.webui.double import Double
+from tests.webui.fixtures import by_double_only
 from tests.webui.merging import PLAIN, TIES, A, B, make_ab
-from tests.webui.plotting import NOTHING, Plot, Values, make_plot
-from tests.webui.server import HIRES, Kind, Server, ServerError, difference, same
+from tests.webui.plotting import PM, Plot, Values, make_plot, pm
+from tests.webui.server import HIRES, Server, ServerError, difference, same
 
 pytest_plugins = ("tests.webui.fixtures",)
 
 STACK = f"<lora:{A}:0.8><lora:{B}:0.6>"
 PROMPT = PLAIN + STACK + TIES
-PM = "[Power Merger] "
 
 
 @pytest.fixture(autouse=True)
 def loras(request: pytest.FixtureRequest) -> None:
     if "server" in request.fixturenames:
         make_ab(request.getfixturevalue("server"))
-
-
-def pm(name: str, values: str) -> Values:
-    return (f"{PM}{name}", values)
 
 
 def check(server: Server, plot: Plot, singles: list[str | tuple[str, Mapping[str, Any]]], **payload: Any) -> None:
@@ -192,64 +186,3 @@ def test_a_cell_sent_to_txt2img_makes_its_image(server: Server) -> None:
         sent = server.paste(infotext or "")
         assert sent["Power Merger"] is False  # the tag says it all
         assert same(server.txt2img(sent["Prompt"]).image, cell)
-
-
-@by_double_only
-def test_costly_axes_are_the_outer_loops(server: Server) -> None:
-    assert isinstance(server, Double)
-    axes = pm("SVD rank", "1, 2"), pm("Mode", "ties_svd, add_svd"), pm("LoRA 1 strength", "0.1, 0.2")
-    make_plot(server, PROMPT, *axes)
-    made = plot_module(server).made
-    assert [y for _, y, _ in made] == [0, 0, 0, 0, 1, 1, 1, 1]
-    assert [z for _, _, z in made] == [0, 0, 1, 1] * 2
-    assert [x for x, _, _ in made] == [0, 1] * 4
-
-
-def plot_module(double: Double) -> Any:
-    return next(d.module for d in double.module("scripts").scripts_data if Path(d.path).name == "xyz_grid.py")
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_each_axis_is_there_once_also_after_reload_ui(kind: Kind, tmp_path: Path) -> None:
-    with running(kind, tmp_path) as double:
-        for _ in range(3):
-            for tab in ("txt2img", "img2img"):
-                ours = [label for label in double.axes(tab) if label.startswith(PM)]
-                assert len(ours) == len(set(ours)) == 49
-                assert {f"{PM}Mode", f"{PM}SVD conv rank", f"{PM}LoRA 8 lbw"} <= set(ours)
-            assert plot_module(double).AxisOption is type(plot_module(double).axis_options[-1])
-            double.reload_ui()
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_axes_without_the_page(kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under --nowebui the API reads the plot's menu before `on_before_ui` is called."""
-    with running(kind, tmp_path, extensions={}) as double:
-        callbacks = double.module("script_callbacks")
-        monkeypatch.setattr(callbacks, "before_ui_callback", lambda: None)
-        double.start({EXTENSION: REPOSITORY})
-        assert f"{PM}Mode" in double.axes()
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_webui_without_a_plot(kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with running(kind, tmp_path, extensions={}) as double:
-        scripts = double.module("scripts")
-        listed = scripts.list_scripts
-        monkeypatch.setattr(scripts, "list_scripts", lambda: [f for f in listed() if f.filename != "xyz_grid.py"])
-        double.start({EXTENSION: REPOSITORY})
-        assert any(script.title() == "Power Merger" for script in scripts.scripts_txt2img.scripts)
-        assert not double.swallowed()
-
-
-@by_double_only
-def test_labels_on_the_grid(server: Server) -> None:
-    assert isinstance(server, Double)
-    plot_class = next(s for s in server.module("scripts").scripts_txt2img.scripts if s.title() == "X/Y/Z plot")
-    seen: list[list[list[str]]] = []
-    run = plot_class.run
-    plot_class.run = lambda p, *args: (result := run(p, *args), seen.append(result.labels))[0]
-    make_plot(server, PROMPT, pm("LoRA 1 strength", "0.75"), pm("SVD rank", "16, full"), pm("Density", "0.5"))
-    make_plot(server, PROMPT, NOTHING, pm("Balance", "0.25"), pm("Mode", "ties"))
-    assert seen[0] == [[f"{A}: 0.75"], ["rank 16", "rank full"], ["density 0.50"]]
-    assert seen[1][1:] == [[f"{A}: 0.75, {B}: 0.25"], ["ties"]]

@@ -12,6 +12,12 @@ from tests.webui.server import Server
 Values = tuple[str, str]  # the axis's label, the text of its values
 NOTHING: Values = ("Nothing", "")
 TITLE = "X/Y/Z plot"
+PM = "[Power Merger] "
+
+
+def pm(name: str, values: str) -> Values:
+    """One of this extension's axes."""
+    return (f"{PM}{name}", values)
 
 
 @dataclass(frozen=True)

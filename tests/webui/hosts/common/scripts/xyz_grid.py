@@ -14,6 +14,7 @@ from PIL import Image
 
 AxisInfo = namedtuple("AxisInfo", ["axis", "values"])
 made = []  # for tests: the cells (x, y, z) of the last plot in the order in which they were made
+labels = []  # and what its grid says of each axis
 
 _NUMBER = r"\s*([+-]?\s*\d+(?:\.\d*)?)\s*"
 _RANGE = re.compile(rf"{_NUMBER}-{_NUMBER}(?:\(\+?{_NUMBER}\)|\[\s*(\d+)\s*\])?\s*")
@@ -78,11 +79,11 @@ class Script(scripts.Script):
         self.current_axis_options = [
             option for option in axis_options if type(option) is AxisOption or option.is_img2img == is_img2img
         ]
-        labels = [option.label for option in self.current_axis_options]
+        menu = [option.label for option in self.current_axis_options]
         controls = []
         for axis in "XYZ":
             controls += [
-                gr.Dropdown(labels, value=0, type="index", label=f"{axis} type"),
+                gr.Dropdown(menu, value=0, type="index", label=f"{axis} type"),
                 gr.Textbox(value="", label=f"{axis} values"),
                 gr.Dropdown([], value=[], multiselect=True, label=f"{axis} values"),
             ]
@@ -111,7 +112,7 @@ class Script(scripts.Script):
         order = sorted(done, key=lambda at: at[::-1])
         images = [done[at].images[0] if done[at].images else Image.new("RGB", size) for at in order]
         whole = copy(done[made[0]])
-        whole.labels = [[a.axis.format_value(p, a.axis, x) for x in a.values] for a in axes]
+        labels[:] = [[a.axis.format_value(p, a.axis, x) for x in a.values] for a in axes]
         whole.images = [Image.fromarray(np.concatenate([np.asarray(image) for image in images], 1)), *images]
         whole.infotexts = [grid_text, *(done[at].infotexts[0] if done[at].images else None for at in order)]
         return whole
