@@ -103,6 +103,7 @@ def test_labels_on_the_grid(kind: Kind, tmp_path: Path) -> None:
 def test_what_the_dropdown_and_its_fill_button_offer(kind: Kind, tmp_path: Path) -> None:
     with running(kind, tmp_path) as double:
         make_ab(double)
+        typed = make_plot(double, PROMPT, pm("Mode", "concat, ties"))  # by then the WebUI knows the new files
         options = {option.label: option for option in plot_module(double).axis_options}
         choices = {
             label: options[f"{PM}{label}"].choices() for label in ("Mode", "LoRA 1 name", "LoRA 2 lbw", "Apply to")
@@ -114,5 +115,4 @@ def test_what_the_dropdown_and_its_fill_button_offer(kind: Kind, tmp_path: Path)
         args = [double.axes().index(f"{PM}Mode"), "", ["concat", "ties"], 0, "", [], 0, "", []]
         payload = {"script_name": TITLE, "script_args": [*args, *[False] * 7, 0, False]}
         chosen = double.txt2img(PROMPT, **payload)
-        typed = make_plot(double, PROMPT, pm("Mode", "concat, ties"))
         assert chosen.infotexts[1:] == typed.infotexts
