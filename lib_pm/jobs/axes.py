@@ -138,7 +138,7 @@ def _lora_axes(number: int, offered: Offered) -> list[Axis]:
         return f"{_name(tags, number)}: {value or 'no lbw'}"
 
     def check_weights(value: str) -> None:
-        _check_block_weights(value, offered.presets())
+        _check_block_weights(value, offered.presets(), name)
 
     return [
         strength("", "model", "clip"),
@@ -172,12 +172,12 @@ def _check_two(tags: Tags) -> None:
         raise MergeInputError(f"Balance is for two LoRAs; the prompt has {len(tags.merged)} to merge.")
 
 
-def _check_block_weights(text: str, presets: Mapping[str, str]) -> None:
+def _check_block_weights(text: str, presets: Mapping[str, str], lora: str) -> None:
     """Whether some family takes them: which one the LoRA is of is known when it is merged."""
     refused = None
     for family in (SD1, SDXL, FLUX) if text else ():
         try:
-            parse_block_weights(expand_preset(text, presets), family, "lbw")
+            parse_block_weights(expand_preset(text, presets, lora), family, lora)
             return
         except MergeInputError as error:
             refused = refused or error

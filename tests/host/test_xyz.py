@@ -126,7 +126,7 @@ def test_an_option_without_a_merge_is_told(server: Server) -> None:
         (pm("SVD rank", "4, ful"), "svd_rank is 'ful'; allowed: a whole number, 1 or more, or full."),
         (pm("LoRA 3 strength", "1"), "There is no LoRA 3: the prompt has 2 <lora:…> tags."),
         (pm("LoRA 1 name", "pm_contract_none"), "There is no LoRA 'pm_contract_none'"),
-        (pm("LoRA 1 lbw", "MIDDD"), "There is no block weight preset 'MIDDD'. Did you mean MIDD"),
+        (pm("LoRA 1 lbw", "MIDDD"), "LoRA 1: there is no block weight preset 'MIDDD'. Did you mean MIDD"),
         (pm("Apply to", "vae"), "Apply to is 'vae'; allowed: model + clip, model, clip."),
     ],
 )

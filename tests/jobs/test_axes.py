@@ -123,8 +123,8 @@ def test_labels(name: str, text: str, label: str) -> None:
         ("Balance", "1e999", "Balance is inf; allowed: a number, or a range such as 0-1 [5]."),
         ("Apply to", "vae", "Apply to is 'vae'; allowed: model + clip, model, clip."),
         ("LoRA 1 name", "other", "There is no LoRA 'other'."),
-        ("LoRA 2 lbw", "MIDDD", "There is no block weight preset 'MIDDD'. Did you mean MIDD"),
-        ("LoRA 2 lbw", '"1,0,0"', "lbw: 3 block weights; allowed for "),
+        ("LoRA 2 lbw", "MIDDD", "LoRA 2: there is no block weight preset 'MIDDD'. Did you mean MIDD"),
+        ("LoRA 2 lbw", '"1,0,0"', "LoRA 2: 3 block weights; allowed for "),
     ],
 )
 def test_bad_values_are_refused(name: str, text: str, message: str) -> None:
