@@ -7,6 +7,7 @@ from typing import Any
 from modules import script_callbacks, scripts
 from modules.ui_components import InputAccordion
 
+from lib_pm.host import xyz
 from lib_pm.host.live import INFOTEXT, Live
 from lib_pm.host.settings import add_settings, read_settings
 from lib_pm.ui import accordion
@@ -27,6 +28,9 @@ class PowerMerger(scripts.Script):
         self.paste_field_names = [INFOTEXT]
         return drawn.controls
 
+    def process(self, p: Any, *args: Any) -> None:
+        xyz.rewrite_prompts(p, lambda: accordion.requested(*args))
+
     def before_process_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
         _live.restore(p)
 
@@ -40,3 +44,5 @@ class PowerMerger(scripts.Script):
 
 
 script_callbacks.on_ui_settings(add_settings)
+script_callbacks.on_before_ui(xyz.add_axes)
+xyz.add_axes()  # with --nowebui the API reads the plot's menu before that; the plot is loaded before extensions are

@@ -116,6 +116,18 @@ def find_option(name: str) -> Option | None:
     return next((option for mode in MODES.values() if (option := mode.option(name))), None)
 
 
+def all_options() -> dict[str, Option]:
+    """Every option of every mode by name, in the order of the modes that have most of them.
+
+    Where modes differ in an option, it is that of those modes, which take a word beside numbers.
+    """
+    options: dict[str, Option] = {}
+    for mode in sorted(MODES.values(), key=lambda mode: -len(mode.options)):
+        for name, option in mode.options.items():
+            options.setdefault(name, option)
+    return options
+
+
 def merge_method(
     id: str,
     *,

@@ -47,7 +47,7 @@ class Live:
             applied = ""  # the WebUI stops this image itself
         except Exception as error:  # noqa: BLE001 (the WebUI would print it and make an image without the LoRAs)
             self.restore(p)
-            _stop(p, MergeInputError(f"Power Merger: {error}") if isinstance(error, MergeInputError) else error)
+            stop(p, error)
             return
         if data is not getattr(p, "hr_extra_network_data", None):
             _record(p, applied)
@@ -155,15 +155,19 @@ def _record(p: Any, applied: str) -> None:
     p.extra_generation_params = others | ({INFOTEXT: applied} if applied else {})
 
 
-def _stop(p: Any, error: Exception) -> None:
+def stop(p: Any, error: Exception) -> None:
     """Stop the generation with this error, in the page and over the API.
 
-    The WebUI prints and swallows what a script raises, so the next step of this very image raises it instead.
+    The WebUI prints and swallows what a script raises, so the next step of this very image raises it instead. Cells of
+    an X/Y/Z plot are then left black, and a comment is the only thing that the page shows.
     """
-    _log.error("%s", error, exc_info=None if isinstance(error, MergeInputError) else error)
+    known = isinstance(error, MergeInputError)
+    told = MergeInputError(f"Power Merger: {error}") if known else error
+    _log.error("%s", told, exc_info=None if known else error)
+    p.comment(str(told))
 
     def refuse(*args: Any, **kwargs: Any) -> NoReturn:
-        raise error
+        raise told
 
     for step in _STEPS:
         setattr(p, step, refuse)

@@ -13,7 +13,7 @@ from lib_pm.core.params import OptionValue
 from lib_pm.core.registry import Mode, find_mode, find_option
 
 _READ = ("te", "unet", "lbw", "w", "pm")
-_TAG = re.compile(r"<(lora|lyco|pm):([^<>]*)>")
+TAG = re.compile(r"<(lora|lyco|pm):([^<>]*)>")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Request:
 def parse_prompt(text: str) -> Request:
     """All tags of a text. A MergeInputError names the tag and what is allowed."""
     loras, modes = [], []
-    for kind, body in _TAG.findall(text):
+    for kind, body in TAG.findall(text):
         if kind == "pm":
             modes.append(parse_pm(body))
         else:
@@ -94,16 +94,12 @@ def write_pm(mode: Mode, options: Mapping[str, OptionValue]) -> str:
 
 
 def parse_lora(body: str) -> LoraTag:
-    """`name:te:unet` with `te=`, `unet=`, `lbw=`, `pm=off`, as the WebUI reads it: te is 1 if missing, unet is then te.
+    """`name:te:unet` with `te=`, `unet=`, `lbw=`, `pm=off`, as the WebUI reads it.
 
     Anything else (`dyn=`, `start=`, `lbwe=` …) is something that a merge cannot do, and a MergeInputError; on a LoRA
     that the host stacks it is left to whom it belongs.
     """
-    name, *words = body.split(":")
-    named = dict(word.split("=", 1) for word in words if "=" in word)
-    positional = [word for word in words if "=" not in word]
-    clip = named.get("te", positional[0] if positional else "1")
-    model = named.get("unet", positional[1] if len(positional) > 1 else clip)
+    name, positional, named = _items(body)
     stacked = named.get("pm", "").strip().lower() == "off"
     unread = (*(f"{key}={value}" for key, value in named.items() if key not in _READ), *positional[2:])
     if unread and not stacked:
@@ -111,14 +107,23 @@ def parse_lora(body: str) -> LoraTag:
             f"{', '.join(unread)} in <lora:{body}> cannot be merged; allowed: a name, two strengths, te=, unet=, lbw=, "
             "and pm=off, which leaves the LoRA out of the merge."
         )
-    return LoraTag(
-        name.strip(),
-        _strength(model, body),
-        _strength(clip, body),
-        named.get("lbw", named.get("w", "")).strip(),
-        stacked,
-        unread,
-    )
+    lbw = named.get("lbw", named.get("w", "")).strip()
+    return LoraTag(name.strip(), *read_strengths(body), lbw, stacked, unread)
+
+
+def read_strengths(body: str) -> tuple[float, float]:
+    """The strengths (model, clip) of a `<lora:…>` tag: te is 1 if missing, unet is then te."""
+    _, positional, named = _items(body)
+    clip = named.get("te", positional[0] if positional else "1")
+    model = named.get("unet", positional[1] if len(positional) > 1 else clip)
+    return _strength(model, body), _strength(clip, body)
+
+
+def _items(body: str) -> tuple[str, list[str], dict[str, str]]:
+    """The name, the items without and those with a name of their own."""
+    name, *words = body.split(":")
+    named = dict(word.split("=", 1) for word in words if "=" in word)
+    return name, [word for word in words if "=" not in word], named
 
 
 def parse_file(text: str) -> LoraTag:

@@ -8,21 +8,11 @@ from typing import Any
 import gradio as gr
 
 from lib_pm.core.params import Option
-from lib_pm.core.registry import MODES, Mode, find_mode
+from lib_pm.core.registry import MODES, Mode, all_options, find_mode
 from lib_pm.jobs.prompt import write_pm
 
-
-def _all_options() -> dict[str, Option]:
-    """Every option of every mode by name, in the order of the modes that have most of them."""
-    options: dict[str, Option] = {}
-    for mode in sorted(MODES.values(), key=lambda mode: -len(mode.options)):
-        for name, option in mode.options.items():
-            options.setdefault(name, option)
-    return options
-
-
 # One control each, shown while a mode that has the option is chosen.
-OPTIONS: Mapping[str, Option] = _all_options()
+OPTIONS: Mapping[str, Option] = all_options()
 
 
 def mode_control(value: str, **arguments: Any) -> Any:

@@ -17,6 +17,7 @@ from tests.webui.chosen import KINDS, by_double_only
 from tests.webui.double import EXTENSION, REPOSITORY, Double, running
 from tests.webui.lora_files import PREFIX, put, tensors
 from tests.webui.merging import PLAIN, TIES, A, B, make_ab, saved
+from tests.webui.plotting import make_plot
 from tests.webui.server import HIRES, Kind, Server, ServerError, difference, same
 
 pytest_plugins = ("tests.webui.fixtures",)
@@ -131,22 +132,21 @@ def test_the_first_image_of_all_may_be_merged(kind: Kind, tmp_path: Path) -> Non
         assert not same(first, double.txt2img(PLAIN).image)
 
 
-@by_double_only
 def test_cells_of_an_xyz_plot(server: Server) -> None:
     """Each is the image that it is alone, with its own infotext: they share what `p` held before."""
-    densities = ["density=0.5", "density=0.9", "off"]
-    prompt = f"{PLAIN}{STACK}<pm:ties_svd:density=0.5:rank=4>"
-    alone = [server.txt2img(prompt.replace("density=0.5", value), seed=3) for value in densities[:2]]
+    densities = ["density=0.5", "density=0.9"]
+    tag = "<pm:ties_svd:density=0.5:rank=4>"
+    prompt = PLAIN + STACK + tag
+    alone = [server.txt2img(prompt.replace("density=0.5", value), seed=3) for value in densities]
     stacked = server.txt2img(PLAIN + STACK, seed=3)
-    cells = server.txt2img(prompt, seed=3, script_name="X/Y/Z plot", script_args=[3, ", ".join(densities[:2]), 0, ""])
-    assert len(cells.images) == 2
-    for cell, text, single in zip(cells.images, cells.infotexts, alone, strict=True):
+    plot = make_plot(server, prompt, ("Prompt S/R", ", ".join(densities)), seed=3)
+    assert len(plot.cells) == 2
+    for cell, text, single in zip(plot.cells, plot.infotexts, alone, strict=True):
         assert same(cell, single.image)
         assert text == single.infotexts[0]
-    tag = "<pm:ties_svd:density=0.5:rank=4>"
-    cells = server.txt2img(prompt, seed=3, script_name="X/Y/Z plot", script_args=[3, f"{tag}, ", 0, ""])
-    assert same(cells.images[1], stacked.image)
-    assert cells.infotexts[1] == stacked.infotexts[0]  # the merge of the cell before is not written here
+    plot = make_plot(server, prompt, ("Prompt S/R", f"{tag}, "), seed=3)
+    assert same(plot.cells[1], stacked.image)
+    assert plot.infotexts[1] == stacked.infotexts[0]  # the merge of the cell before is not written here
 
 
 @by_double_only
@@ -154,11 +154,11 @@ def test_a_bad_cell_leaves_the_others_right(server: Server) -> None:
     assert isinstance(server, Double)
     prompt = f"{PLAIN}{STACK}<pm:ties_svd:density=0.5:rank=4>"
     good = server.txt2img(prompt, seed=3)
-    cells = server.txt2img(
-        prompt, seed=3, script_name="X/Y/Z plot", script_args=[3, "density=0.5, density=7, density=0.5", 0, ""]
-    )
-    assert len(cells.images) == 2  # the host leaves the bad one black
-    assert all(same(image, good.image) for image in cells.images)
+    plot = make_plot(server, prompt, ("Prompt S/R", "density=0.5, density=7, density=0.5"), seed=3)
+    assert plot.infotexts == [good.infotexts[0], None, good.infotexts[0]]
+    assert not plot.cells[1].any()
+    assert same(plot.cells[0], good.image)
+    assert same(plot.cells[2], good.image)
     server.module("errors").exception_records.clear()
 
 

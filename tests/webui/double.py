@@ -85,6 +85,11 @@ class Double:
         images = [np.asarray(image) for image in processed.images]
         return Result(images, list(processed.infotexts), processed.comments)
 
+    def axes(self, tab: str = "txt2img") -> list[str]:
+        runner = getattr(self.module("scripts"), f"scripts_{tab}")
+        plot = next(script for script in runner.scripts if script.title() == "X/Y/Z plot")
+        return list(plot.controls[0].choices)
+
     def reload_ui(self) -> None:
         self._api = self.module("initialize").reload_ui()
 

@@ -91,6 +91,11 @@ class HttpServer:
         ]
         return Result(images, json.loads(answer["info"])["infotexts"], comments=None)  # the API does not tell them
 
+    def axes(self, tab: str = "txt2img") -> list[str]:
+        scripts = [script for script in self._get("script-info") if script["is_img2img"] == (tab == "img2img")]
+        plot = next(script for script in scripts if script["name"] == "x/y/z plot")
+        return next(argument["choices"] for argument in plot["args"] if argument["label"] == "X type")
+
     def reload_ui(self) -> None:
         """As the page's button does it: by the host's own endpoint for it, if it was started with --api-server-stop."""
         raise NotImplementedError("The API has no Reload UI.")

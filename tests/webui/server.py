@@ -46,6 +46,9 @@ class Server(Protocol):
     def img2img(self, prompt: str, image: np.ndarray, **payload: Any) -> Result:
         """mask: (h, w) uint8, 255 where to paint."""
 
+    def axes(self, tab: str = "txt2img") -> list[str]:
+        """The menu of the X/Y/Z plot, in its order."""
+
     def reload_ui(self) -> None: ...
 
     def set_checkpoint(self, name: str) -> None: ...
