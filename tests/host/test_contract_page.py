@@ -47,6 +47,19 @@ class TestAccordion:
         assert same(given.image, tagged.image)
         assert not same(given.image, server.txt2img(PLAIN + STACK).image)
 
+    def test_prompts_are_encoded_anew_when_it_changes(self, server: Server) -> None:
+        """The prompt with its tags stays the same, which is what the host keeps the text encoder's word by."""
+        for name, seed in (("one", 3), ("two", 4)):
+            put(server, f"{PREFIX}{name}", tensors(server, seed, part="lora_te_"))
+        prompt = f"{PLAIN}<lora:{PREFIX}one:0.8><lora:{PREFIX}two:0.6>"
+        modes = "ties_svd:density=0.5:rank=4", "dare_ties_svd:density=0.5:rank=4:seed=7"
+        tagged = [server.txt2img(f"{prompt}<pm:{mode}>").image for mode in modes]
+        stacked = server.txt2img(prompt).image
+        assert len({image.tobytes() for image in (*tagged, stacked)}) == 3
+        for mode, image in zip(modes, tagged, strict=True):
+            assert same(server.txt2img(prompt, **arguments(True, mode)).image, image)
+        assert same(server.txt2img(prompt).image, stacked)
+
     def test_a_mode_alone_has_its_defaults(self, server: Server) -> None:
         given = server.txt2img(PLAIN + STACK, **arguments(True, "add_svd"))
         assert same(given.image, server.txt2img(f"{PLAIN}{STACK}<pm:add_svd>").image)
