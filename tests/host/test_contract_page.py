@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -248,9 +247,3 @@ class TestComments:
     def test_nothing_is_said_when_all_is_well(self, server: Server) -> None:
         result = server.txt2img(f"{PLAIN}{STACK}{TIES}")
         assert result.comments in ("", None)
-
-
-def test_the_extensions_files_are_those_of_this_repository() -> None:
-    """What the doubles load is what users clone."""
-    root = Path(__file__).parents[2]
-    assert (root / "scripts" / "power_merger.py").is_file()
