@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,6 +45,19 @@ class TestAccordion:
         given = server.txt2img(PLAIN + STACK, **arguments(True, "ties_svd:density=0.5:rank=4"))
         assert same(given.image, tagged.image)
         assert not same(given.image, server.txt2img(PLAIN + STACK).image)
+
+    def test_prompts_are_encoded_anew_when_it_changes(self, server: Server) -> None:
+        """The prompt with its tags stays the same, which is what the host keeps the text encoder's word by."""
+        for name, seed in (("one", 3), ("two", 4)):
+            put(server, f"{PREFIX}{name}", tensors(server, seed, part="lora_te_"))
+        prompt = f"{PLAIN}<lora:{PREFIX}one:0.8><lora:{PREFIX}two:0.6>"
+        modes = "ties_svd:density=0.5:rank=4", "dare_ties_svd:density=0.5:rank=4:seed=7"
+        tagged = [server.txt2img(f"{prompt}<pm:{mode}>").image for mode in modes]
+        stacked = server.txt2img(prompt).image
+        assert len({image.tobytes() for image in (*tagged, stacked)}) == 3
+        for mode, image in zip(modes, tagged, strict=True):
+            assert same(server.txt2img(prompt, **arguments(True, mode)).image, image)
+        assert same(server.txt2img(prompt).image, stacked)
 
     def test_a_mode_alone_has_its_defaults(self, server: Server) -> None:
         given = server.txt2img(PLAIN + STACK, **arguments(True, "add_svd"))
@@ -235,9 +247,3 @@ class TestComments:
     def test_nothing_is_said_when_all_is_well(self, server: Server) -> None:
         result = server.txt2img(f"{PLAIN}{STACK}{TIES}")
         assert result.comments in ("", None)
-
-
-def test_the_extensions_files_are_those_of_this_repository() -> None:
-    """What the doubles load is what users clone."""
-    root = Path(__file__).parents[2]
-    assert (root / "scripts" / "power_merger.py").is_file()
