@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.webui.chosen import by_double_only
 from tests.webui.double import Double
-from tests.webui.fixtures import by_double_only
 from tests.webui.merging import PLAIN, TIES, A, B, make_ab
 from tests.webui.plotting import PM, Plot, Values, make_plot, pm
 from tests.webui.server import HIRES, Server, ServerError, difference, same
