@@ -215,14 +215,15 @@ def test_an_exception_of_somebody_elses_in_the_middle(
     server: Server, monkeypatch: pytest.MonkeyPatch, step: str, payload: dict[str, Any]
 ) -> None:
     assert isinstance(server, Double)
-    plain, merged = (server.txt2img(prompt, **payload).images[0] for prompt in (PLAIN, MERGED))
-    with monkeypatch.context() as context:
+    prompts = PLAIN + STACK, PLAIN, MERGED
+    before = {prompt: server.txt2img(prompt, **payload).images[0] for prompt in prompts}
 
-        def fails(*args: Any, **kwargs: Any) -> None:
-            raise RuntimeError("out of memory")
+    def fails(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("out of memory")
 
-        context.setattr(server.module("processing").StableDiffusionProcessingTxt2Img, step, fails)
-        with pytest.raises(ServerError, match="out of memory"):
-            server.txt2img(MERGED, **payload)
-    assert same(server.txt2img(PLAIN, **payload).images[0], plain)
-    assert same(server.txt2img(MERGED, **payload).images[0], merged)
+    for prompt, image in before.items():
+        with monkeypatch.context() as context:
+            context.setattr(server.module("processing").StableDiffusionProcessingTxt2Img, step, fails)
+            with pytest.raises(ServerError, match="out of memory"):
+                server.txt2img(MERGED, **payload)
+        assert same(server.txt2img(prompt, **payload).images[0], image), prompt
