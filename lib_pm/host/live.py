@@ -144,7 +144,7 @@ def _some(layers: Iterable[str]) -> str:
 
 
 def _tell(p: Any, text: str) -> None:
-    """To the image's comments, which the page shows and the API returns, and to the log."""
+    """To the image's comments, which the page shows, and to the log."""
     p.comment(f"Power Merger: {text}")
     _log.warning("Power Merger: %s", text)
 

@@ -114,7 +114,8 @@ class TestScripts:
         )
         (folder / "metadata.ini").write_text(f"[scripts]\n{order} = probe\n" if order else "")
         double.restart()
-        loaded = [data.script_class.__name__ for data in double.module("scripts").scripts_data]
+        names = [data.script_class.__name__ for data in double.module("scripts").scripts_data]
+        loaded = [name for name in names if name in ("Probe", "Other")]  # the host has scripts of its own
         assert loaded == (["Probe", "Other"] if order == "After" else ["Other", "Probe"])
 
     def test_there_is_no_model_on_forge_before_the_first_image(self, double: Double) -> None:
