@@ -1,5 +1,6 @@
 """What is done to one layer, against the obvious way, over all layers of real models."""
 
+import statistics
 import time
 
 import pytest
@@ -14,13 +15,12 @@ from tests.bench.model import WEIGHTS, Model, best_error, error
 
 
 def against_svd(pairs, model: Model, what: str, ours, dense, target: str) -> None:
-    """Rows of ours against the full and against the thin SVD of the dense matrices, one after the other."""
-    model.seconds(ours)  # a first run, which is not counted
-    mine = model.seconds(ours)
+    """Rows of ours, before and after, against the full and against the thin SVD of the dense matrices."""
     for name, full, wanted in (("full", True, target), ("thin", False, "")):
+        model.seconds(ours)  # not counted
+        mine = [model.seconds(ours) for _ in range(5)]
         other = model.seconds(lambda shape, full=full: torch.linalg.svd(dense[shape], full_matrices=full))
-        mine, before = model.seconds(ours), mine
-        own = (mine + before) / 2
+        own = statistics.median(mine + [model.seconds(ours) for _ in range(5)])
         pairs.rows.append(Row(what, own, f"{name} `torch.linalg.svd`", other, "CPU s", other / own, wanted))
     pairs.benchmark.pedantic(lambda: model.seconds(ours), rounds=1)
 

@@ -10,11 +10,11 @@ from tests.bench.conftest import Row
 # The modules that scripts/power_merger.py imports.
 SCRIPT = """
 import time
-start = time.perf_counter()
+start = time.process_time()
 import gradio, numpy, safetensors.torch, torch
-loaded = time.perf_counter()
+loaded = time.process_time()
 import lib_pm.host.live, lib_pm.host.settings, lib_pm.ui.accordion
-print(loaded - start, time.perf_counter() - loaded)
+print(loaded - start, time.process_time() - loaded)
 """
 
 
@@ -33,7 +33,7 @@ def test_import(pairs):
             mine * 1000,
             "what the WebUI has loaded",
             host * 1000,
-            "ms",
+            "CPU ms",
             host / mine,
             "≤ 150 ms",
         )
