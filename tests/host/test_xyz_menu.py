@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.webui.chosen import KINDS
 from tests.webui.double import EXTENSION, REPOSITORY, Double, running
-from tests.webui.fixtures import KINDS
 from tests.webui.merging import PLAIN, TIES, A, B, make_ab
 from tests.webui.plotting import NOTHING, PM, TITLE, make_plot, pm
 from tests.webui.server import Kind
