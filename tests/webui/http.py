@@ -52,7 +52,11 @@ class HttpServer:
 
     @cached_property
     def lora_folder(self) -> Path:
-        return Path(self._get("cmd-flags")["lora_dir"])
+        try:
+            return Path(self._get("cmd-flags")["lora_dir"])
+        except ServerError:  # Forge does not get over a --port; it tells where the LoRAs are that it has
+            folders = [Path(lora["path"]).parent for lora in self._get("loras")]
+            return min(folders, key=lambda folder: len(folder.parts))
 
     @cached_property
     def checkpoints(self) -> list[str]:
