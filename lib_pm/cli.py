@@ -16,6 +16,7 @@ import lib_pm.core.methods  # noqa: F401 (registers the modes)
 from lib_pm import __version__
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.keys.families import KINDS
+from lib_pm.core.lowrank import EXCESS
 from lib_pm.core.params import Option
 from lib_pm.core.registry import MODES
 from lib_pm.jobs.devices import DEVICES
@@ -36,7 +37,7 @@ DEFAULT_MODE = "concat"
 # Layers of a resize without --rank under a dynamic rule: the rule alone decides.
 NO_LIMIT = 1 << 20
 # What a recipe says itself, so that it cannot be said beside --recipe.
-SETTINGS = ("apply", "layers", "dtype", "save_dtype")
+SETTINGS = ("apply", "layers", "dtype", "save_dtype", "precision")
 
 MERGE_EPILOG = """\
 A LoRA is a file with strengths, FILE[:MODEL[:CLIP]][:lbw=WEIGHTS] (CLIP is MODEL if missing), or the WebUI's own
@@ -91,6 +92,13 @@ def _parser() -> argparse.ArgumentParser:
     merge.add_argument("--layers", help=f"kinds of layers to merge, of {', '.join(KINDS)} (default all)")
     merge.add_argument("--lbw-presets", type=Path, help="text file with block weight presets, NAME:1,1,0,…")
     merge.add_argument("--dtype", help=f"of the computation: {_choices(DTYPES)} (default float32)")
+    merge.add_argument(
+        "--exact",
+        dest="precision",
+        action="store_const",
+        const="exact",
+        help=f"truncate deltas to within {EXCESS['exact']:g} of the best error, not {EXCESS['normal']:g}; slower",
+    )
     merge.add_argument("--force", action="store_true", help="merge LoRAs that say they are for different base models")
     merge.set_defaults(run=_merge)
 
@@ -137,6 +145,7 @@ def _merge(options: argparse.Namespace) -> None:
             overwrite=options.overwrite,
             force=options.force,
         )
+    report.notes += [note] if (note := request.tag.note()) else []
     _show(options, report)
 
 
@@ -144,12 +153,13 @@ def _recipe(options: argparse.Namespace, request: Request) -> Recipe:
     settings = _given(options, SETTINGS)
     if "layers" in settings:
         settings["layers"] = settings["layers"].split(",")
-    if options.mode and request.mode and options.mode != request.mode:
-        raise MergeInputError(f"--mode says {options.mode} and the <pm:…> tag says {request.mode}; give one of them.")
+    mode = request.tag.mode
+    if options.mode and mode and options.mode != mode:
+        raise MergeInputError(f"--mode says {options.mode} and the <pm:…> tag says {mode}; give one of them.")
     return make_recipe(
         [LoraUse(_path(tag, options.lora_dir), tag.model, tag.clip, tag.lbw) for tag in request.loras],
-        options.mode or request.mode or DEFAULT_MODE,
-        {**request.options, **_given(options, _all_options(), "option_")},
+        options.mode or mode or DEFAULT_MODE,
+        {**request.tag.options, **_given(options, _all_options(), "option_")},
         presets=load_presets(options.lbw_presets),
         **settings,
     )
@@ -165,8 +175,9 @@ def _repeated(options: argparse.Namespace, request: Request) -> Recipe:
     """The recipe in a merged file or a JSON file, with its LoRAs looked up by name or given in the same order."""
     path: Path = options.recipe
     said = _given(options, ("mode", "lbw_presets", *SETTINGS)) | _given(options, _all_options(), "option_")
-    if said or request.mode:
-        flags = [f"--{name.replace('_', '-')}" for name in said] + ["<pm:…>"] * bool(request.mode)
+    if said or request.tag.mode:
+        flags = ["--exact" if name == "precision" else f"--{name.replace('_', '-')}" for name in said]
+        flags += ["<pm:…>"] * bool(request.tag.mode)
         raise MergeInputError(f"The recipe says how to merge; leave out {', '.join(flags)}.")
     if any(tag != LoraTag(tag.name) for tag in request.loras):
         raise MergeInputError("The recipe says the strengths and block weights; give its LoRAs without them.")
@@ -191,16 +202,16 @@ def _repeated(options: argparse.Namespace, request: Request) -> Recipe:
 def _request(words: Sequence[str]) -> Request:
     """The LoRAs in the order given: words with tags are prompts, other words are files."""
     requests = [parse_prompt(word) if "<" in word else Request((parse_file(word),)) for word in words]
-    modes = [request for request in requests if request.mode]
-    if len(modes) > 1:
-        raise MergeInputError(f"There are {len(modes)} <pm:…> tags; allowed: one.")
+    tags = [request.tag for request in requests if request.tag.mode]
+    if len(tags) > 1:
+        raise MergeInputError(f"There are {len(tags)} <pm:…> tags; allowed: one.")
     loras = tuple(tag for request in requests for tag in request.loras)
     stacked = [tag.name for tag in loras if tag.stacked]
     if stacked:
         raise MergeInputError(
             f"{', '.join(stacked)}: pm=off leaves a LoRA out of a merge; leave it out of the command."
         )
-    return Request(loras, modes[0].mode, modes[0].options) if modes else Request(loras)
+    return Request(loras, *tags)
 
 
 def _path(tag: LoraTag, folder: Path | None) -> Path:

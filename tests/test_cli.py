@@ -116,6 +116,12 @@ def test_dtypes(run: Run, flag: list[str], dtype: torch.dtype) -> None:
     assert {tensor.dtype for tensor in load_file("out.safetensors").values()} == {dtype}
 
 
+@pytest.mark.parametrize(("flag", "precision"), [([], "normal"), (["--exact"], "exact")])
+def test_precision(run: Run, flag: list[str], precision: str) -> None:
+    assert run("merge", "a.safetensors", "--mode", "ties_svd", *flag, "-o", "out.safetensors").status == 0
+    assert json.loads(run("inspect", "out.safetensors", "--json").out)["recipe"]["precision"] == precision
+
+
 def test_layers_and_presets(run: Run) -> None:
     Path("presets.txt").write_text("MINE:IN03=0.5\n")
     words = ["a.safetensors:lbw=mine", "--layers", "other,te", "--lbw-presets", "presets.txt"]
@@ -152,7 +158,7 @@ def test_overwrite(run: Run) -> None:
 def test_what_a_merge_prints(run: Run) -> None:
     words = ["merge", "a.safetensors", "--mode", "add_svd", "--svd-rank", "2", "--overwrite", "-o", "out.safetensors"]
     text = run(*words).out
-    assert text.startswith("Add (SVD) of 1 LoRAs (svd_rank 2, lambda 1.0)\n  a: 3 of 3 layers used\n")
+    assert text.startswith("Add (SVD) of 1 LoRAs (svd_rank 2, lambda 1)\n  a: 3 of 3 layers used\n")
     assert f"  {MID}: rank 2" not in text
     assert f"  {MID}: rank 2, kept energy " in run(*words, "--verbose").out
     assert run(*words, "--quiet").out == ""

@@ -77,7 +77,7 @@ HELP = "(python -m lib_pm merge --help tells more)"
         ([A, "--layers", ""], "layers is ''; allowed: attn, mlp, te, other."),
         ([A, "--layers", "te"], "Nothing is left to merge: every strength, block weight or layer filter is 0."),
         ([f"{A}:0"], "Nothing is left to merge: every strength, block weight or layer filter is 0."),
-        ([f"{A}:lbw=MIDDD"], "There is no block weight preset 'MIDDD'. Did you mean MIDD? Allowed: a preset (…"),
+        ([f"{A}:lbw=MIDDD"], "a: there is no block weight preset 'MIDDD'. Did you mean MIDD? Allowed: a preset (…"),
         ([f"{A}:lbw=MINE", "--lbw-presets", "presets.txt"], "a: 2 block weights; allowed for Stable Diffusion 1: …"),
         ([A, "--lbw-presets", "no.txt"], "The block weight presets in no.txt cannot be read: …"),
         ([A, "--threads", "0"], "threads is 0; allowed: a whole number, 1 or more."),
@@ -168,6 +168,7 @@ def test_path_that_cannot_even_be_looked_at(fails: Fails, words: list[str]) -> N
     [
         (["--mode", "ties", "--svd-rank", "4"], "--mode, --svd-rank"),
         (["--save-dtype", "fp32", "--apply", "model"], "--apply, --save-dtype"),
+        (["--exact"], "--exact"),
         (["<pm:add>"], "<pm:…>"),
     ],
 )

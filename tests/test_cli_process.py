@@ -75,7 +75,7 @@ def test_another_seed_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.skipif(sys.platform == "win32", reason="there it is sent to all processes of a console")
 def test_ctrl_c(tmp_path: Path) -> None:
     """In the middle of a merge: no partial file, the old one untouched, status 1, one line."""
-    shapes = {f"lora_unet_down_blocks_{i // 9}_attentions_{i % 9}_proj_in": (1280, 1280) for i in range(99)}
+    shapes = {f"lora_unet_down_blocks_{i // 9}_attentions_{i % 9}_proj_in": (3200, 3200) for i in range(99)}
     write(tmp_path / "a.safetensors", make_lora(shapes, 2))
     (tmp_path / "out.safetensors").write_text("old")
     job = start(tmp_path, "merge", "a.safetensors", "--mode", "ties_svd", "--overwrite", "-o", "out.safetensors")

@@ -5,8 +5,10 @@ from pathlib import Path
 
 from lib_pm.cli import _parser
 from lib_pm.core.blocks import BLOCK_LISTS
+from lib_pm.jobs.axes import Offered, make_axes
 from lib_pm.jobs.modes import modes_markdown
 from lib_pm.jobs.presets import BUILT_IN
+from lib_pm.jobs.sweeps import sweep_modes, sweep_ranks, sweep_strengths
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -40,3 +42,16 @@ def test_the_table_of_blocks_is_the_code():
 
 def test_the_presets_are_named():
     assert all(f"{name}" in README for name in BUILT_IN)
+
+
+def test_the_plots_to_start_with_are_the_sweeps():
+    page = (Path(__file__).parents[1] / "docs" / "xyz.md").read_text(encoding="utf-8")
+    axes = {axis.name for axis in make_axes(Offered(list, str, dict))}
+    assert set(re.findall(r"`\[Power Merger\] ([^`…]+)`", page)) <= axes
+    for sweep in (sweep_strengths(apply="clip"), sweep_modes(), sweep_ranks("ties_svd", 0.5)):
+        for letter, (axis, values) in zip("XYZ", (sweep.x, sweep.y, sweep.z), strict=True):
+            assert not axis or re.search(
+                rf"^\| {letter} \|.*`\[Power Merger\] {axis}` \|.*`{re.escape(values)}`", page, re.M
+            )
+    for picture in re.findall(r"\]\((images/[^)]+)\)", page):
+        assert (Path(__file__).parents[1] / "docs" / picture).is_file()

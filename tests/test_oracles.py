@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import lib_pm.core.methods  # noqa: F401 (registers the modes)
 from lib_pm.core.layers import Layer, LayerShape
 from lib_pm.core.registry import MODES
-from lib_pm.core.rng import RandomWords
+from lib_pm.core.rng import RandomBits
 from lib_pm.core.spaces import Share, merge_layer
 
 PEFT_NAMES = {
@@ -109,8 +109,8 @@ def our_masks(factors, mode, count) -> Iterator[Tensor]:
             parts = [(b"down", (RANK, shape.columns)), (b"up", (shape.out, RANK))]
         for part, size in parts:
             for content in contents:
-                words = RandomWords(SEED, content + part)
-                yield words.below(DENSITY, size[0] * size[1]).reshape(size)
+                bits = RandomBits(SEED, content + part)
+                yield torch.from_numpy(bits.below(DENSITY, size[0] * size[1])).reshape(size)
 
 
 @pytest.mark.parametrize("rank", [3, 8])
@@ -147,7 +147,7 @@ def test_ties_departs_from_peft_where_a_negative_strength_votes(factors):
     """In PEFT a LoRA votes the same whatever its weight; a subtracted one should vote the other way."""
     deltas, weights = torch.tensor([[1.0], [2.0]]), torch.tensor([1.0, -1.0])
     options = MODES["ties"].values({"density": 1.0})
-    assert MODES["ties"].method(deltas, weights, [b"", b""], options).tolist() == [-2.0]
+    assert MODES["ties"].method(deltas.clone(), weights, [b"", b""], options).tolist() == [-2.0]
     assert merge_utils.ties(list(deltas), weights, 1.0).tolist() == [-0.5]
 
 

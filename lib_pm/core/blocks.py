@@ -56,8 +56,8 @@ def read_presets(text: str) -> dict[str, str]:
     return presets
 
 
-def expand_preset(text: str, presets: Mapping[str, str]) -> str:
-    """The list or named blocks that `text` is, or that the preset of this name stands for."""
+def expand_preset(text: str, presets: Mapping[str, str], lora: str) -> str:
+    """The list or named blocks that `text` is, or that the preset of this name stands for. lora: whose, for errors."""
     text = text.strip()
     if "," in text or "=" in text:
         return text
@@ -67,7 +67,7 @@ def expand_preset(text: str, presets: Mapping[str, str]) -> str:
         near = difflib.get_close_matches(text.upper(), [name.upper() for name in presets], n=3)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise MergeInputError(
-            f"There is no block weight preset {text!r}.{hint} Allowed: a preset ({', '.join(presets)}), "
+            f"{lora}: there is no block weight preset {text!r}.{hint} Allowed: a preset ({', '.join(presets)}), "
             f"a list of {_lengths(BLOCK_LISTS)} numbers, or named blocks such as IN04=0.5,OUT03-OUT06=0."
         )
     return weights

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,11 +20,12 @@ from lib_pm.core.rng import random_signs
 # How a rank is chosen: a number, or a rule that sees all singular values (largest first).
 RankRule = int | Callable[[Tensor], int]
 
-# `truncate_dense`: columns beyond the rank, how much larger than the best error its own may be (relative, estimated),
-# and a limit to its passes over the matrix.
+# How much larger than the best rank-k error that of `truncate_dense` may be, relative to it, and what it computes in.
+Precision = Literal["normal", "exact"]
+EXCESS: dict[Precision, float] = {"normal": 1e-3, "exact": 1e-5}
+_DTYPES: dict[Precision, torch.dtype] = {"normal": torch.float32, "exact": torch.float64}
+# Its columns beyond the rank.
 OVERSAMPLING = 16
-TOLERANCE = 4e-4
-MAX_PASSES = 12
 # Below this size of the smaller side the exact decomposition costs no more than the range finder.
 SMALL_SIDE = 256
 # Cholesky of a Gram matrix loses twice the digits that the condition number takes. Up to this ratio of its diagonal the
@@ -106,31 +108,38 @@ def truncate(up: Tensor, down: Tensor, rank: RankRule, parts: Tensor | None = No
     return _truncated(up @ up_turn, down_turn @ down, values, k)
 
 
-def truncate_dense(delta: Tensor, rank: int, start: Tensor | None) -> Truncated:
-    """Rank-k approximation of a dense matrix, its error within TOLERANCE of the optimal one; exact without a start.
+def truncate_dense(delta: Tensor, rank: int, start: Tensor | None, precision: Precision = "normal") -> Truncated:
+    """Rank-k approximation of a dense matrix, its error within EXCESS of the optimal one; exact without a start.
 
     delta: (out, columns). start: (columns, rank + OVERSAMPLING), spanning much of its row space, see `row_space`.
-    Subspace iteration as in Halko, Martinsson, Tropp, arXiv:0909.4061, in float32, until what a further pass would find
-    is negligible; what passes find falls about geometrically.
+    Block Krylov iteration as in Musco, Musco, arXiv:1504.05477, until what further passes would find is negligible;
+    what they find falls at least geometrically. If that takes more than half of all columns, the matrix is decomposed
+    as a whole, which costs no more then.
     """
     if start is None:
         return _truncate_exact(_wide(delta), rank, most=min(delta.shape))
-    matrix = _where_decompositions_are(delta).float()
+    matrix = _where_decompositions_are(delta).to(_DTYPES[precision])
     total = float(torch.linalg.vector_norm(matrix, dim=1).double().square().sum())
-    basis = torch.linalg.qr(matrix @ start.to(matrix)).Q
+    basis = matrix.new_empty(len(matrix), 0)
+    core = matrix.new_empty(matrix.shape[1], 0)  # matrixᵀ·basis
+    block = matrix @ start.to(matrix)
     kept = gain = 0.0
-    for passes in range(MAX_PASSES + 1):
-        core = matrix.T @ basis
+    for passes in range(min(matrix.shape) // 2 // start.shape[1]):
+        for _ in range(2 if passes else 1):  # once would lose digits where most of the block is in the basis
+            block = torch.linalg.qr(block - basis @ (basis.T @ block)).Q
+        basis, core = torch.cat([basis, block], 1), torch.cat([core, matrix.T @ block], 1)
         wide_core = core.double()
         energies, turn = torch.linalg.eigh(wide_core.T @ wide_core)
         energies, turn = energies[-rank:].flip(0).clamp(min=0), turn[:, -rank:].flip(1)
         before, gain = gain, float(energies.sum()) - kept
         kept += gain
-        falling = min(gain / before, 0.9) if passes > 1 and before > 0 else 0.5
+        falling = min(max(gain / before, 0.5), 0.9) if passes > 1 and before > 0 else 0.5
         coming = gain * falling / (1 - falling)
-        if passes and coming <= max(2 * TOLERANCE * (total - kept), 1e-12 * total):
+        if passes and coming <= max(EXCESS[precision] * (total - kept), 1e-12 * total):
             break
-        basis = torch.linalg.qr(matrix @ torch.linalg.qr(core).Q).Q
+        block = matrix @ core[:, -block.shape[1] :]
+    else:
+        return _truncate_exact(_wide(delta), rank, most=min(delta.shape))
     root = energies.sqrt().sqrt()  # of the singular values, whose squares the energies are
     inverse_root = torch.where(root > 0, 1 / root, 0.0)
     up, down = basis @ (turn * root).to(basis), (turn * inverse_root).to(core).T @ core.T
@@ -146,7 +155,7 @@ def row_space(layers: Sequence[Layer], weights: Sequence[float], rank: int, cont
     content: seeds the random columns, so that equal input gives equal bytes.
     """
     shape = layers[0].shape
-    if shape.max_rank <= SMALL_SIDE or rank + OVERSAMPLING > shape.max_rank // 2:
+    if shape.max_rank <= SMALL_SIDE or rank + OVERSAMPLING > shape.max_rank // 4:  # two passes at least
         return None
     down = torch.cat([_wide(layer.down) for layer in layers])
     columns = rank + OVERSAMPLING

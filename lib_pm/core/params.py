@@ -15,7 +15,8 @@ OptionValue = float | int | None
 class Declared:
     """What a keyword of a method is, attached to its type with `Annotated`.
 
-    slider: the range a slider shows, where other values are allowed too. empty: what None stands for, if allowed.
+    slider: the range a slider shows, where other values are allowed too. empty: what nothing at all (None) stands for,
+    if allowed. word: one that is allowed beside numbers; its value is None.
     """
 
     label: str
@@ -25,6 +26,7 @@ class Declared:
     step: float = 1
     slider: tuple[float, float] | None = None
     empty: str = ""
+    word: str = ""
     short: str = ""
 
 
@@ -47,11 +49,19 @@ class Option:
             words += f" from {_plain(low)} to {_plain(high)}"
         elif math.isfinite(low):
             words += f", {_plain(low)} or more"
+        if self.declared.word:
+            words += f", or {self.declared.word}"
         return f"{words} (or empty: {self.declared.empty})" if self.declared.empty else words
+
+    def text(self, value: OptionValue) -> str:
+        """The value as users write it, "" for one that is not written at all; `parse` reads it back."""
+        return self.declared.word if value is None else str(value).removesuffix(".0")
 
     def parse(self, value: object) -> OptionValue:
         """The value in the option's type. Text is read; the wrong kind or range is a MergeInputError."""
-        if self.declared.empty and (value is None or value == ""):
+        if (self.declared.empty and value == "") or (self.declared.word and value == self.declared.word):
+            return None
+        if value is None and (self.declared.empty or self.declared.word):
             return None
         try:
             number: float | int = self.type(value)
@@ -82,6 +92,17 @@ Lambda = Annotated[
 SvdRank = Annotated[
     int,
     Declared("SVD rank", "Rank of the result, at most what the layer allows.", low=1, slider=(1, 320), short="rank"),
+]
+SvdRankOrFull = Annotated[
+    int | None,
+    Declared(
+        "SVD rank",
+        "Rank of the result, at most what the layer allows; full applies the merged weights as they are.",
+        low=1,
+        slider=(1, 320),
+        word="full",
+        short="rank",
+    ),
 ]
 SvdConvRank = Annotated[
     int | None,

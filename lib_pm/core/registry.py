@@ -1,8 +1,9 @@
 """The table of merge methods and of the modes they make.
 
-A method is one pure function on a stack of deltas. Where it is applied is its space: `exact` (concatenated factors),
-`factors` (up and down factors apart) or `delta` (the full deltas, then the best rank-k approximation). Method and space
-together are a mode, whose id is what users write: `ties` is the method in the factors, `ties_svd` in the deltas.
+A method is one function of a stack of deltas, which is its own to write over, and of nothing else that can change.
+Where it is applied is its space: `exact` (concatenated factors), `factors` (up and down factors apart) or `delta` (the
+full deltas, then the best rank-k approximation). Method and space together are a mode, whose id is what users write:
+`ties` is the method in the factors, `ties_svd` in the deltas.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from torch import Tensor
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.core.params import Declared, Lambda, Option, OptionValue, SvdConvRank, SvdRank
+from lib_pm.core.params import Declared, Lambda, Option, OptionValue, SvdConvRank, SvdRank, SvdRankOrFull
 
 Space = Literal["exact", "factors", "delta"]
 MethodFunction = TypeVar("MethodFunction", bound=Callable[..., Tensor])
@@ -30,7 +31,11 @@ def _every_mode(*, lambda_: Lambda = 1.0) -> None:
 
 
 def _truncated_mode(*, svd_rank: SvdRank = 16, svd_conv_rank: SvdConvRank = None) -> None:
-    """The options of the modes that end in a truncation."""
+    """The options of a sum that ends in a truncation; at full rank it is `concat`."""
+
+
+def _elementwise_mode(*, svd_rank: SvdRankOrFull = 16, svd_conv_rank: SvdConvRank = None) -> None:
+    """The options of the modes whose result has no rank of its own, so that it is truncated or applied whole."""
 
 
 @dataclass(frozen=True, eq=False)  # a row of a table: it is itself
@@ -51,7 +56,7 @@ class Method:
     def __call__(
         self, deltas: Tensor, weights: Tensor, contents: list[bytes], values: Mapping[str, OptionValue]
     ) -> Tensor:
-        """deltas: (n, *shape). weights: (n,). contents: n digests. Returns (*shape,)."""
+        """deltas: (n, *shape), may be written over. weights: (n,). contents: n digests. Returns (*shape,)."""
         arguments = {option.keyword: values[name] for name, option in self.options.items()}
         stack = (deltas, weights, contents) if self.random else (deltas, weights)
         return self.function(*stack, **arguments)
@@ -71,20 +76,28 @@ class Mode:
     def when(self) -> str:
         return (self.space == "factors" and self.method.when_factors) or self.method.when
 
+    @property
+    def approximates(self) -> bool:
+        """Whether it truncates dense deltas, so that the precision of that is a choice."""
+        return self.space == "delta" and not self.method.linear
+
     def values(self, given: Mapping[str, Any]) -> dict[str, OptionValue]:
         """All options with their values: `given` checked, the rest at their defaults.
 
         Names may be the short ones (`rank`). An unknown name or a bad value is a MergeInputError.
         """
-        short = {option.declared.short: name for name, option in self.options.items() if option.declared.short}
         values = {name: option.default for name, option in self.options.items()}
         for written, value in given.items():
-            name = short.get(written, written)
-            if name not in self.options:
+            option = self.option(written)
+            if not option:
                 allowed = ", ".join(self.options)
                 raise MergeInputError(f"Mode {self.id} has no option {written!r}; its options are: {allowed}.")
-            values[name] = self.options[name].parse(value)
+            values[option.name] = option.parse(value)
         return values
+
+    def option(self, name: str) -> Option | None:
+        """The option of that name or short name (`rank`)."""
+        return next((option for option in self.options.values() if name in (option.name, option.declared.short)), None)
 
 
 METHODS: dict[str, Method] = {}
@@ -96,6 +109,23 @@ def find_mode(id: str) -> Mode:
     if id not in MODES:
         raise MergeInputError(f"There is no mode {id!r}; the modes are: {', '.join(MODES)}.")
     return MODES[id]
+
+
+def find_option(name: str) -> Option | None:
+    """An option of that name or short name of any mode."""
+    return next((option for mode in MODES.values() if (option := mode.option(name))), None)
+
+
+def all_options() -> dict[str, Option]:
+    """Every option of every mode by name, in the order of the modes that have most of them.
+
+    Where modes differ in an option, it is that of those modes, which take a word beside numbers.
+    """
+    options: dict[str, Option] = {}
+    for mode in sorted(MODES.values(), key=lambda mode: -len(mode.options)):
+        for name, option in mode.options.items():
+            options.setdefault(name, option)
+    return options
 
 
 def merge_method(
@@ -151,7 +181,7 @@ def merge_method(
 def _mode(method: Method, space: Space) -> Mode:
     options = dict(method.options)
     if space == "delta":
-        options |= declared_options(_truncated_mode)
+        options |= declared_options(_truncated_mode if method.linear else _elementwise_mode)
     options |= declared_options(_every_mode)
     suffix, words = ("_svd", " (SVD)") if space == "delta" else ("", "")
     return Mode(method.id + suffix, method.title + words, method, space, options)

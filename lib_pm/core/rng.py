@@ -9,24 +9,35 @@ import torch
 from torch import Tensor
 
 
-class RandomWords:
-    """A stream of uniform uint32. The raw Philox stream is one that numpy promises to keep as it is."""
+class RandomBits:
+    """Two streams of random bits. The raw Philox stream is one that numpy promises to keep as it is."""
 
     def __init__(self, seed: int, content: bytes) -> None:
-        key = hashlib.sha256(content + seed.to_bytes(16, "little", signed=True)).digest()[:16]
-        self._philox = np.random.Philox(key=int.from_bytes(key, "little"))
+        key = hashlib.sha256(content + seed.to_bytes(16, "little", signed=True)).digest()
+        self._stream, self._second = (
+            np.random.Philox(key=int.from_bytes(half, "little")) for half in (key[:16], key[16:])
+        )
 
-    def take(self, count: int) -> np.ndarray:
-        """The next `count` (rounded up to even) words; what is read in even pieces is what is read at once."""
-        return self._philox.random_raw((count + 1) // 2).view(np.uint32)[:count]
+    def octets(self, count: int) -> np.ndarray:
+        """The next `count` (rounded up to 8) bytes; what is read in multiples of 8 is what is read at once."""
+        return self._stream.random_raw(-(-count // 8)).view(np.uint8)[:count]
 
-    def below(self, probability: float, count: int) -> Tensor:
-        """(count,) bool on the CPU, each entry true with this probability (resolution 2⁻³²)."""
-        return torch.from_numpy(self.take(count) < np.uint32(min(round(probability * 2**32), 2**32 - 1)))
+    def below(self, probability: float, count: int) -> np.ndarray:
+        """(count,) bool, each entry true with this probability (resolution 2⁻³²).
+
+        One byte decides nearly every entry. Where it is the probability's own first byte, 24 more bits do.
+        """
+        first, rest = divmod(round(probability * 2**32), 2**24)
+        octets = self.octets(count)
+        below = octets < first
+        if rest:
+            undecided = np.flatnonzero(octets == first)
+            below[undecided] = self._second.random_raw(len(undecided)) >> np.uint64(40) < rest
+        return below
 
 
 def random_signs(rows: int, columns: int, content: bytes) -> Tensor:
     """(rows, columns) of ±1, float32 on the CPU: the test matrix of a range finder."""
-    bits = np.unpackbits(RandomWords(0, content).take((rows * columns + 31) // 32).view(np.uint8))
+    bits = np.unpackbits(RandomBits(0, content).octets(-(-rows * columns // 8)))
     signs = bits[: rows * columns].astype(np.float32) * 2 - 1
     return torch.from_numpy(signs).reshape(rows, columns)

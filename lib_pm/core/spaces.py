@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,8 +13,10 @@ from torch.nn.functional import pad
 
 from lib_pm.core import lowrank
 from lib_pm.core.layers import Layer, LayerShape
+from lib_pm.core.lowrank import Precision
 from lib_pm.core.params import OptionValue
 from lib_pm.core.registry import Method, Mode
+from lib_pm.core.steps import GPU_BLOCK
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,17 @@ class MergedLayer:
         return MergedLayer(layer, self.kept * factor**2, self.total * factor**2)
 
 
+@dataclass(frozen=True)
+class FullLayer:
+    """The merged delta itself: (out, in·kh·kw)."""
+
+    shape: LayerShape
+    delta: Tensor
+
+    def times(self, factor: float) -> FullLayer:
+        return FullLayer(self.shape, self.delta * factor)
+
+
 def merge_layer(
     mode: Mode,
     name: str,
@@ -46,11 +59,16 @@ def merge_layer(
     values: Mapping[str, OptionValue],
     device: torch.device,
     dtype: torch.dtype,
-) -> MergedLayer | None:
+    *,
+    precision: Precision = "normal",
+    empty: Callable[..., Tensor] = torch.empty,
+) -> MergedLayer | FullLayer | None:
     """Merge one layer. None if nothing is left of it: no LoRA has a weight there, or svd_conv_rank 0 leaves it out.
 
     name: the canonical name of the layer, part of what random masks depend on. values: all options of the mode.
-    dtype: of the computation. A decomposition is made in float64 and leaves its factors in that.
+    svd_rank None gives a FullLayer.
+    dtype: of the computation. precision: of the truncation of dense deltas; all others are exact.
+    empty: where the stack of deltas is put, see `Scratch`.
     """
     # Sorted by content, so that neither rounding nor masks know in which order the LoRAs were given.
     active = sorted((share for share in shares if share.weight != 0), key=lambda share: (share.content, share.weight))
@@ -62,6 +80,7 @@ def merge_layer(
     if rank == 0:
         return None
     weights = [share.weight for share in active]
+    merged: MergedLayer | FullLayer
     if mode.space != "factors" and mode.method.linear:
         up, down, parts = lowrank.concat([share.layer.to(device) for share in active], weights)
         if rank is None:
@@ -74,14 +93,15 @@ def merge_layer(
         if mode.space == "factors":
             merged = MergedLayer(Layer(shape, *_factors(mode.method, layers, weights, contents, values)))
         else:
-            assert rank is not None
-            deltas = layers[0].up.new_empty(len(layers), shape.out, shape.columns)
+            deltas = empty((len(layers), shape.out, shape.columns), dtype=dtype, device=device)
             for layer, out in zip(layers, deltas, strict=True):
                 layer.delta(out)
-            merged_delta = mode.method(deltas, _tensor(weights, deltas), contents, values)
-            del deltas  # the stack is the largest thing here, and the truncation does not need it
-            start = lowrank.row_space(layers, weights, rank, contents[0])
-            merged = _truncated(shape, lowrank.truncate_dense(merged_delta, rank, start))
+            delta = mode.method(deltas, _tensor(weights, deltas), contents, values)
+            if rank is None:
+                merged = FullLayer(shape, delta.clone())  # the stack's memory is used again
+            else:
+                start = lowrank.row_space(layers, weights, rank, contents[0])
+                merged = _truncated(shape, lowrank.truncate_dense(delta, rank, start, precision))
     factor = float(values["lambda"] or 0.0)
     return merged if factor == 1 else merged.times(factor)
 
@@ -109,22 +129,34 @@ def _factors(
     )
 
 
+def memory_needed(mode: Mode, shape: LayerShape, ranks: Sequence[int], dtype: torch.dtype) -> int:
+    """About how many bytes `merge_layer` takes on a device for LoRAs of these ranks."""
+    factors = 8 * sum(ranks) * (shape.out + shape.columns)  # in float64
+    whole = shape.out * shape.columns
+    if mode.space == "factors":
+        return 3 * factors
+    if mode.method.linear:  # multiplied out, in float64, where the ranks are not small
+        return 3 * factors + (8 * 4 * whole if sum(ranks) > shape.max_rank // 2 else 0)
+    # the stack, a few blocks of it, and a delta in float64 that is decomposed
+    return factors + dtype.itemsize * (len(ranks) * whole + 5 * min(len(ranks) * whole, GPU_BLOCK)) + 8 * 2 * whole
+
+
 def merged_rank(mode: Mode, shape: LayerShape, ranks: Sequence[int], values: Mapping[str, OptionValue]) -> int:
     """The rank that `merge_layer` gives a layer, from the ranks of the LoRAs in it; 0 if it leaves the layer out."""
     if not ranks:
         return 0
     limit = _svd_rank(shape, values)
     if limit is None:
-        return sum(ranks) if mode.space == "exact" else max(ranks)
+        return {"exact": sum(ranks), "factors": max(ranks), "delta": shape.max_rank}[mode.space]
     return min(limit, shape.max_rank, sum(ranks) if mode.method.linear else limit)
 
 
 def _svd_rank(shape: LayerShape, values: Mapping[str, OptionValue]) -> int | None:
-    """The rank that the options ask for in such a layer; None for a mode that does not truncate."""
-    if "svd_rank" not in values:
-        return None
-    rank, conv_rank = values["svd_rank"], values["svd_conv_rank"]
-    return int((rank if conv_rank is None or not shape.is_spatial else conv_rank) or 0)
+    """The rank that the options ask for in such a layer; None if nothing is to be truncated."""
+    rank, conv_rank = values.get("svd_rank"), values.get("svd_conv_rank")
+    if conv_rank is not None and shape.is_spatial:
+        rank = conv_rank
+    return None if rank is None else int(rank)
 
 
 def _tensor(numbers: Sequence[float], like: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -13,6 +14,7 @@ from lib_pm.jobs.recipe import DTYPES
 
 Result = TypeVar("Result")
 DEVICES = ("auto", "cpu", "cuda", "mps")
+MEMORY_SHARE = 0.4  # of the free memory, for each of two layers that are worked on side by side
 
 
 def choose_device(name: str) -> torch.device:
@@ -37,10 +39,22 @@ class Device:
         self._device = choose_device(name)
         self.fallen_back: list[str] = []
 
-    def run(self, layer: str, work: Callable[[torch.device], Result]) -> Result:
-        """`work` on the device. Full memory on a device that was asked for by name is a MergeInputError."""
+    @property
+    def type(self) -> str:
+        return self._device.type
+
+    def run(self, layer: str, needed: int, work: Callable[[torch.device], Result]) -> Result:
+        """`work` on the device. Full memory on a device that was asked for by name is a MergeInputError.
+
+        needed: about how many bytes it takes there. Under auto it takes no more than MEMORY_SHARE of what is free, so
+        that the model which generates images keeps its place.
+        """
+        if self._name == "auto" and needed > MEMORY_SHARE * free_memory(self._device):
+            self.fallen_back.append(layer)
+            return work(torch.device("cpu"))
         try:
-            return work(self._device)
+            with stream_of_its_own(self._device):
+                return work(self._device)
         except RuntimeError as error:
             if self._device.type == "cpu" or not ran_out_of_memory(error):
                 raise
@@ -65,17 +79,46 @@ class Device:
         return notes
 
 
+def free_memory(device: torch.device) -> float:
+    """Bytes that a computation can still have on the device; no limit where there is no telling."""
+    if device.type != "cuda":
+        return math.inf
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused
+
+
+@contextmanager
+def stream_of_its_own(device: torch.device) -> Iterator[None]:
+    """What CUDA does inside, it does beside what other threads do on it: one's copies overlap another's arithmetic.
+
+    At the end it is done, so that the results can be used anywhere.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    with torch.cuda.stream(stream):
+        yield
+    stream.synchronize()
+
+
 def ran_out_of_memory(error: RuntimeError) -> bool:
     """Whether a device said that its memory is full; MPS has no error class of its own for it."""
     return isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in str(error).lower()
 
 
 @contextmanager
-def one_thread_per_layer() -> Iterator[None]:
-    """Torch on one thread inside: bytes must not depend on how a sum is split, and layers run side by side instead."""
-    before = torch.get_num_threads()
+def reproducible() -> Iterator[None]:
+    """Torch on one thread inside, and multiplying float32 in full.
+
+    Bytes must depend neither on how a sum is split, layers run side by side instead, nor on what the host allows for
+    speed's sake: WebUIs let GPUs multiply in 10 bits (TF32).
+    """
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     torch.set_num_threads(1)
+    torch.set_float32_matmul_precision("highest")
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)

@@ -41,7 +41,7 @@ class Library:
             return _only(aliased, name, relative)
         near = difflib.get_close_matches(wanted, sorted({path.stem for path in files}), n=3)
         hint = f" Did you mean {' or '.join(near)}?" if near else f" It holds {len(files)} LoRAs."
-        raise MergeInputError(f"There is no LoRA {name!r} in {self.folder}.{hint}")
+        raise MergeInputError(f"There is no LoRA {name!r} in the folder {self.folder.name or self.folder}.{hint}")
 
 
 def _only(matches: list[Path], name: str, relative: dict[Path, str]) -> Path:

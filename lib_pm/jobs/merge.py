@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.core.formats.lora import WRITTEN, Naming
+from lib_pm.core.formats.lora import FULL, WRITTEN, Naming
 from lib_pm.jobs.devices import Device
 from lib_pm.jobs.metadata import hash_metadata, longest_metadata, merged_metadata, rank_metadata
 from lib_pm.jobs.plan import Plan, PlannedLayer, open_plan
@@ -24,12 +24,19 @@ def merge(
     recipe: Recipe, *, device: str = "auto", progress: Progress = silent, workers: int | None = None
 ) -> tuple[dict[str, Tensor], Report]:
     """The merge in memory: exactly the tensors that `merge_to_file` writes, and the report; no tensors if all is 0."""
-    tensors: dict[str, Tensor] = {}
     with open_plan(recipe) as plan:
-        run = MergeRun(plan, device, progress, workers)
-        for finished in run:
-            tensors |= finished.tensors
-        return tensors, run.report()
+        return merge_plan(plan, device=device, progress=progress, workers=workers)
+
+
+def merge_plan(
+    plan: Plan, *, device: str = "auto", progress: Progress = silent, workers: int | None = None
+) -> tuple[dict[str, Tensor], Report]:
+    """`merge`, of a recipe whose files are open."""
+    tensors: dict[str, Tensor] = {}
+    run = MergeRun(plan, device, progress, workers)
+    for finished in run:
+        tensors |= finished.tensors
+    return tensors, run.report()
 
 
 def merge_to_file(
@@ -46,6 +53,11 @@ def merge_to_file(
 
     force: merge LoRAs that say they are for different base models. Nothing to write (every weight 0) is an error.
     """
+    if recipe.options.get("svd_rank", 0) is None:
+        raise MergeInputError(
+            "svd_rank is full, which is for merges that are applied and not saved: the file would hold every weight of "
+            "the model. To save, give it a number."
+        )
     check_target(target, overwrite)
     with open_plan(recipe) as plan:
         if not plan.layers:
@@ -65,12 +77,14 @@ class MergeRun:
 
     def __init__(self, plan: Plan, device: str, progress: Progress, workers: int | None) -> None:
         self._plan, self._progress = plan, progress
-        self._workers = default_workers(plan.recipe.mode) if workers is None else workers
         self._start = time.perf_counter()
         self._device = Device(device)
+        self._workers = default_workers(plan.recipe.mode, self._device) if workers is None else workers
         self._work = layer_merger(plan, self._device)
+        self._full = 0  # bytes of layers at full rank
         mode = plan.recipe.mode
-        options = ", ".join(f"{name} {value}" for name, value in plan.recipe.options.items() if value is not None)
+        texts = {name: mode.options[name].text(value) for name, value in plan.recipe.options.items()}
+        options = ", ".join(f"{name} {text}" for name, text in texts.items() if text)
         self._report = ReportWriter(
             f"{mode.title} of {len(plan.files)} LoRAs ({options})", (f.name for f in plan.files)
         )
@@ -81,10 +95,13 @@ class MergeRun:
         for planned, finished in run_layers(self._plan.layers, self._work, self._progress, self._workers):
             self._report.add(planned, finished, "convolutions, as svd_conv_rank is 0")
             if finished:
+                self._full += sum(tensor.nbytes for name, tensor in finished.tensors.items() if name.endswith(FULL))
                 yield finished
 
     def report(self) -> Report:
         report = self._report.finish(time.perf_counter() - self._start)
+        if self._full:
+            report.notes.append(f"at full rank, which takes {self._full / 2**20:.0f} MB of memory")
         report.notes += self._device.notes(self._plan.recipe.dtype)
         for file, recorded in zip(self._plan.files, self._plan.recipe.contents, strict=False):
             if file.content != recorded:

@@ -61,7 +61,8 @@ class Plan:
         uses = zip(self.recipe.loras, self.files, strict=True)
         ranks = [file.common_rank for use, file in uses if use.model or use.clip]
         any_layer = LayerShape(sys.maxsize, sys.maxsize)
-        return merged_rank(self.recipe.mode, any_layer, ranks, self.recipe.options) or 1
+        rank = merged_rank(self.recipe.mode, any_layer, ranks, self.recipe.options)
+        return rank if 0 < rank < sys.maxsize else 1  # at full rank no layer has an alpha
 
 
 @contextmanager

@@ -7,7 +7,6 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +23,7 @@ from lib_pm.core.formats.lora import Naming, Part, naming_of, split_key
 from lib_pm.core.keys.families import Family, detect
 from lib_pm.core.layers import Layer, LayerShape, all_finite
 from lib_pm.jobs.peft_config import PeftConfig, read_peft_config
+from lib_pm.jobs.tensors import DTYPES, TensorFile
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class LoraFile:
     metadata: Mapping[str, str]
     naming: Naming
     layers: Mapping[str, StoredLayer]
-    _file: Any = field(repr=False)
+    _file: TensorFile = field(repr=False)
     _peft: PeftConfig | None = None
 
     @property
@@ -100,10 +100,10 @@ class LoraFile:
 
     def dtype(self, name: str) -> str:
         """The dtype of the layer's up factor, as the file format calls it: F32, F16, BF16 …"""
-        return str(self._file.get_slice(self.layers[name].keys["up"]).get_dtype())
+        return self._file.dtype(self.layers[name].keys["up"])
 
     def _tensor(self, name: str, stored: StoredLayer, part: Part) -> Tensor:
-        tensor: Tensor = self._file.get_tensor(stored.keys[part])
+        tensor = self._file.tensor(stored.keys[part])
         if tensor.itemsize == 1:  # float8 can be neither added up nor concatenated with another dtype
             tensor = tensor.float()
         if not all_finite(tensor):
@@ -111,7 +111,7 @@ class LoraFile:
         return tensor
 
     def close(self) -> None:
-        self._file.__exit__(None, None, None)
+        self._file.close()
 
     def __enter__(self) -> LoraFile:
         return self
@@ -128,17 +128,14 @@ def open_lora(path: Path) -> LoraFile:
     A MergeInputError names the file and says what is wrong: missing, not a safetensors file, truncated, a checkpoint,
     another kind of network (with its name), an up factor without a down factor, shapes that do not fit.
     """
-    file = _open_safetensors(path)
-    with ExitStack() as undo:
-        undo.callback(file.__exit__, None, None, None)
-        keys = list(file.keys())
+    with _open_safetensors(path) as header:
+        keys = list(header.keys())
         parts = _layers_by_name(path, keys)
-        layers = {name: _stored_layer(path, file, name, parts[name]) for name in sorted(parts)}
-        metadata = file.metadata() or {}
-        peft = read_peft_config(path, metadata)
-        undo.pop_all()
+        layers = {name: _stored_layer(path, header, name, parts[name]) for name in sorted(parts)}
+        metadata = header.metadata() or {}
+    peft = read_peft_config(path, metadata)
     kohya = any(naming_of(layer.keys["up"]) == "kohya" for layer in layers.values())
-    return LoraFile(path, metadata, "kohya" if kohya else "peft", layers, file, peft)
+    return LoraFile(path, metadata, "kohya" if kohya else "peft", layers, TensorFile(path), peft)
 
 
 def _open_safetensors(path: Path) -> Any:
@@ -199,7 +196,7 @@ def _stored_layer(path: Path, file: Any, name: str, keys: Mapping[Part, str]) ->
     slices = {part: file.get_slice(key) for part, key in keys.items()}
     for part, key in keys.items():
         dtype = slices[part].get_dtype()
-        if part != "alpha" and not dtype.startswith(("F", "BF")):
+        if dtype not in DTYPES or (part != "alpha" and not DTYPES[dtype].is_floating_point):
             raise MergeInputError(f"{path.name}: {key} is of dtype {dtype}; allowed: floating point.")
     shapes = {part: tuple(slices[part].get_shape()) for part in keys}
     numbers = math.prod(shapes.pop("alpha", ()))

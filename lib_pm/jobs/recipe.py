@@ -16,11 +16,14 @@ import lib_pm.core.methods  # noqa: F401 (registers the modes)
 from lib_pm.core.blocks import expand_preset
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.keys.families import KINDS, Kind
+from lib_pm.core.lowrank import Precision
 from lib_pm.core.params import OptionValue
 from lib_pm.core.registry import Mode, find_mode
 
 Apply = Literal["model + clip", "model", "clip"]
 APPLY: tuple[Apply, ...] = get_args(Apply)
+
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 _SHORT_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp64": "float64"}
@@ -45,6 +48,7 @@ class Recipe:
     """options: every option of the mode. apply: which strengths act, the layers of the other part are left out.
 
     layers: the kinds of layers that are merged. dtype: of the computation. save_dtype: of the tensors that come out.
+    precision: of the truncation, for modes that truncate dense deltas; those of the others are exact anyway.
     contents: of a recipe that is repeated, what its LoRAs' files held; no part of what the merge is.
     """
 
@@ -55,6 +59,7 @@ class Recipe:
     layers: tuple[Kind, ...] = KINDS
     dtype: str = "float32"
     save_dtype: str = "float16"
+    precision: Precision = "normal"
     contents: tuple[str, ...] = field(default=(), compare=False)
 
     def to_json(self, contents: Sequence[str]) -> dict[str, Any]:
@@ -63,12 +68,14 @@ class Recipe:
             {"name": use.name, "model": use.model, "clip": use.clip, "lbw": use.lbw, "content": content}
             for use, content in zip(self.loras, contents, strict=True)
         ]
-        settings = {
+        settings: dict[str, Any] = {
             "apply": self.apply,
             "layers": list(self.layers),
             "dtype": self.dtype,
             "save_dtype": self.save_dtype,
         }
+        if self.mode.approximates:
+            settings["precision"] = self.precision
         return {"loras": loras, "mode": self.mode.id, "options": dict(self.options), **settings}
 
     def content_key(self, contents: Sequence[str]) -> str:
@@ -90,6 +97,7 @@ def make_recipe(
     layers: Iterable[str] = KINDS,
     dtype: str = "float32",
     save_dtype: str = "float16",
+    precision: str = "normal",
 ) -> Recipe:
     """A recipe from what the user wrote: mode found, options checked and filled with defaults, presets expanded."""
     uses = tuple(
@@ -97,7 +105,7 @@ def make_recipe(
             use.path,
             _strength(use.model, use),
             _strength(use.clip, use),
-            expand_preset(use.lbw, presets or {}) if use.lbw else "",
+            expand_preset(use.lbw, presets or {}, use.name) if use.lbw else "",
         )
         for use in loras
     )
@@ -114,6 +122,7 @@ def make_recipe(
         kinds,
         dtype_name("dtype", dtype),
         dtype_name("save_dtype", save_dtype),
+        _one_of("precision", precision if found.approximates else "normal", PRECISIONS),
     )
 
 
@@ -134,6 +143,7 @@ def recipe_from_json(value: Mapping[str, Any], paths: Iterable[Path]) -> Recipe:
             layers=value["layers"],
             dtype=value["dtype"],
             save_dtype=value["save_dtype"],
+            precision=value.get("precision", "normal"),
         )
         return replace(recipe, contents=tuple(lora["content"] for lora in written))
     except (KeyError, TypeError) as error:

@@ -14,7 +14,7 @@ from torch import Tensor
 from lib_pm.core import lowrank
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.layers import Layer
-from lib_pm.core.spaces import MergedLayer
+from lib_pm.core.spaces import MergedLayer, memory_needed
 from lib_pm.jobs.devices import Device
 from lib_pm.jobs.merge import write_layers
 from lib_pm.jobs.metadata import merged_metadata
@@ -121,12 +121,13 @@ def resize_to_file(
 
         def work(planned: PlannedLayer) -> Finished:
             layer = plan.files[0].read(planned.sources[0].name)
-            resized = where.run(planned.name, lambda to: resize_layer(layer.to(to), limit(planned), dynamic))
+            needed = memory_needed(plan.recipe.mode, planned.shape, [layer.rank], layer.up.dtype)
+            resized = where.run(planned.name, needed, lambda to: resize_layer(layer.to(to), limit(planned), dynamic))
             return finish(planned, resized, plan.naming, dtype, alpha, [source.name])
 
         def reported() -> Generator[Finished, None, None]:
             for planned, finished in run_layers(
-                plan.layers, work, progress, default_workers(plan.recipe.mode) if workers is None else workers
+                plan.layers, work, progress, default_workers(plan.recipe.mode, where) if workers is None else workers
             ):
                 report.add(planned, finished, "")
                 if finished:

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.core.formats.lora import WRITTEN, Naming
+from lib_pm.core.formats.lora import FULL, WRITTEN, Naming
 from lib_pm.core.layers import Layer, all_finite
 from lib_pm.core.lowrank import balance
 from lib_pm.core.registry import Mode
-from lib_pm.core.spaces import MergedLayer, Share, merge_layer
-from lib_pm.jobs.devices import Device, one_thread_per_layer
+from lib_pm.core.scratch import Scratch
+from lib_pm.core.spaces import FullLayer, MergedLayer, Share, memory_needed, merge_layer
+from lib_pm.jobs.devices import Device, reproducible
 from lib_pm.jobs.plan import Plan, PlannedLayer
 from lib_pm.jobs.progress import Progress
 from lib_pm.jobs.recipe import DTYPES
@@ -25,8 +26,13 @@ from lib_pm.jobs.recipe import DTYPES
 MAX_WORKERS = 4  # each holds one layer's deltas; more only crowd the memory bus
 
 
-def default_workers(mode: Mode) -> int:
-    """One for linear modes: their layers take a millisecond each, mostly Python's, so threads only wait."""
+def default_workers(mode: Mode, device: Device) -> int:
+    """One for linear modes: their layers take a millisecond each, mostly Python's, so threads only wait.
+
+    Two on CUDA: one copies while the other computes.
+    """
+    if device.type == "cuda":
+        return 2
     return 1 if mode.method.linear else min(os.cpu_count() or 1, MAX_WORKERS)
 
 
@@ -55,7 +61,7 @@ def run_layers(
     if workers < 1:
         raise MergeInputError(f"threads is {workers}; allowed: a whole number, 1 or more.")
     if workers == 1:  # a pool of one would only add the cost of its locks
-        with one_thread_per_layer():
+        with reproducible():
             for done, layer in enumerate(layers, start=1):
                 result = work(layer)
                 progress(done, len(layers), layer.name)
@@ -65,7 +71,7 @@ def run_layers(
     rest = iter(layers)
     done = 0
     pool = ThreadPoolExecutor(workers, "power-merger", initializer=torch.set_num_threads, initargs=(1,))
-    with one_thread_per_layer():
+    with reproducible():
         try:
             while True:
                 while len(waiting) < 2 * workers and (coming := next(rest, None)) is not None:
@@ -87,6 +93,19 @@ def layer_merger(plan: Plan, device: Device) -> Callable[[PlannedLayer], Finishe
     dtype = device.dtype(recipe.dtype)
     contents = [bytes.fromhex(file.content) for file in plan.files]
     alpha = plan.alpha
+    scratch = Scratch()
+
+    def merge_on(where: torch.device, planned: PlannedLayer, shares: Sequence[Share]) -> MergedLayer | FullLayer | None:
+        return merge_layer(
+            recipe.mode,
+            planned.name,
+            shares,
+            recipe.options,
+            where,
+            dtype,
+            precision=recipe.precision,
+            empty=scratch.empty,
+        )
 
     def work(planned: PlannedLayer) -> Finished | None:
         shares = [
@@ -94,12 +113,13 @@ def layer_merger(plan: Plan, device: Device) -> Callable[[PlannedLayer], Finishe
             for source in planned.sources
             if source.weight
         ]
-        merged = device.run(
-            planned.name, lambda where: merge_layer(recipe.mode, planned.name, shares, recipe.options, where, dtype)
-        )
+        needed = memory_needed(recipe.mode, planned.shape, [share.layer.rank for share in shares], dtype)
+        merged = device.run(planned.name, needed, lambda where: merge_on(where, planned, shares))
         owners = [plan.files[source.lora].path.name for source in planned.sources if source.weight]
         if merged is None:
             return None
+        if isinstance(merged, FullLayer):
+            return finish_full(planned, merged, DTYPES[recipe.save_dtype], owners)
         return finish(planned, merged, plan.naming, DTYPES[recipe.save_dtype], alpha, owners)
 
     return work
@@ -123,16 +143,31 @@ def finish(
     }
     tensors = {}
     for part, ending in WRITTEN[naming].items():
-        tensor = alpha_tensor(alpha, dtype) if part == "alpha" else factors[part].cpu().to(dtype).contiguous()
-        if not all_finite(tensor):
-            largest = float(factors[part].abs().max())
-            raise MergeInputError(
-                f"Layer {planned.name}, merged from {', '.join(owners)}, has a value of {largest:.3g} in its {part} "
-                f"factor, and {str(dtype).removeprefix('torch.')} ends at {torch.finfo(dtype).max:.3g}; "
-                "use smaller strengths, or save as float32 or bfloat16."
-            )
-        tensors[planned.name + ending] = tensor
+        tensors[planned.name + ending] = (
+            alpha_tensor(alpha, dtype)
+            if part == "alpha"
+            else _stored(factors[part], f"{part} factor", planned, dtype, owners)
+        )
     return Finished(planned, tensors, rank, alpha, merged.kept, merged.total)
+
+
+def finish_full(planned: PlannedLayer, merged: FullLayer, dtype: torch.dtype, owners: Sequence[str]) -> Finished:
+    """`finish` for a layer that is no product of factors, in the WebUIs' format for a change of the weight itself."""
+    shape = merged.shape
+    delta = merged.delta.reshape(shape.out, shape.inner, *shape.kernel)
+    tensors = {planned.name + FULL: _stored(delta, "delta", planned, dtype, owners)}
+    return Finished(planned, tensors, shape.max_rank, 0, 0.0, 0.0)
+
+
+def _stored(tensor: Tensor, what: str, planned: PlannedLayer, dtype: torch.dtype, owners: Sequence[str]) -> Tensor:
+    stored = tensor.cpu().to(dtype).contiguous()
+    if not all_finite(stored):
+        raise MergeInputError(
+            f"Layer {planned.name}, merged from {', '.join(owners)}, has a value of {float(tensor.abs().max()):.3g} in "
+            f"its {what}, and {str(dtype).removeprefix('torch.')} ends at {torch.finfo(dtype).max:.3g}; "
+            "use smaller strengths, or save as float32 or bfloat16."
+        )
+    return stored
 
 
 def with_scale(layer: Layer, scale: float) -> Layer:

@@ -1,6 +1,6 @@
 """Benchmarks: each figure is paired with its yardstick in the same run, and is only reported if the result is right.
 
-`python run.py bench` runs them and writes docs/benchmarks.md.
+`python run.py bench` runs them and, if it runs them all, writes docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -46,8 +47,18 @@ class Pairs:
     benchmark: object
     rows: list[Row] = field(default_factory=list)
 
-    def run(self, ours: Callable[[], object], yardstick: Callable[[], object], timer: Callable[[], float], rounds: int):
-        """Medians of both, and the median of the ratios ours / yardstick pair by pair."""
+    def run(
+        self,
+        ours: Callable[[], object],
+        yardstick: Callable[[], object],
+        timer: Callable[[], float],
+        rounds: int,
+        warmup: int = 1,
+    ):
+        """Medians of both, and the median of the ratios ours / yardstick pair by pair.
+
+        warmup: rounds before those that count, which have a pair too.
+        """
         others: list[float] = []
 
         def before() -> None:
@@ -55,13 +66,20 @@ class Pairs:
             yardstick()
             others.append(timer() - start)
 
-        self.benchmark.pedantic(ours, setup=before, rounds=rounds, warmup_rounds=1)  # type: ignore[attr-defined]
+        self.benchmark.pedantic(ours, setup=before, rounds=rounds, warmup_rounds=warmup)  # type: ignore[attr-defined]
         mine = self.benchmark.stats.stats.data  # type: ignore[attr-defined]
-        others = others[-len(mine) :]  # the warm-up has a pair too
+        others = others[-len(mine) :]
         ratio = statistics.median(a / b for a, b in zip(mine, others, strict=True))
         return statistics.median(mine), statistics.median(others), ratio
 
 
+# For ours and the yardsticks, here and in processes started from here.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
+
+PACKAGES = ("torch", "numpy", "safetensors", "peft")
+# A machine with other work to do shows in wall times, less in CPU times, least in ratios.
+LOAD = f" Load when it began: {os.getloadavg()[0]:.1f}." if hasattr(os, "getloadavg") else ""
 ROWS: list[Row] = []
 HALF = torch.float16
 
@@ -96,8 +114,12 @@ def run_process(*arguments: object) -> None:
     subprocess.run([sys.executable, *map(str, arguments)], stdout=subprocess.DEVNULL, check=True)
 
 
-def peak_of_process(*arguments: object) -> int:
-    """Largest resident size in bytes of Python with these arguments.
+def wall() -> float:
+    return time.perf_counter()
+
+
+def usage_of_process(*arguments: object) -> tuple[float, int]:
+    """CPU seconds and largest resident size in bytes of Python with these arguments.
 
     Started by a small process in between: a child's figure counts what its parent held when it was started.
     """
@@ -106,12 +128,19 @@ def peak_of_process(*arguments: object) -> int:
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )
     command = [sys.executable, "-S", "-c", launcher, sys.executable, *map(str, arguments)]
+    start = children_cpu()
     peak = int(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
-    return peak if sys.platform == "darwin" else peak * 1024
+    return children_cpu() - start, peak if sys.platform == "darwin" else peak * 1024
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for row in _table():
+        terminalreporter.write_line(row)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if ROWS:
+    files = {item.path for item in session.items}
+    if ROWS and files == set(Path(__file__).parent.glob("bench_*.py")) and not session.config.option.keyword:
         DOCUMENT.parent.mkdir(exist_ok=True)
         DOCUMENT.write_text(_document(), encoding="utf-8")
 
@@ -124,14 +153,17 @@ def _document() -> str:
         "of the ratios pair by pair. A row is there only if the result was right. One thread.",
         "",
         f"{time.strftime('%Y-%m-%d')}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
-        f"Python {platform.python_version()}, torch {torch.__version__}.",
+        f"Python {platform.python_version()}, {', '.join(f'{name} {version(name)}' for name in PACKAGES)}.{LOAD}",
         "",
-        "| what | ours | yardstick | | ratio | target |",
-        "|---|---|---|---|---|---|",
+        *_table(),
     ]
-    lines += [
+    return "\n".join(lines) + "\n"
+
+
+def _table() -> list[str]:
+    head = ["| what | ours | yardstick | | ratio | target |", "|---|---|---|---|---|---|"]
+    return head + [
         f"| {row.what} | {row.ours:.3g} {row.unit} | {row.yardstick} | {row.yardstick_value:.3g} {row.unit} "
         f"| {row.ratio:.3g} × {'less' if row.less else 'as much'} | {row.target} |"
         for row in ROWS
     ]
-    return "\n".join(lines) + "\n"

@@ -54,8 +54,8 @@ def test_bad_block_weights_say_what_is_allowed(text, family, message):
 def test_presets_are_read_as_that_extension_writes_them():
     presets = read_presets("# NO:1,1\nMIDD:1,0,1\n\nnonsense\nMINE: IN04=0.5,MID=0\nALL0.5:0.5,0.5\nNAME:\n")
     assert presets == {"MIDD": "1,0,1", "MINE": "IN04=0.5,MID=0", "ALL0.5": "0.5,0.5"}
-    assert expand_preset("MIDD", presets) == "1,0,1"
-    assert expand_preset("mine", presets) == "IN04=0.5,MID=0"
-    assert expand_preset("1,2", presets) == "1,2"
+    assert expand_preset("MIDD", presets, "a") == "1,0,1"
+    assert expand_preset("mine", presets, "a") == "IN04=0.5,MID=0"
+    assert expand_preset("1,2", presets, "a") == "1,2"
     with pytest.raises(MergeInputError, match=r"no block weight preset 'MID'. Did you mean MIDD.*IN04=0.5"):
-        expand_preset("MID", presets)
+        expand_preset("MID", presets, "a")

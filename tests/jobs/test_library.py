@@ -65,16 +65,16 @@ def test_a_new_file_is_found_at_once(library: Library) -> None:
         ("anna", "'anna' could be any of chars/anna, old/anna; write it in full."),
         ("ANNA", "'ANNA' could be any of chars/anna, old/anna; write it in full."),
         ("twins", "'twins' could be any of chars/bob, old/anna; write it in full."),
-        ("stile", "There is no LoRA 'stile' in {folder}. Did you mean style?"),
-        ("stile.safetensors", "There is no LoRA 'stile.safetensors' in {folder}. Did you mean style?"),
-        ("zzz", "There is no LoRA 'zzz' in {folder}. It holds 9 LoRAs."),
-        ("notes", "There is no LoRA 'notes' in {folder}. It holds 9 LoRAs."),
+        ("stile", "There is no LoRA 'stile' in the folder {folder}. Did you mean style?"),
+        ("stile.safetensors", "There is no LoRA 'stile.safetensors' in the folder {folder}. Did you mean style?"),
+        ("zzz", "There is no LoRA 'zzz' in the folder {folder}. It holds 9 LoRAs."),
+        ("notes", "There is no LoRA 'notes' in the folder {folder}. It holds 9 LoRAs."),
     ],
 )
 def test_messages(library: Library, name: str, message: str) -> None:
     with pytest.raises(MergeInputError) as caught:
         library.find(name)
-    assert str(caught.value) == message.format(folder=library.folder)
+    assert str(caught.value) == message.format(folder=library.folder.name)
 
 
 def test_folder_that_is_missing(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_file_that_cannot_be_read(tmp_path: Path, content: bytes | None) -> None
 
 def test_unknown_name_hints_at_near_ones() -> None:
     with pytest.raises(MergeInputError) as caught:
-        expand_preset("mid", load_presets())
+        expand_preset("mid", load_presets(), "a")
     message = str(caught.value)
-    assert message.startswith("There is no block weight preset 'mid'. Did you mean MIDD or IND?")
+    assert message.startswith("a: there is no block weight preset 'mid'. Did you mean MIDD or IND?")
     assert "a list of 12 (SDXL LoRA), 17 (SD1 LoRA), 20 (SDXL LoCon), 26 (SD1 LoCon), 61 (Flux) numbers" in message

@@ -7,7 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.jobs.prompt import LoraTag, Request, parse_file, parse_lora, parse_pm, parse_prompt, write_lora
+from lib_pm.core.registry import MODES, Mode
+from lib_pm.jobs.prompt import (
+    LoraTag,
+    ModeTag,
+    Request,
+    parse_file,
+    parse_lora,
+    parse_pm,
+    parse_prompt,
+    write_lora,
+    write_pm,
+)
 
 
 @pytest.mark.parametrize(
@@ -25,7 +36,7 @@ from lib_pm.jobs.prompt import LoraTag, Request, parse_file, parse_lora, parse_p
         ("style:0.8:lbw=IN04=0.5,MID=0", LoraTag("style", 0.8, 0.8, "IN04=0.5,MID=0")),
         ("style:w=OUTD", LoraTag("style", lbw="OUTD")),
         ("style:1:pm=off", LoraTag("style", stacked=True)),
-        ("style:1:start=5:dyn=4:pm=off", LoraTag("style", stacked=True)),
+        ("style:1:start=5:dyn=4:pm=off", LoraTag("style", stacked=True, other=("start=5", "dyn=4"))),
         ("my style v1.5 (new):0.8", LoraTag("my style v1.5 (new)", 0.8, 0.8)),
         ("sub/folder\\style:1", LoraTag("sub/folder\\style")),
         (" style : 0.8 ", LoraTag("style", 0.8, 0.8)),
@@ -39,7 +50,8 @@ def test_lora_tag(body: str, tag: LoraTag) -> None:
 def test_prompt() -> None:
     text = "a <b> cat, <lora:style:0.8> (red:1.2) <lyco:char:0.6:lbw=MIDD>\n<pm: ties_svd :density=0.5: rank = 32> <pm>"
     assert parse_prompt(text) == Request(
-        (LoraTag("style", 0.8, 0.8), LoraTag("char", 0.6, 0.6, "MIDD")), "ties_svd", {"density": "0.5", "rank": "32"}
+        (LoraTag("style", 0.8, 0.8), LoraTag("char", 0.6, 0.6, "MIDD")),
+        ModeTag("ties_svd", {"density": "0.5", "rank": "32"}),
     )
 
 
@@ -57,13 +69,22 @@ def test_prompt_without_tags() -> None:
         ("<lora:style:>", "The strength '' in 'style:' is not a number."),
         ("<pm:add:0.5>", "'0.5' in <pm:add:0.5> should read option=value; options: lambda."),
         ("<pm:ties:density=2>", "density is '2'; allowed: a number from 0 to 1."),
-        ("<pm:add:rank=4>", "Mode add has no option 'rank'; its options are: lambda."),
+        ("<pm:add:ranks=4>", "Mode add has no option 'ranks'; its options are: lambda."),
+        ("<pm:add:rank=-4>", "svd_rank is '-4'; allowed: a whole number, 1 or more."),
     ],
 )
 def test_messages(text: str, message: str) -> None:
     with pytest.raises(MergeInputError) as caught:
         parse_prompt(text)
     assert str(caught.value) == message
+
+
+def test_options_of_other_modes_are_no_error() -> None:
+    """The mode may come from a plot that replaces nothing but its name."""
+    tag = parse_pm("ties_svd:density=0.25:rank=32:seed=7")
+    assert (tag.options, tag.unused) == ({"density": "0.25", "rank": "32"}, ("seed",))
+    assert tag.note() == "seed does nothing in mode ties_svd"
+    assert parse_pm("concat").note() == ""
 
 
 def test_unknown_mode_lists_all() -> None:
@@ -131,6 +152,7 @@ def test_what_is_written_reads_the_same(loras: list[LoraTag]) -> None:
         (LoraTag("style", model=0.8, clip=0.6), "<lora:style:0.6:0.8>"),
         (LoraTag("style", -0.1, -0.1, "MIDD"), "<lora:style:-0.1:lbw=MIDD>"),
         (LoraTag("style", 0.3, 0.3, stacked=True), "<lora:style:0.3:pm=off>"),
+        (LoraTag("style", stacked=True, other=("start=5",)), "<lora:style:1:start=5:pm=off>"),
     ],
 )
 def test_written_as_the_webui_writes_it(tag: LoraTag, text: str) -> None:
@@ -149,3 +171,19 @@ def test_what_a_merge_cannot_do_is_refused_unless_the_host_stacks_it(item: str) 
         parse_lora(body)
     assert str(caught.value).startswith(f"{item} in <lora:{body}> cannot be merged; allowed: a name, two strengths,")
     assert parse_lora(f"{body}:pm=off").stacked
+
+
+@pytest.mark.parametrize("mode", MODES.values(), ids=list(MODES))
+@given(st.data())
+def test_the_mode_tag_that_is_written_reads_the_same(mode: Mode, data: st.DataObject) -> None:
+    drawn = {
+        "density": st.floats(0, 1),
+        "seed": st.integers(0, 2**63 - 1),
+        "lambda": strengths,
+        "svd_rank": st.integers(1) if mode.method.linear else st.none() | st.integers(1),
+        "svd_conv_rank": st.none() | st.integers(0),
+    }
+    options = {name: data.draw(drawn[name]) for name in mode.options}
+    tag = parse_pm(write_pm(mode, options))
+    assert tag.mode == mode.id
+    assert mode.values(tag.options) == options

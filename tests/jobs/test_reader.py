@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -144,3 +145,34 @@ def test_content_tells_alphas_apart_that_only_the_header_has(tmp_path: Path) -> 
         with open_lora(write(tmp_path / f"{alpha}.safetensors", tensors, settings)) as file:
             contents.add(file.content)
     assert len(contents) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float64, torch.bfloat16])
+def test_an_alpha_is_of_any_dtype(tmp_path: Path, dtype: torch.dtype) -> None:
+    tensors = make_lora({ATTENTION: (24, 16)}, 4) | {f"{ATTENTION}.alpha": torch.tensor(6, dtype=dtype)}
+    with opened(tmp_path, tensors) as file:
+        assert file.read(ATTENTION).scale == 1.5
+
+
+def test_what_is_read_is_no_part_of_the_file(tmp_path: Path) -> None:
+    """A mapped file would count as this process's memory, and could not be replaced on Windows."""
+    tensors = make_lora({ATTENTION: (24, 16)}, 4)
+    with opened(tmp_path, tensors) as file:
+        file.read(ATTENTION).up.zero_()
+        assert torch.equal(file.read(ATTENTION).up, tensors[ATTENTION + KOHYA[0]])
+
+
+def test_layers_are_read_side_by_side(tmp_path: Path) -> None:
+    shapes = {ATTENTION.replace("blocks_0", f"blocks_{index}"): (64, 48) for index in range(40)}
+    tensors = make_lora(shapes, 4)
+    with opened(tmp_path, tensors) as file, ThreadPoolExecutor(8) as pool:
+        for name, layer in zip(shapes, pool.map(file.read, shapes), strict=True):
+            assert torch.equal(layer.down, tensors[name + KOHYA[1]])
+
+
+def test_a_file_that_is_cut_off_while_it_is_read(tmp_path: Path) -> None:
+    with opened(tmp_path, make_lora({ATTENTION: (24, 16)}, 4)) as file:
+        with file.path.open("r+b") as same:
+            same.truncate(file.path.stat().st_size - 8)
+        with pytest.raises(MergeInputError, match=f"^{file.path.name} was cut off while it was read"):
+            file.read(ATTENTION)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.registry import MODES
-from lib_pm.jobs.recipe import APPLY, DTYPES, LoraUse, Recipe, make_recipe, recipe_from_json
+from lib_pm.jobs.recipe import APPLY, DTYPES, PRECISIONS, LoraUse, Recipe, make_recipe, recipe_from_json
 
 A, B = LoraUse(Path("a.safetensors"), 0.8), LoraUse(Path("b.safetensors"), -0.4, 0.2, "IN04=0.5")
 CONTENTS = ["aa", "bb"]
@@ -46,8 +46,8 @@ def test_short_dtypes_and_the_order_of_layer_kinds() -> None:
         ({"mode": "tie"}, f"There is no mode 'tie'; the modes are: {', '.join(MODES)}."),
         ({"options": {"density": 2}}, "density is 2; allowed: a number from 0 to 1."),
         ({"options": {"density": "nan"}}, "density is 'nan'; allowed: a number from 0 to 1."),
-        ({"options": {"rank": 0}}, "svd_rank is 0; allowed: a whole number, 1 or more."),
-        ({"options": {"rank": 2.5}}, "svd_rank is 2.5; allowed: a whole number, 1 or more."),
+        ({"options": {"rank": 0}}, "svd_rank is 0; allowed: a whole number, 1 or more, or full."),
+        ({"options": {"rank": 2.5}}, "svd_rank is 2.5; allowed: a whole number, 1 or more, or full."),
         (
             {"options": {"conv_rank": -1}},
             "svd_conv_rank is -1; allowed: a whole number, 0 or more (or empty: same as svd_rank).",
@@ -59,6 +59,7 @@ def test_short_dtypes_and_the_order_of_layer_kinds() -> None:
         ({"apply": "unet"}, "apply is 'unet'; allowed: model + clip, model, clip."),
         ({"layers": ["conv"]}, "layers is 'conv'; allowed: attn, mlp, te, other."),
         ({"dtype": "int8"}, "dtype is 'int8'; allowed: float32, float16, bfloat16, float64."),
+        ({"precision": "high"}, "precision is 'high'; allowed: normal, exact."),
         ({"save_dtype": "fp8"}, "save_dtype is 'fp8'; allowed: float32, float16, bfloat16, float64."),
     ],
     ids=lambda value: str(value)[:40],
@@ -99,6 +100,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
     uses = st.builds(LoraUse, st.builds(Path, st.sampled_from(["x/a.safetensors", "b c.safetensors"])), finite, finite)
     loras = [replace(use, lbw=draw(lbw)) for use in draw(st.lists(uses, min_size=1, max_size=4))]
     settings = {"dtype": draw(st.sampled_from(list(DTYPES))), "save_dtype": draw(st.sampled_from(list(DTYPES)))}
+    settings["precision"] = draw(st.sampled_from(PRECISIONS))
     kinds = draw(st.sets(st.sampled_from(["attn", "mlp", "te", "other"]), min_size=1))
     return make_recipe(loras, mode, options, apply=draw(st.sampled_from(APPLY)), layers=kinds, **settings)
 
@@ -135,6 +137,7 @@ def test_json_round_trip_and_content_key(recipe: Recipe, random: random.Random) 
         made(layers=["attn", "mlp", "te"]),
         made(dtype="float64"),
         made(save_dtype="float32"),
+        made(precision="exact"),
     ],
     ids=lambda recipe: str(recipe)[-160:],
 )
@@ -142,6 +145,14 @@ def test_content_key_changes_with_every_field(changed: Recipe) -> None:
     contents = {1: ["aa"], 2: CONTENTS, 3: ["aa", "aa", "bb"]}[len(changed.loras)]
     assert changed.content_key(contents) != made().content_key(CONTENTS)
     assert changed.content_key(contents) == changed.content_key(contents)
+
+
+@pytest.mark.parametrize("mode", ["concat", "ties", "add_svd"])
+def test_precision_is_no_part_of_a_recipe_that_is_exact_anyway(mode: str) -> None:
+    exact = made(mode=mode, precision="exact")
+    assert exact == made(mode=mode)
+    assert "precision" not in exact.to_json(CONTENTS)
+    assert made(precision="exact").to_json(CONTENTS)["precision"] == "exact"
 
 
 def test_content_key_changes_with_the_files() -> None:

@@ -82,7 +82,7 @@ def test_text(uses: list[LoraUse], tmp_path: Path) -> None:
     energies = {layer.name: layer.kept_energy or 0.0 for layer in report.layers}
     lowest = min(energies, key=lambda name: energies[name])
     assert lines[:7] == [
-        "Add (SVD) of 3 LoRAs (svd_rank 3, lambda 1.0)",
+        "Add (SVD) of 3 LoRAs (svd_rank 3, lambda 1)",
         "  one: 2 of 3 layers used",
         "  two: 1 of 2 layers used, 1 switched off by block weights",
         "  three: 0 of 1 layers used",
@@ -101,7 +101,7 @@ def test_json_has_all_of_it(uses: list[LoraUse], tmp_path: Path) -> None:
     target = tmp_path / "out.safetensors"
     report = merge_to_file(make_recipe(uses, "add_svd", {"rank": 3}), target)
     value = json.loads(json.dumps(report.to_json(), allow_nan=False))
-    assert value["what"] == "Add (SVD) of 3 LoRAs (svd_rank 3, lambda 1.0)"
+    assert value["what"] == "Add (SVD) of 3 LoRAs (svd_rank 3, lambda 1)"
     assert value["loras"] == [
         {"name": "one", "layers": 3, "used": 2, "off_by_block": []},
         {"name": "two", "layers": 2, "used": 1, "off_by_block": [IN03]},

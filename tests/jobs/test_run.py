@@ -14,12 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import lib_pm.jobs.run
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.layers import LayerShape
 from lib_pm.core.registry import MODES
-from lib_pm.core.spaces import merge_layer
-from lib_pm.jobs.devices import DEVICES, choose_device
+from lib_pm.jobs.devices import Device
 from lib_pm.jobs.merge import merge, merge_to_file
 from lib_pm.jobs.plan import PlannedLayer
 from lib_pm.jobs.progress import Cancelled, silent
@@ -107,8 +105,9 @@ def test_stopping_cancels_what_has_not_begun(workers: int, where: str) -> None:
 
 
 def test_one_worker_for_what_is_linear() -> None:
-    assert {default_workers(mode) for mode in MODES.values() if mode.method.linear} == {1}
-    assert 1 <= default_workers(MODES["ties_svd"]) <= 4
+    cpu = Device("cpu")
+    assert {default_workers(mode, cpu) for mode in MODES.values() if mode.method.linear} == {1}
+    assert 1 <= default_workers(MODES["ties_svd"], cpu) <= 4
 
 
 def loras(folder: Path, count: int = 2, rank: int = 4, **how: Any) -> list[LoraUse]:
@@ -198,78 +197,6 @@ def test_float8_merges_with_float16(tmp_path: Path) -> None:
     tensors, _ = merge(make_recipe([use, other], "concat", save_dtype="float32"))
     one, two = deltas(use.path), deltas(other.path)
     assert total_error(deltas(tensors), {name: one[name] + two[name] for name in one}) < 1e-6
-
-
-def test_unknown_device() -> None:
-    with pytest.raises(MergeInputError) as caught:
-        choose_device("npu")
-    assert str(caught.value) == f"device is 'npu'; allowed: {', '.join(DEVICES)}."
-
-
-@pytest.mark.parametrize("name", ["cuda", "cuda:1", "mps"])
-def test_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(MergeInputError) as caught:
-        choose_device(name)
-    assert str(caught.value) == f"device is {name!r}, which this machine does not have; it has: cpu."
-    assert choose_device("auto") == torch.device("cpu")
-
-
-@pytest.fixture
-def full_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception], list[str]]:
-    """A GPU whose memory is full for every layer but the last. Its arithmetic is the CPU's."""
-
-    def install(error: Exception) -> list[str]:
-        calls: list[str] = []
-
-        def merge_on(mode: Any, name: str, shares: Any, values: Any, device: torch.device, dtype: torch.dtype) -> Any:
-            calls.append(f"{device.type} {name}")
-            if device.type == "cuda" and name != NAMES[-1]:
-                raise error
-            return merge_layer(mode, name, shares, values, torch.device("cpu"), dtype)
-
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-        monkeypatch.setattr(lib_pm.jobs.run, "merge_layer", merge_on)
-        return calls
-
-    return install
-
-
-@pytest.mark.parametrize(
-    "error",
-    [torch.cuda.OutOfMemoryError("CUDA out of memory."), RuntimeError("MPS backend out of memory (MPS allocated …)")],
-    ids=["cuda", "mps"],
-)
-def test_auto_falls_back_to_the_cpu(
-    tmp_path: Path, full_gpu: Callable[[Exception], list[str]], error: Exception
-) -> None:
-    recipe = make_recipe(loras(tmp_path), "ties_svd")
-    expected, plain = merge(recipe, device="cpu")
-    calls = full_gpu(error)
-    tensors, report = merge(recipe, workers=1)
-    assert calls == [f"{device} {name}" for name in NAMES[:2] for device in ("cuda", "cpu")] + [f"cuda {NAMES[2]}"]
-    assert all(torch.equal(tensors[name], expected[name]) for name in expected)
-    assert plain.notes == []
-    assert report.notes == ["2 layers were done on the CPU: the device's memory was full"]
-    assert "  note: 2 layers were done on the CPU: the device's memory was full" in report.to_text().splitlines()
-
-
-def test_a_device_that_was_asked_for_does_not_fall_back(
-    tmp_path: Path, full_gpu: Callable[[Exception], list[str]]
-) -> None:
-    full_gpu(torch.cuda.OutOfMemoryError("CUDA out of memory."))
-    with pytest.raises(MergeInputError) as caught:
-        merge(make_recipe(loras(tmp_path), "ties_svd"), device="cuda")
-    assert str(caught.value) == (
-        f"The memory of cuda is full at layer {NAMES[0]}; device auto puts such layers on the CPU."
-    )
-
-
-def test_other_errors_are_no_full_memory(tmp_path: Path, full_gpu: Callable[[Exception], list[str]]) -> None:
-    full_gpu(RuntimeError("illegal instruction"))
-    with pytest.raises(RuntimeError, match="illegal instruction"):
-        merge(make_recipe(loras(tmp_path), "ties_svd"))
 
 
 def test_float16_on_the_cpu_is_float32_and_says_so(tmp_path: Path) -> None:

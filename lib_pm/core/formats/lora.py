@@ -34,6 +34,9 @@ WRITTEN: dict[Naming, dict[Part, str]] = {
     "peft": {"up": ".lora_B.weight", "down": ".lora_A.weight"},
 }
 
+# What a change of the weight itself is called; LyCORIS, the WebUIs and ComfyUI read it.
+FULL = ".diff"
+
 
 def split_key(key: str) -> tuple[str, Part] | None:
     """`x.lora_up.weight` as ("x", "up"); None for a tensor that is not a part of a plain LoRA."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lib_pm.core.params import Density, Seed
 from lib_pm.core.registry import merge_method
-from lib_pm.core.steps import drop_random, elect_and_average, weighted_sum
+from lib_pm.core.steps import drop_random_, elect_and_average_, weighted_sum_
 
 
 @merge_method(
@@ -27,7 +27,7 @@ def dare_linear(
     contents: (n,) digests of what each LoRA holds here; with the seed they decide the mask.
     Returns (*shape,) float32. Equals PEFT `dare_linear` for the same masks.
     """
-    return weighted_sum(drop_random(deltas, density, seed, contents), weights)
+    return weighted_sum_(drop_random_(deltas, density, seed, contents), weights)
 
 
 @merge_method(
@@ -46,4 +46,4 @@ def dare_ties(
     contents: (n,) digests of what each LoRA holds here; with the seed they decide the mask.
     Returns (*shape,) float32. Departs from PEFT `dare_ties` as `ties` departs from PEFT `ties`.
     """
-    return elect_and_average(drop_random(deltas, density, seed, contents), weights)
+    return elect_and_average_(drop_random_(deltas, density, seed, contents), weights)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from lib_pm.core.registry import merge_method
-from lib_pm.core.steps import weighted_sum
+from lib_pm.core.steps import weighted_sum_
 
 
 @merge_method(
@@ -23,7 +23,7 @@ def concat(deltas: Tensor, weights: Tensor) -> Tensor:
     deltas: (n, *shape) float32, one per LoRA, strengths not yet applied. weights: (n,) float32, negative subtracts.
     Returns (*shape,) float32. Equals PEFT `cat`. The merge is equal to this; its factors are never multiplied out.
     """
-    return weighted_sum(deltas, weights)
+    return weighted_sum_(deltas, weights)
 
 
 @merge_method(
@@ -41,4 +41,4 @@ def add(deltas: Tensor, weights: Tensor) -> Tensor:
     deltas: (n, *shape) float32, one per LoRA, strengths not yet applied. weights: (n,) float32, negative subtracts.
     Returns (*shape,) float32. Equals PEFT `task_arithmetic`.
     """
-    return weighted_sum(deltas, weights)
+    return weighted_sum_(deltas, weights)

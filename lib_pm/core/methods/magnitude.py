@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lib_pm.core.params import Density
 from lib_pm.core.registry import merge_method
-from lib_pm.core.steps import keep_largest, weighted_sum
+from lib_pm.core.steps import keep_largest_, weighted_sum_
 
 
 @merge_method(
@@ -22,4 +22,4 @@ def magnitude_prune(deltas: Tensor, weights: Tensor, *, density: Density = 0.5) 
     deltas: (n, *shape) float32, one per LoRA, strengths not yet applied. weights: (n,) float32, negative subtracts.
     Returns (*shape,) float32. Equals PEFT `magnitude_prune`.
     """
-    return weighted_sum(keep_largest(deltas, density), weights)
+    return weighted_sum_(keep_largest_(deltas, density), weights)

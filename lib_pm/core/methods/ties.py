@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lib_pm.core.params import Density
 from lib_pm.core.registry import merge_method
-from lib_pm.core.steps import elect_and_average, keep_largest
+from lib_pm.core.steps import elect_and_average_, keep_largest_
 
 
 @merge_method(
@@ -24,4 +24,4 @@ def ties(deltas: Tensor, weights: Tensor, *, density: Density = 0.5) -> Tensor:
     the mean is over the number of agreeing LoRAs, as in PEFT (mergekit divides by their weights, which would cancel
     the strength of a single LoRA). With all weights equal and positive it equals PEFT `ties`.
     """
-    return elect_and_average(keep_largest(deltas, density), weights)
+    return elect_and_average_(keep_largest_(deltas, density), weights)

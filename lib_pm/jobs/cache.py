@@ -1,0 +1,115 @@
+"""Merges kept in memory under their content key, so that a second image with the same recipe merges nothing."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from lib_pm.core.errors import MergeInputError
+from lib_pm.core.keys.families import SD1, SD2, SDXL, Family
+from lib_pm.jobs.merge import merge_plan
+from lib_pm.jobs.plan import Plan, open_plan
+from lib_pm.jobs.progress import Progress, silent
+from lib_pm.jobs.recipe import Recipe
+from lib_pm.jobs.report import Report
+
+# The families that a WebUI tells apart, by id.
+FAMILIES = {family.id: family for family in (SD1, SD2, SDXL)}
+_Stamp = tuple[Path, int, int]  # path, modification time in ns, size: what a file is known again by
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A merge in memory. key: its content key. tensors: those of its file. owners: layer name -> names of its LoRAs."""
+
+    key: str
+    tensors: Mapping[str, Tensor]
+    owners: Mapping[str, tuple[str, ...]]
+    family: Family
+    report: Report
+
+    @property
+    def bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+
+class MergeCache:
+    """Merges by content key, the least recently used dropped when they hold more than `limit` bytes.
+
+    A file is taken for the same while its path, size and modification time are; then it is not opened.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._merges: OrderedDict[str, Merged] = OrderedDict()
+        self._contents: dict[_Stamp, str] = {}
+
+    @property
+    def bytes(self) -> int:
+        return sum(merged.bytes for merged in self._merges.values())
+
+    def merge(self, recipe: Recipe, *, device: str = "auto", progress: Progress = silent, model: str = "") -> Merged:
+        """The merge of the recipe, from memory if it is there. Errors and cancelling leave the cache as it was.
+
+        model: the id of the family that it has to be for, "" for any; else it is a MergeInputError.
+        """
+        stamps = [_stamp(use.path) for use in recipe.loras]
+        known = [self._contents.get(stamp, "") for stamp in stamps]
+        if all(known) and (merged := self._find(recipe.content_key(known))):
+            _check_family(merged.family, model)
+            return merged
+        with open_plan(recipe) as plan:
+            _check_family(plan.family, model)
+            contents = [file.content for file in plan.files]
+            key = recipe.content_key(contents)
+            merged = self._find(key)
+            if merged is None:
+                tensors, report = merge_plan(plan, device=device, progress=progress)
+                merged = Merged(key, tensors, _owners(plan, report), plan.family, report)
+                self._keep(merged)
+        self._contents.update(zip(stamps, contents, strict=True))
+        return merged
+
+    def _find(self, key: str) -> Merged | None:
+        merged = self._merges.get(key)
+        if merged:
+            self._merges.move_to_end(key)
+        return merged
+
+    def _keep(self, merged: Merged) -> None:
+        if merged.bytes > self.limit:  # it would push out all others, and itself with the next one
+            merged.report.notes.append(
+                f"made anew for each image, as its {merged.bytes / 2**20:.0f} MB are more than the "
+                f"{self.limit / 2**20:.0f} MB that the settings give to merges"
+            )
+            return
+        self._merges[merged.key] = merged
+        while self.bytes > self.limit:
+            self._merges.popitem(last=False)
+
+
+def _check_family(family: Family, model: str) -> None:
+    wanted = FAMILIES.get(model)
+    if wanted and family.id in FAMILIES and family is not wanted:
+        raise MergeInputError(f"The LoRAs are for {family.title}, and the loaded model is {wanted.title}.")
+
+
+def _stamp(path: Path) -> _Stamp:
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise MergeInputError(f"{path.name} cannot be read: {error.strerror or error}.") from error
+    return path, stat.st_mtime_ns, stat.st_size
+
+
+def _owners(plan: Plan, report: Report) -> dict[str, tuple[str, ...]]:
+    there = {layer.name for layer in report.layers}
+    return {
+        layer.name: tuple(plan.files[source.lora].name for source in layer.sources if source.weight)
+        for layer in plan.layers
+        if layer.name in there
+    }

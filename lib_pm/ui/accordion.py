@@ -1,0 +1,93 @@
+"""The accordion "Power Merger" of txt2img and img2img: a mode and its options, without typing a `<pm:…>` tag."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from lib_pm.core.errors import MergeInputError
+from lib_pm.core.registry import find_mode
+from lib_pm.jobs.prompt import ModeTag, parse_pm
+from lib_pm.ui.panel import OPTIONS, mode_control, mode_help, option_control, panel_text
+
+TITLE = "Power Merger"
+_EXPLANATION = (
+    "Merges the prompt's LoRAs instead of stacking them. A `<pm:…>` tag in the prompt wins over these settings; "
+    "`:pm=off` in a LoRA's tag leaves that one stacked."
+)
+
+
+@dataclass(frozen=True)
+class Accordion:
+    """controls: in the order of the script's arguments: on or off, mode, one for each option.
+
+    pasted: for each of them what an image's infotext sets it to, given the infotext as a dict.
+    """
+
+    controls: list[Any]
+    pasted: list[tuple[Any, Callable[[Mapping[str, Any]], Any]]]
+
+
+def build(open_accordion: Callable[..., Any], elem_id: Callable[[str], str], mode: str, infotext: str) -> Accordion:
+    """Draw it. open_accordion: the WebUI's InputAccordion. infotext: the key that the WebUI writes the tag under."""
+    chosen = find_mode(mode)
+    with open_accordion(False, label=TITLE, elem_id=elem_id("enabled")) as enabled:
+        gr.Markdown(_EXPLANATION)
+        modes = mode_control(mode, elem_id=elem_id("mode"))
+        explained = gr.Markdown(mode_help(chosen), elem_id=elem_id("help"))
+        with gr.Row():
+            options = [
+                option_control(option, elem_id=elem_id(name), visible=name in chosen.options)
+                for name, option in OPTIONS.items()
+            ]
+
+    def show(mode: str) -> list[Any]:
+        new = find_mode(mode)
+        return [gr.update(value=mode_help(new)), *(gr.update(visible=name in new.options) for name in OPTIONS)]
+
+    modes.change(show, inputs=[modes], outputs=[explained, *options], show_progress="hidden")
+    pasted = [
+        (enabled, lambda params: _is_on(params, infotext)),
+        (modes, lambda params: _pasted_mode(params, infotext)),
+    ]
+    pasted += [(control, _pasted_option(name, infotext)) for name, control in zip(OPTIONS, options, strict=True)]
+    return Accordion([enabled, modes, *options], pasted)
+
+
+def requested(enabled: bool = False, mode: str = "", *values: object) -> str:
+    """What the accordion's arguments ask for: the body of a `<pm:…>` tag, "" if it is off."""
+    return panel_text(mode, values) if enabled else ""
+
+
+def _is_on(params: Mapping[str, Any], infotext: str) -> bool:
+    """An image that was merged by a tag comes back by its tag."""
+    return infotext in params and "<pm:" not in params.get("Prompt", "")
+
+
+def _pasted(params: Mapping[str, Any], infotext: str) -> ModeTag | None:
+    """How an image was merged, None if it was not, or in no mode that this version knows."""
+    try:
+        return parse_pm(params[infotext]) if infotext in params else None
+    except MergeInputError:
+        return None
+
+
+def _pasted_mode(params: Mapping[str, Any], infotext: str) -> Any:
+    found = _pasted(params, infotext)
+    return found.mode if found else gr.update()
+
+
+def _pasted_option(name: str, infotext: str) -> Callable[[Mapping[str, Any]], Any]:
+    """What the image says of this option, or its default; no change without an image's word on a mode that has it."""
+
+    def paste(params: Mapping[str, Any]) -> Any:
+        found = _pasted(params, infotext)
+        if not found or name not in find_mode(found.mode).options:
+            return gr.update()
+        option, value = OPTIONS[name], find_mode(found.mode).values(found.options)[name]
+        return option.text(value) if option.declared.empty or option.declared.word else value
+
+    return paste

@@ -1,0 +1,103 @@
+"""`svd_rank=full`: the merged delta itself, where a method's result has no rank of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lib_pm.core.errors import MergeInputError
+from lib_pm.core.registry import MODES, find_mode
+from lib_pm.jobs.merge import merge, merge_to_file
+from lib_pm.jobs.prompt import parse_pm, write_pm
+from lib_pm.jobs.recipe import LoraUse, Recipe, make_recipe, recipe_from_json
+from tests.loras import deltas, make_lora, relative_error, write
+
+SHAPES: dict[str, tuple[int, ...]] = {
+    "lora_unet_down_blocks_0_attentions_0_proj_in": (24, 24, 1, 1),
+    "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q": (24, 24),
+    "lora_unet_down_blocks_0_resnets_0_conv1": (24, 16, 3, 3),
+}
+ELEMENTWISE = [mode.id for mode in MODES.values() if mode.space == "delta" and not mode.method.linear]
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> list[Path]:
+    return [write(tmp_path / f"{seed}.safetensors", make_lora(SHAPES, 4, seed=seed)) for seed in (1, 2)]
+
+
+def recipe(paths: list[Path], mode: str, **options: object) -> Recipe:
+    return make_recipe([LoraUse(paths[0], 0.8), LoraUse(paths[1], -0.5)], mode, options, save_dtype="float32")
+
+
+@pytest.mark.parametrize("mode", ELEMENTWISE)
+def test_it_is_what_every_truncation_comes_near(mode: str, paths: list[Path]) -> None:
+    """At the largest rank that the layers allow, nothing is cut off: the two ways to the same delta agree."""
+    whole, report = merge(recipe(paths, mode, svd_rank="full"))
+    factors, _ = merge(recipe(paths, mode, svd_rank=24))
+    for name, expected in deltas(factors).items():
+        assert whole[f"{name}.diff"].shape == SHAPES[name]
+        assert relative_error(whole[f"{name}.diff"].flatten(1), expected) < 1e-5
+    assert whole.keys() == {f"{name}.diff" for name in SHAPES}
+    megabytes = sum(tensor.nbytes for tensor in whole.values()) / 2**20
+    assert f"at full rank, which takes {megabytes:.0f} MB of memory" in report.notes
+
+
+def test_one_lora_at_full_density_is_itself(paths: list[Path]) -> None:
+    whole, _ = merge(make_recipe([LoraUse(paths[0])], "ties_svd", {"density": 1, "rank": "full"}, save_dtype="fp32"))
+    for name, expected in deltas(paths[0]).items():
+        assert relative_error(whole[f"{name}.diff"].flatten(1), expected) < 1e-6
+
+
+def test_lambda_scales_it(paths: list[Path]) -> None:
+    once, _ = merge(recipe(paths, "ties_svd", svd_rank="full"))
+    twice, _ = merge(recipe(paths, "ties_svd", svd_rank="full", **{"lambda": 2}))
+    assert all(torch.equal(2 * once[name], twice[name]) for name in once)
+
+
+def test_convolutions_may_be_truncated_all_the_same(paths: list[Path]) -> None:
+    tensors, _ = merge(recipe(paths, "ties_svd", svd_rank="full", svd_conv_rank=3))
+    conv = "lora_unet_down_blocks_0_resnets_0_conv1"
+    assert tensors[f"{conv}.lora_down.weight"].shape == (3, 16, 3, 3)
+    assert f"{conv}.diff" not in tensors
+    exact, _ = merge(recipe(paths, "ties_svd", svd_rank=3))
+    assert relative_error(deltas(tensors)[conv], deltas(exact)[conv]) < 1e-5
+
+
+def test_a_value_that_the_dtype_cannot_hold_is_an_error(paths: list[Path]) -> None:
+    strong = make_recipe([LoraUse(paths[0], 1e9)], "ties_svd", {"rank": "full"})
+    with pytest.raises(
+        MergeInputError, match=r"Layer .*, merged from 1.safetensors, has a value of .* in its delta, and"
+    ):
+        merge(strong)
+
+
+def test_it_is_not_saved(paths: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(MergeInputError, match="svd_rank is full, which is for merges that are applied and not saved"):
+        merge_to_file(recipe(paths, "ties_svd", svd_rank="full"), tmp_path / "out.safetensors")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_it_is_written_and_read_back_as_text_and_as_json(paths: list[Path]) -> None:
+    full = recipe(paths, "ties_svd", svd_rank="full")
+    body = write_pm(full.mode, full.options)
+    assert body == "ties_svd:density=0.5:svd_rank=full:lambda=1"
+    tag = parse_pm(body)
+    assert find_mode(tag.mode).values(tag.options) == full.options
+    assert recipe_from_json(full.to_json(["", ""]), paths).options == full.options
+
+
+@pytest.mark.parametrize("mode", ["add_svd", "concat", "ties"])
+def test_other_modes_do_not_know_it(mode: str) -> None:
+    with pytest.raises(MergeInputError, match="svd_rank"):
+        find_mode(mode).values({"svd_rank": "full"})
+
+
+@pytest.mark.parametrize("value", ["", "ful", "0", None])
+def test_nothing_else_means_full(value: object) -> None:
+    if value is None:  # what JSON has for it
+        assert find_mode("ties_svd").values({"svd_rank": value})["svd_rank"] is None
+        return
+    with pytest.raises(MergeInputError, match=r"svd_rank is .*; allowed: a whole number, 1 or more, or full\."):
+        find_mode("ties_svd").values({"svd_rank": value})

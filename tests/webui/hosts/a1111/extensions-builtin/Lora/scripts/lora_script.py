@@ -1,0 +1,14 @@
+import extra_networks_lora
+import networks
+from modules import extra_networks, script_callbacks, shared
+
+
+def before_ui() -> None:
+    networks.extra_network_lora = extra_networks_lora.ExtraNetworkLora()
+    extra_networks.register_extra_network(networks.extra_network_lora)
+    extra_networks.register_extra_network_alias(networks.extra_network_lora, "lyco")
+
+
+script_callbacks.on_model_loaded(networks.assign_network_names_to_compvis_modules)
+script_callbacks.on_before_ui(before_ui)
+shared.opts.onchange("lora_in_memory_limit", networks.purge_networks_from_memory)

@@ -1,0 +1,12 @@
+import extra_networks_lora
+import networks
+from modules import extra_networks, script_callbacks
+
+
+def before_ui() -> None:
+    networks.extra_network_lora = extra_networks_lora.ExtraNetworkLora()
+    extra_networks.register_extra_network(networks.extra_network_lora)
+    extra_networks.register_extra_network_alias(networks.extra_network_lora, "lyco")
+
+
+script_callbacks.on_before_ui(before_ui)
