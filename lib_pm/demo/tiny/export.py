@@ -18,7 +18,7 @@ import torch.nn.functional as F  # noqa: N812 (its usual name)
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lib_pm.demo.tiny.model import SCALING, VAE_GROUPS, VAE_WIDTHS, WIDTH, clip_merges
+from lib_pm.demo.tiny.model import HEADS, SCALING, VAE_GROUPS, VAE_WIDTHS, WIDTH, clip_merges
 from lib_pm.demo.tiny.weights import LORAS, load_pipeline
 
 NAME = "tiny-sd1"
@@ -138,7 +138,7 @@ model:
         attention_resolutions: [4, 2, 1]
         num_res_blocks: 2
         channel_mult: [1, 1, 1, 1]
-        num_heads: 8
+        num_heads: {HEADS}
         use_spatial_transformer: true
         transformer_depth: 1
         context_dim: {WIDTH}

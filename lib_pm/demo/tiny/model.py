@@ -16,6 +16,7 @@ WIDTH = 64  # channels of the UNet and of the text encoder; LDM's norms have 32 
 # The VAE's. With SD's 32 groups each would be so small that a flat colour, which has no other contrast than that to the
 # group's other channels, is normalized away.
 VAE_WIDTHS, VAE_GROUPS = (32, 64, 64, 64), 8
+HEADS = 4  # of the UNet's attention
 STEPS, GUIDANCE = 20, 4.0
 SCALING = 0.18215  # SD's own, so that the checkpoint needs no note about it
 
@@ -39,7 +40,7 @@ def build_models(seed: int = 0) -> dict[str, Any]:
         unet = UNet2DConditionModel(
             sample_size=8,
             block_out_channels=(WIDTH,) * 4,
-            attention_head_dim=8,  # which is the number of heads, in SD 1.5's configuration too
+            attention_head_dim=HEADS,  # the name is diffusers' mistake, in SD 1.5's configuration too
             cross_attention_dim=WIDTH,
             layers_per_block=2,
             down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),

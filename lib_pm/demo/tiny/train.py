@@ -19,8 +19,8 @@ from lib_pm.demo.tiny.train_vae import train_vae
 from lib_pm.demo.tiny.weights import load_weights, save_weights
 
 SEED = 0
-STEPS = {"vae": 4000, "base": 6000, "loras": 500}
-BATCH = 64
+STEPS = {"vae": 9000, "base": 6000, "loras": 500}
+BATCH = 32
 
 
 def main(arguments: list[str] | None = None) -> None:
