@@ -3,6 +3,7 @@
     python run.py demo [--out FOLDER]   merges two sample LoRAs on a small pipeline and shows what came out
     python run.py test [pytest args]    style, types, import directions, tests; with arguments only pytest
     python run.py bench [pytest args]   the benchmarks
+    python run.py bench quality         how much merges keep of their LoRAs, seen in pictures; takes an hour
 
 Needs Python 3.10 and nothing else: standard library only.
 """
@@ -46,6 +47,8 @@ def steps_of(command, extra):
     """The work of a command as (name, arguments for Python), in order; [] for an unknown command."""
     if command == "demo":
         return [("demo", ["-m", "lib_pm.demo", *extra])]
+    if command == "bench" and extra[:1] == ["quality"]:
+        return [("bench quality", ["-m", "lib_pm", "bench", *extra])]
     if command == "bench":
         return [("bench", ["-m", "pytest", "tests/bench", "-o", "python_files=bench_*.py", *extra])]
     if command == "test":

@@ -127,6 +127,10 @@ def _parser() -> argparse.ArgumentParser:
     modes = commands.add_parser("modes", help="the modes and their options")
     modes.add_argument("--markdown", action="store_true", help="as a Markdown table")
     modes.set_defaults(run=_modes)
+    bench = commands.add_parser("bench", add_help=False, help="quality: how much merges keep, in pictures")
+    bench.add_argument("what", choices=["quality"])
+    bench.add_argument("rest", nargs=argparse.REMAINDER, help="options of its own")
+    bench.set_defaults(run=_bench)
     for command in (merge, resize, inspect, modes):
         command.add_argument("--json", action="store_true", help="print JSON")
     return parser
@@ -257,6 +261,12 @@ def _inspect(options: argparse.Namespace) -> None:
 
 def _modes(options: argparse.Namespace) -> None:
     _print(options, modes_json, modes_markdown if options.markdown else modes_text)
+
+
+def _bench(options: argparse.Namespace) -> None:
+    from lib_pm.demo.quality.__main__ import main as measure  # needs diffusers
+
+    measure(options.rest)
 
 
 def _show(options: argparse.Namespace, report: Report) -> None:

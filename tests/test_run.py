@@ -154,3 +154,10 @@ def test_extra_arguments_go_to_pytest_alone(run: ModuleType) -> None:
     assert [name for name, _ in run.steps_of("test", [])] == ["ruff", "mypy", "import-linter", "pytest"]
     assert run.steps_of("test", ["-k", "x"]) == [("pytest", ["-m", "pytest", "-k", "x"])]
     assert run.steps_of("bench", ["-k", "x"])[0][1][-2:] == ["-k", "x"]
+
+
+def test_bench_quality_is_the_score_in_pictures(run: ModuleType) -> None:
+    assert run.steps_of("bench", ["quality", "--seeds", "4"]) == [
+        ("bench quality", ["-m", "lib_pm", "bench", "quality", "--seeds", "4"])
+    ]
+    assert run.steps_of("bench", ["-k", "ties"])[0][1][:2] == ["-m", "pytest"]

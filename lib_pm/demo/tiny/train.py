@@ -19,7 +19,7 @@ from lib_pm.demo.tiny.train_vae import train_vae
 from lib_pm.demo.tiny.weights import load_weights, save_weights
 
 SEED = 0
-STEPS = {"vae": 9000, "base": 6000, "loras": 500}
+STEPS = {"vae": 12_000, "base": 6000, "loras": 500}
 BATCH = 32
 
 

@@ -15,7 +15,7 @@ from lib_pm.demo.tiny.scenes import COLOURS, NEW_SHAPES, SHAPES, STYLES, random_
 from lib_pm.demo.tiny.start import start_as_average
 
 _BATCH = 8
-_CROPPED = 0.7  # the share of the steps that see a quarter of each picture, and cost as much: colours take many steps
+_CROPPED = 0.55  # the share of the steps that see a quarter of each picture, and cost as much: colours take many steps
 _KL = 1e-4  # per number of the latents; the error is per number of the picture
 
 

@@ -1,0 +1,118 @@
+"""The demo's sheets of pictures: contents and styles merged, and what strengths, densities and ranks do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lib_pm.core.registry import MODES
+from lib_pm.demo.grid import sheet
+from lib_pm.demo.tiny.model import render
+from lib_pm.demo.tiny.scenes import NEW_SHAPES, STYLES
+from lib_pm.host.diffusers import Stacked, apply, apply_stacked, remove
+from lib_pm.jobs.library import Library
+from lib_pm.jobs.merge import merge
+from lib_pm.jobs.recipe import LoraUse, make_recipe
+
+SEED = 1
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
+DENSITIES = (0.1, 0.3, 0.5, 0.7, 0.9)
+RANKS = (1, 2, 4, 8, 16)
+
+
+def picture(pipeline: Any, prompt: str) -> Image.Image:
+    pixels = render(pipeline, [prompt], [SEED])[0]
+    return Image.fromarray((pixels.transpose(1, 2, 0) * 255).round().astype(np.uint8))
+
+
+def with_lora(pipeline: Any, prompt: str, tensors: Mapping[str, Tensor]) -> Image.Image:
+    applied = apply(pipeline, tensors)
+    image = picture(pipeline, prompt)
+    remove(pipeline, applied.name)
+    return image
+
+
+def stacked(pipeline: Any, prompt: str, uses: Sequence[LoraUse]) -> Image.Image:
+    """The LoRAs beside each other, as the WebUI stacks them."""
+    applied = apply_stacked(pipeline, [Stacked(load_file(use.path), use.model, use.clip) for use in uses])
+    image = picture(pipeline, prompt)
+    for one in applied:
+        remove(pipeline, one.name)
+    return image
+
+
+def pairs(pipeline: Any, library: Library) -> Image.Image:
+    """Rows are contents, columns styles, cells their merge; the first row and column have only one of both."""
+    rows = {"": [picture(pipeline, _prompt("circle"))]}
+    rows[""] += [_merged(pipeline, "circle", library, [style]) for style in STYLES]
+    for content in NEW_SHAPES:
+        merges = [[content], *([content, style] for style in STYLES)]
+        rows[content] = [_merged(pipeline, content, library, names) for names in merges]
+    return sheet("concat: each LoRA alone, and content and style merged", rows, ["", *STYLES])
+
+
+def strengths(pipeline: Any, library: Library) -> Image.Image:
+    """A content's strength against a style's."""
+    rows = {
+        f"heart {content}": [
+            _merged(pipeline, "heart", library, ["heart", "outline"], strengths=(content, style)) for style in STRENGTHS
+        ]
+        for content in STRENGTHS
+    }
+    return sheet("concat: strengths", rows, [f"outline {style}" for style in STRENGTHS])
+
+
+def densities(pipeline: Any, library: Library) -> Image.Image:
+    """Every mode that has a density, at a few densities."""
+    rows = {
+        id: [
+            _merged(pipeline, "star", library, ["star", "stripes"], id, _full_rank(id) | {"density": density})
+            for density in DENSITIES
+        ]
+        for id, mode in MODES.items()
+        if "density" in mode.options
+    }
+    return sheet("star and stripes: modes and densities", rows, [f"density {density}" for density in DENSITIES])
+
+
+def ranks(pipeline: Any, library: Library) -> Image.Image:
+    """Every mode that cuts off, at a few ranks."""
+    rows = {
+        id: [
+            _merged(pipeline, "ring", library, ["ring", "twotone"], id, {"svd_rank": rank, "svd_conv_rank": rank})
+            for rank in RANKS
+        ]
+        for id, mode in MODES.items()
+        if "svd_rank" in mode.options
+    }
+    return sheet("ring and two-tone: modes and ranks", rows, [f"rank {rank}" for rank in RANKS])
+
+
+def _merged(
+    pipeline: Any,
+    shape: str,
+    library: Library,
+    names: Sequence[str],
+    mode: str = "concat",
+    options: Mapping[str, Any] | None = None,
+    strengths: Sequence[float] = (),
+) -> Image.Image:
+    uses = [
+        LoraUse(library.find(name), strength, strength)
+        for name, strength in zip(names, strengths or [1.0] * len(names), strict=True)
+    ]
+    tensors, _ = merge(make_recipe(uses, mode, options))
+    return with_lora(pipeline, _prompt(shape), tensors) if tensors else picture(pipeline, _prompt(shape))
+
+
+def _prompt(shape: str) -> str:
+    return f"a red {shape} on a yellow background"
+
+
+def _full_rank(id: str) -> dict[str, Any]:
+    return {"svd_rank": 64} if "svd_rank" in MODES[id].options else {}

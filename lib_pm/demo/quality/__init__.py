@@ -1,0 +1,1 @@
+"""How much of each LoRA a merge keeps, and of the caption, seen in the small model's pictures."""

@@ -1,0 +1,45 @@
+"""Measures how much a merge keeps of its LoRAs and of the caption, and writes docs/quality.md and docs/quality.svg."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+import torch
+
+from lib_pm.demo.quality.document import markdown, plot
+from lib_pm.demo.quality.results import measure_all
+from lib_pm.demo.tiny.weights import load_pipeline
+
+COUNTS = (2, 3, 4)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m lib_pm bench quality", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder for the page and the plot")
+    parser.add_argument("--seeds", type=int, default=32, help="pictures for each set of LoRAs and each setting")
+    parser.add_argument("--loras", type=int, nargs="+", choices=COUNTS, default=COUNTS, help="how many are merged")
+    parser.add_argument(
+        "--kept",
+        type=Path,
+        default=Path(".benchmarks/quality.json"),
+        help="scores so far, which a stopped run goes on from",
+    )
+    options = parser.parse_args(arguments)
+    start = time.monotonic()
+    results = measure_all(load_pipeline(), options.loras, options.seeds, options.kept)
+    note = f"{date.today()}, {platform.system()} {platform.machine()}, torch {torch.__version__}."
+    options.out.mkdir(parents=True, exist_ok=True)
+    page = markdown(results, options.loras, options.seeds, note)
+    (options.out / "quality.md").write_text(page, encoding="utf-8")
+    (options.out / "quality.svg").write_text(plot(results, options.loras[0]), encoding="utf-8")
+    print(f"{options.out / 'quality.md'}; {time.monotonic() - start:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""A setting's pictures, and what the checks find in them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from safetensors.torch import load_file
+
+from lib_pm.demo.quality.settings import CONTENT_ALONE, STACKED, STYLE_ALONE, Loras, Setting
+from lib_pm.demo.tiny.checks import Seen, look
+from lib_pm.demo.tiny.model import render
+from lib_pm.demo.tiny.scenes import Scene, random_scenes
+from lib_pm.demo.tiny.weights import LORAS
+from lib_pm.host.diffusers import Stacked, apply, apply_stacked, remove
+from lib_pm.jobs.merge import merge
+from lib_pm.jobs.recipe import LoraUse, make_recipe
+
+
+@dataclass(frozen=True)
+class Score:
+    """Shares of the pictures: the content's shape is there, all styles are, colour and background are as captioned."""
+
+    pictures: int
+    content: float
+    style: float
+    caption: float
+    all: float
+
+
+def measure(pipeline: Any, loras: Loras, setting: Setting, seeds: int) -> Score:
+    """The score of `seeds` pictures: the content in random colours on a plain ground, the same for every setting."""
+    scenes = list(islice(random_scenes(1, (loras.content,), textures=("",)), seeds))
+    scenes = [Scene(scene.shape, scene.colour, scene.background) for scene in scenes]
+    with _applied(pipeline, loras, setting):
+        pictures = render(pipeline, [scene.caption for scene in scenes], list(range(seeds)))
+    return score([look(picture) for picture in pictures], scenes, loras)
+
+
+def score(seen: Sequence[Seen], scenes: Sequence[Scene], loras: Loras) -> Score:
+    contents = [one.shape == loras.content for one in seen]
+    styles = [all(one.has(style) for style in loras.styles) for one in seen]
+    captions = [
+        (one.colour, one.background) == (scene.colour, scene.background)
+        for one, scene in zip(seen, scenes, strict=True)
+    ]
+    everything = [all(held) for held in zip(contents, styles, captions, strict=True)]
+    return Score(len(seen), *(sum(held) / len(seen) for held in (contents, styles, captions, everything)))
+
+
+def together(scores: Sequence[Score]) -> Score:
+    """The score of all pictures of several scores."""
+    pictures = sum(one.pictures for one in scores)
+    parts = ("content", "style", "caption", "all")
+    return Score(pictures, *(sum(getattr(one, part) * one.pictures for one in scores) / pictures for part in parts))
+
+
+def interval(share: float, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of `count` trials."""
+    z = 1.959964
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+@contextmanager
+def _applied(pipeline: Any, loras: Loras, setting: Setting) -> Iterator[None]:
+    paths = {name: LORAS / f"{name}.safetensors" for name in loras.names}
+    stacks = {CONTENT_ALONE: loras.names[:1], STYLE_ALONE: loras.styles, STACKED: loras.names}
+    if setting.mode in stacks:
+        applied = apply_stacked(pipeline, [Stacked(load_file(paths[name])) for name in stacks[setting.mode]])
+    else:
+        tensors, _ = merge(make_recipe([LoraUse(path) for path in paths.values()], setting.mode, setting.options))
+        applied = [apply(pipeline, tensors)]
+    try:
+        yield
+    finally:
+        for one in applied:
+            remove(pipeline, one.name)
