@@ -28,12 +28,11 @@ from lib_pm.jobs.modes import modes_json, modes_markdown, modes_text
 from lib_pm.jobs.presets import load_presets
 from lib_pm.jobs.progress import Cancelled
 from lib_pm.jobs.prompt import LoraTag, Request, parse_file, parse_prompt
-from lib_pm.jobs.recipe import APPLY, DTYPES, LoraUse, Recipe, make_recipe, recipe_from_json
+from lib_pm.jobs.recipe import APPLY, DEFAULT_MODE, DTYPES, LoraUse, Recipe, make_recipe, recipe_from_json
 from lib_pm.jobs.report import Report
 from lib_pm.jobs.resize import parse_dynamic, resize_to_file
 from lib_pm.terminal import progress_bar
 
-DEFAULT_MODE = "concat"
 # Layers of a resize without --rank under a dynamic rule: the rule alone decides.
 NO_LIMIT = 1 << 20
 # What a recipe says itself, so that it cannot be said beside --recipe.

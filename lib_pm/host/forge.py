@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.host.port import Placed, find_lora, weight_sizes
+from lib_pm.host.port import Placed, find_lora, layer_of, weight_sizes
 from lib_pm.jobs.prompt import LoraTag
 
 # LoRAs change weights in place there; a quantized weight cannot be changed and is patched in each forward.
@@ -27,7 +27,7 @@ def replace(networks: Any, model: Any, name: str, tensors: Mapping[str, Tensor],
         _add_file(networks, model, objects, tag)
     # Given more than 12 tensors that it does not know, the WebUI skips the whole LoRA without a word.
     layers = _fitting(networks, objects, weight_sizes(tensors))
-    fitting = {key: tensor for key, tensor in tensors.items() if _layer(key) in layers}
+    fitting = {key: tensor for key, tensor in tensors.items() if layer_of(key) in layers}
     taken = _add(networks, model, objects, name, fitting) if fitting else 0
     if taken != len(layers):
         raise MergeInputError(f"The WebUI took {taken} of {len(layers)} layers of the merge.")
@@ -110,8 +110,3 @@ def _patches(objects: Any) -> int:
         for patches in (patcher.lora_patches.values() if hasattr(patcher, "lora_patches") else [patcher.patches])
         for some in patches.values()
     )
-
-
-def _layer(key: str) -> str:
-    """`lora_unet_conv_in` of `lora_unet_conv_in.lora_up.weight`."""
-    return key.partition(".")[0]

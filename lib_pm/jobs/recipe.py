@@ -23,6 +23,8 @@ from lib_pm.core.registry import Mode, find_mode
 Apply = Literal["model + clip", "model", "clip"]
 APPLY: tuple[Apply, ...] = get_args(Apply)
 
+DEFAULT_MODE = "concat"  # exactly the WebUI's own stacking
+
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
