@@ -30,11 +30,9 @@ from lib_pm.jobs.progress import Cancelled
 from lib_pm.jobs.prompt import LoraTag, Request, parse_file, parse_prompt
 from lib_pm.jobs.recipe import APPLY, DEFAULT_MODE, DTYPES, LoraUse, Recipe, make_recipe, recipe_from_json
 from lib_pm.jobs.report import Report
-from lib_pm.jobs.resize import parse_dynamic, resize_to_file
+from lib_pm.jobs.resize import NO_LIMIT, NewRank, parse_dynamic, resize_to_file
 from lib_pm.terminal import progress_bar
 
-# Layers of a resize without --rank under a dynamic rule: the rule alone decides.
-NO_LIMIT = 1 << 20
 # What a recipe says itself, so that it cannot be said beside --recipe.
 SETTINGS = ("apply", "layers", "dtype", "save_dtype", "precision")
 
@@ -237,9 +235,7 @@ def _resize(options: argparse.Namespace) -> None:
         report = resize_to_file(
             options.lora,
             options.output,
-            rank=min(limits, default=NO_LIMIT),
-            conv_rank=options.conv_rank,
-            dynamic=dynamic,
+            NewRank(min(limits, default=NO_LIMIT), options.conv_rank, dynamic),
             device=options.device,
             progress=progress,
             workers=options.threads,

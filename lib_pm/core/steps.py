@@ -18,7 +18,7 @@ from torch import Tensor
 from lib_pm.core.rng import RandomBits
 
 # Entries that are worked on at once: on the CPU what its cache holds, on a GPU what keeps it busy.
-BLOCK, GPU_BLOCK = 1 << 16, 1 << 24
+BLOCK, GPU_BLOCK = 1 << 18, 1 << 24
 
 
 def weighted(deltas: Tensor, weights: Tensor) -> Tensor:

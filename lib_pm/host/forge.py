@@ -102,6 +102,19 @@ def _fits(weight: Tensor | None, size: tuple[int, int]) -> bool:
     return weight is None or not weight.is_floating_point() or size == (weight.shape[0], weight[0].numel())
 
 
+def forget_files(networks: Any, model: Any) -> None:
+    """A LoRA's file was written: what the WebUI keeps of it by its name alone is to be read and applied anew."""
+    if not hasattr(model, "forge_objects_original"):
+        return  # not one of these WebUIs, or no model yet
+    if hasattr(networks.load_lora_state_dict, "cache_clear"):
+        networks.load_lora_state_dict.cache_clear()
+    model.current_lora_hash = ""
+    objects = model.forge_objects_original
+    for patcher in (objects.unet, objects.clip.patcher):
+        if hasattr(patcher.model, "lora_loader"):
+            patcher.model.lora_loader.loaded_hash = ""
+
+
 def _patches(objects: Any) -> int:
     """How many patches are on the UNet and the text encoder together. Forge keeps them by LoRA, its forks by weight."""
     return sum(

@@ -47,11 +47,13 @@ def merge_to_file(
     progress: Progress = silent,
     workers: int | None = None,
     overwrite: bool = False,
+    keep: str = "all",
     force: bool = False,
 ) -> Report:
     """The merge as a `.safetensors` file, written whole or not at all, one layer held at a time.
 
-    force: merge LoRAs that say they are for different base models. Nothing to write (every weight 0) is an error.
+    keep: which metadata, see `metadata.KEEP`. force: merge LoRAs that say they are for different base models. Nothing
+    to write (every weight 0) is an error.
     """
     if recipe.options.get("svd_rank", 0) is None:
         raise MergeInputError(
@@ -63,7 +65,12 @@ def merge_to_file(
         if not plan.layers:
             raise MergeInputError("Nothing is left to merge: every strength, block weight or layer filter is 0.")
         metadata = merged_metadata(
-            plan.files, plan.family, target.stem, recipe.to_json([file.content for file in plan.files]), force=force
+            plan.files,
+            plan.family,
+            target.stem,
+            recipe.to_json([file.content for file in plan.files]),
+            keep=keep,
+            force=force,
         )
         run = MergeRun(plan, device, progress, workers)
         write_layers(target, run, plan.layers, plan.naming, metadata, overwrite=overwrite)

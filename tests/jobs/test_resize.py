@@ -17,7 +17,14 @@ from lib_pm.core.layers import Layer
 from lib_pm.core.spaces import MergedLayer
 from lib_pm.jobs import devices, resize
 from lib_pm.jobs.report import Report
-from lib_pm.jobs.resize import Dynamic, parse_dynamic, resize_layer, resize_to_file
+from lib_pm.jobs.resize import (
+    NO_LIMIT,
+    Dynamic,
+    NewRank,
+    parse_dynamic,
+    resize_layer,
+    resize_to_file,
+)
 from tests.layouts import Shapes
 from tests.loras import KOHYA, PEFT, deltas, make_lora, relative_error, write
 
@@ -45,10 +52,11 @@ def source(tmp_path: Path) -> Path:
     return write(tmp_path / "in.safetensors", tensors, {"ss_base_model_version": "sd_v1_mine"})
 
 
-def resized(source: Path, **how: Any) -> tuple[Report, dict[str, Tensor]]:
+def resized(source: Path, rank: int = NO_LIMIT, **how: Any) -> tuple[Report, dict[str, Tensor]]:
     target = source.with_name("out.safetensors")
-    how = {"rank": 1 << 20, "save_dtype": "float32", "overwrite": True} | how
-    return resize_to_file(source, target, **how), load_file(target)
+    new = NewRank(rank, how.pop("conv_rank", None), how.pop("dynamic", None))
+    how = {"save_dtype": "float32", "overwrite": True} | how
+    return resize_to_file(source, target, new, **how), load_file(target)
 
 
 def ranks_of(tensors: dict[str, Tensor]) -> dict[str, int]:

@@ -1,0 +1,70 @@
+"""The WebUI's LoRAs as the tab and the REST interface see them, and how a new one is made known to it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import quote
+
+from lib_pm.core.errors import MergeInputError
+from lib_pm.host.forge import forget_files
+from lib_pm.host.port import find_lora, lora_extension
+from lib_pm.host.settings import read_settings
+from lib_pm.jobs.card import find_picture
+from lib_pm.jobs.desk import Desk, Shown
+from lib_pm.jobs.devices import choose_device
+from lib_pm.jobs.queue import Turn
+
+DATA = "data"  # the folder for recipes, in the extension's own
+
+
+class WebuiDesk(Desk):
+    """The folder is the WebUI's; names are found as in a prompt."""
+
+    def __init__(self, extension: Path) -> None:
+        from modules import shared
+
+        super().__init__(Path(os.path.abspath(shared.cmd_opts.lora_dir)), extension / DATA, read_settings().device)
+
+    def loras(self) -> list[Shown]:
+        try:
+            self._titles = {
+                os.path.abspath(disk.filename): disk.alias
+                for disk in lora_extension().available_networks.values()
+                if disk.alias != disk.name
+            }
+        except MergeInputError:  # without the WebUI's Lora extension files are still files
+            self._titles = {}
+        return super().loras()
+
+    def shown(self, path: Path, alone: bool) -> Shown:
+        lora = super().shown(path, alone)
+        return Shown(lora.name, lora.folder, self._titles.get(str(path), ""), _thumb(path))
+
+    def find(self, name: str) -> Path:
+        return Path(os.path.abspath(find_lora(lora_extension(), name)))
+
+    def presets(self) -> Mapping[str, str]:
+        return read_settings().load_presets()
+
+    def turn(self, device: str) -> Turn:
+        """On a GPU one after the other with the WebUI's images, whose memory it is. The CPU is shared."""
+        from modules.call_queue import queue_lock
+
+        return super().turn(device) if choose_device(device).type == "cpu" else queue_lock
+
+    def announce(self, path: Path) -> None:
+        from modules import sd_models
+
+        networks = lora_extension()
+        networks.list_available_networks()
+        forget_files(networks, sd_models.model_data.sd_model)  # shared.sd_model would load one
+
+
+def _thumb(path: Path) -> str:
+    """The link under which the WebUI's cards show a LoRA's picture, "" if it has none."""
+    picture = find_picture(path)
+    if picture is None:
+        return ""
+    return f"./sd_extra_networks/thumb?filename={quote(picture.as_posix())}&mtime={picture.stat().st_mtime}"

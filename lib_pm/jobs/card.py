@@ -1,0 +1,60 @@
+"""A LoRA's card in the WebUI: `NAME.json` with what to write into the prompt, and a picture beside it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lib_pm.core.errors import MergeInputError
+
+_KINDS = ("png", "jpg", "jpeg", "webp", "gif")
+_PICTURES = tuple(f"{middle}.{kind}" for middle in ("", ".preview") for kind in _KINDS)
+_ACTIVATION = "activation text"
+
+
+@dataclass(frozen=True)
+class Card:
+    """activation: text that wakes the LoRA up. picture: a file, if there is one."""
+
+    activation: str = ""
+    picture: Path | None = None
+
+
+def read_card(lora: Path) -> Card:
+    """The card beside a LoRA's file; an empty one if there is none, or none that can be read."""
+    text = _read(lora).get(_ACTIVATION, "")
+    return Card(text.strip() if isinstance(text, str) else "", find_picture(lora))
+
+
+def find_picture(lora: Path) -> Path | None:
+    pictures = (lora.with_name(lora.stem + ending) for ending in _PICTURES)
+    return next((picture for picture in pictures if picture.is_file()), None)
+
+
+def joined_activation(cards: Iterable[Card]) -> str:
+    """The activation texts one after the other, each word group once."""
+    groups = (group.strip() for card in cards for group in card.activation.split(","))
+    return ", ".join(dict.fromkeys(group for group in groups if group))
+
+
+def write_card(lora: Path, card: Card) -> None:
+    """Put the card beside a LoRA's file. What its `.json` says else stays, and so does a picture that is there."""
+    value = _read(lora)
+    value[_ACTIVATION] = card.activation.strip()
+    try:
+        lora.with_suffix(".json").write_text(json.dumps(value, indent=4, ensure_ascii=False), encoding="utf-8")
+        if card.picture and not find_picture(lora):
+            shutil.copyfile(card.picture, lora.with_suffix(card.picture.suffix))
+    except OSError as error:
+        raise MergeInputError(f"The card of {lora.stem} could not be written: {error.strerror}.") from error
+
+
+def _read(lora: Path) -> dict[str, object]:
+    try:
+        value = json.loads(lora.with_suffix(".json").read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
