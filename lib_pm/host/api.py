@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from secrets import compare_digest
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
@@ -23,6 +24,7 @@ from lib_pm.jobs.queue import Job
 from lib_pm.jobs.recipe import APPLY, DEFAULT_MODE, DTYPES, PRECISIONS
 from lib_pm.jobs.resize import NO_LIMIT, NewRank, parse_dynamic
 
+Answer = TypeVar("Answer")
 PREFIX = "/power-merger/v1"
 _TEXT = "A `<lora:NAME:CLIP:MODEL:lbw=…>` for each LoRA, as in a prompt; a `<pm:…>` tag among them wins over `mode`."
 _NAME = "Of the file, without ending; empty: made of the LoRAs' names."
@@ -179,7 +181,7 @@ def _answer(desk: Desk, job: Job) -> JobAnswer:
     )
 
 
-def _checked(desk: Desk, work: Any, status: int = 400) -> Any:
+def _checked(desk: Desk, work: Callable[[], Answer], status: int = 400) -> Answer:
     """What the user can mend is an answer with its message."""
     try:
         return work()
