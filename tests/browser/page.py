@@ -62,21 +62,34 @@ def add_to_head(gr: Any) -> None:
 
 
 def build(gr: Any, folder: Path) -> Any:
-    """A stand-in for the tab: its parts that JavaScript knows."""
-    loras = found(folder)
-    data = html.escape(json.dumps(loras))
-    presets = html.escape(json.dumps(["NONE", "ALL", "INS", "MIDD", "OUTALL"]))
-    with gr.Blocks(title="Power Merger") as page, gr.Column(elem_id="pm_tab"):
-        gr.HTML(f"<div hidden data-loras='{data}' data-presets='{presets}'></div>", elem_id="pm_data")
-        with gr.Row(elem_id="pm_add_row"):
-            chosen = gr.Dropdown([lora["name"] for lora in loras], label="LoRA", elem_id="pm_add")
-            add = gr.Button("Add", elem_id="pm_add_button")
-        gr.HTML("", elem_id="pm_rows")
-        recipe = gr.Textbox(label="Recipe", lines=5, max_lines=20, elem_id="pm_recipe")
-        clear = gr.Button("Python writes", elem_id="pm_python_writes")
-        add.click(lambda text, name: f"{text}\n<lora:{name}:1>".strip(), [recipe, chosen], recipe)
-        clear.click(lambda: "<lora:written/by_python:0.25>", None, recipe)
+    """A stand-in for the tab: its parts that JavaScript knows; and what a test lets Python do to them."""
+    with gr.Blocks(title="Power Merger") as page:
+        with gr.Column(elem_id="pm_tab"):
+            data = gr.HTML(lists(folder), elem_id="pm_data")
+            with gr.Row(elem_id="pm_add_row"):
+                names = [lora["name"] for lora in found(folder)]
+                chosen = gr.Dropdown(names, label="LoRA", elem_id="pm_add")
+                add = gr.Button("Add", elem_id="pm_add_button")
+            gr.HTML("", elem_id="pm_rows")
+            recipe = gr.Textbox(label="Recipe", lines=5, max_lines=20, elem_id="pm_recipe")
+            refresh = gr.Button("Refresh", elem_id="pm_refresh")
+            insert = gr.Button("Insert into txt2img", elem_id="pm_insert_txt2img")
+            save = gr.Button("Merge and save", elem_id="pm_save")
+            saved = gr.HTML("", elem_id="pm_saved")
+            add.click(lambda text, name: f"{text}\n<lora:{name}:1>".strip(), [recipe, chosen], recipe)
+            refresh.click(lambda: lists(folder), None, data)
+            save.click(lambda: "<div data-saved='new'></div>", None, saved)
+        writes, echo = gr.Button("Python writes", elem_id="test_writes"), gr.Button("Echo", elem_id="test_echo")
+        heard = gr.Textbox(label="Heard", lines=2, elem_id="test_heard")
+        writes.click(lambda: "<lora:written/by_python:0.25>", None, recipe)
+        echo.click(lambda text: text, recipe, heard)
+        insert.click(lambda text: text, recipe, heard)
     return page
+
+
+def lists(folder: Path) -> str:
+    loras, presets = (html.escape(json.dumps(one)) for one in (found(folder), ["NONE", "ALL", "MIDD", "OUTALL"]))
+    return f"<div hidden data-loras='{loras}' data-presets='{presets}'></div>"
 
 
 def found(folder: Path) -> list[dict[str, str]]:
@@ -85,8 +98,17 @@ def found(folder: Path) -> list[dict[str, str]]:
         name, preview = path.relative_to(folder).with_suffix(""), path.with_suffix(".png")
         thumb = f"file={preview}" if preview.is_file() else ""
         inside = name.parent.as_posix() if name.parent.name else ""
-        loras.append({"name": name.as_posix(), "folder": inside, "title": "", "thumb": thumb})
+        loras.append({"name": name.as_posix(), "folder": inside, "title": title(path), "thumb": thumb})
     return loras
+
+
+def title(path: Path) -> str:
+    from safetensors import safe_open
+
+    if not path.stat().st_size:
+        return ""
+    with safe_open(path, "pt") as file:
+        return str((file.metadata() or {}).get("ss_output_name", ""))
 
 
 if __name__ == "__main__":
