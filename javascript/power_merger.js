@@ -5,7 +5,6 @@
     "use strict";
 
     const {rows} = window.powerMerger;
-    const TARGETS = {pm_insert_txt2img: "switch_to_txt2img", pm_insert_img2img: "switch_to_img2img", pm_fill_plot: "switch_to_txt2img"};
     const REFRESH = "#txt2img_lora_extra_refresh, #img2img_lora_extra_refresh";
     const find = (selector) => document.querySelector(selector);
 
@@ -13,7 +12,7 @@
     let drawn = null; // the text that the rows show
     let data = null; // the element that the list was made of
     let list = listOf("[]", "[]");
-    let saved = null;
+    const seen = new WeakSet(); // the markers of what Python did that were acted on
     const board = rows.build({read: () => area?.value ?? "", write, list: () => list});
 
     /** The LoRAs of the page, and how a name in a tag finds one: as lib_pm/jobs/library.py does. */
@@ -87,15 +86,14 @@
             list = listOf(holder.dataset.loras, holder.dataset.presets || "[]");
             board.refresh();
         }
-        const file = find("#pm_saved [data-saved]");
-        if (file && file !== saved) document.querySelectorAll(REFRESH).forEach((button) => button.click());
-        saved = file;
+        for (const marker of document.querySelectorAll("#pm_tab [data-at]")) {
+            if (seen.has(marker)) continue;
+            seen.add(marker);
+            if (marker.dataset.goto) window[`switch_to_${marker.dataset.goto}`]?.();
+            if (marker.dataset.saved) document.querySelectorAll(REFRESH).forEach((button) => button.click());
+        }
     }
 
-    document.addEventListener("click", (event) => {
-        const id = Object.keys(TARGETS).find((id) => event.target.closest?.(`#${id}`));
-        if (id) window[TARGETS[id]]?.();
-    });
     new MutationObserver(look).observe(document.documentElement, {childList: true, subtree: true});
     look();
 })();

@@ -1,9 +1,10 @@
-"""The lists of LoRAs in the tab: in its dropdowns, and for the JavaScript that draws rows of them."""
+"""What the tab's JavaScript reads, and the lists of LoRAs in its dropdowns."""
 
 from __future__ import annotations
 
 import html
 import json
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -25,3 +26,8 @@ def data_html(loras: Iterable[Shown], presets: Iterable[str]) -> str:
 
 def choices_of(loras: Sequence[Shown]) -> Any:
     return gr.update(choices=[lora.name for lora in loras])
+
+
+def marker(name: str, value: str) -> str:
+    """An element that nobody sees, new each time: it tells the JavaScript that something was done."""
+    return f'<div hidden data-{name}="{html.escape(value)}" data-at="{time.monotonic_ns()}"></div>'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from lib_pm.jobs.recipe import DEFAULT_MODE
 from lib_pm.jobs.report import Report
 from lib_pm.ui.card_form import draw_card_form
 from lib_pm.ui.draft import DraftControls, draft_of, draft_values, draw_mode, draw_text
-from lib_pm.ui.lists import Listing, choices_of, data_html
+from lib_pm.ui.lists import Listing, choices_of, data_html, marker
 from lib_pm.ui.messages import note_html, problem_html
 from lib_pm.ui.recipe_form import draw_recipe_form
 from lib_pm.ui.save_form import draw_save_form, target_of
@@ -49,9 +48,9 @@ def draw_merge(desk: Desk, outside: Mapping[str, Any]) -> MergePage:
                 add_button = gr.Button("Add", elem_id="pm_add_button", min_width=80)
             text = draw_text()
             check = gr.HTML(elem_id="pm_check")
-            with gr.Row():
-                refresh = gr.Button("Refresh lists", elem_id="pm_refresh")
-                exchange = _draw_exchange(outside)
+            goto = gr.HTML(elem_id="pm_goto")
+            exchange = _draw_exchange(outside)
+            refresh = gr.Button("Refresh lists", elem_id="pm_refresh")
         with gr.Column(scale=2, min_width=320):
             draft = draw_mode(text, DEFAULT_MODE)
             recipes = draw_recipe_form(desk, draft, check)
@@ -73,7 +72,9 @@ def draw_merge(desk: Desk, outside: Mapping[str, Any]) -> MergePage:
     for page, (get, insert) in exchange.items():
         prompt = outside[f"{page}_prompt"]
         get.click(_getter(desk), inputs=[prompt], outputs=[*draft.all, check], show_progress="hidden")
-        insert.click(_inserter(desk), inputs=[prompt, *draft.all], outputs=[prompt, check], show_progress="hidden")
+        insert.click(
+            _inserter(desk, page), inputs=[prompt, *draft.all], outputs=[prompt, check, goto], show_progress="hidden"
+        )
 
     def submit(device: str, *values: Any) -> Job:
         fields, held = values[: len(form.fields)], values[len(form.fields) :]
@@ -81,7 +82,7 @@ def draw_merge(desk: Desk, outside: Mapping[str, Any]) -> MergePage:
 
     def after(reports: list[Report]) -> list[Any]:
         report = reports[0]
-        return [f'<div data-saved="{html.escape(report.file)}"></div>', *card.offered(report)]
+        return [marker("saved", report.file), *card.offered(report)]
 
     run_on_click(merge, desk, working, submit, [form.device, *form.fields, *draft.all], [saved, *card.outputs], after)
     lists: list[Listing] = [
@@ -95,14 +96,14 @@ def draw_merge(desk: Desk, outside: Mapping[str, Any]) -> MergePage:
 
 def _draw_exchange(outside: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """For each page whose prompt is there: a button that gets its LoRAs, one that inserts the draft."""
-    return {
-        page: (
-            gr.Button(f"Get from {page}", elem_id=f"pm_get_{page}"),
-            gr.Button(f"Insert into {page}", elem_id=f"pm_insert_{page}"),
-        )
-        for page in PAGES
-        if f"{page}_prompt" in outside
-    }
+    drawn = {}
+    for page in PAGES:
+        if f"{page}_prompt" in outside:
+            with gr.Row():
+                get = gr.Button(f"Get from {page}", elem_id=f"pm_get_{page}", min_width=120)
+                insert = gr.Button(f"Insert into {page}", elem_id=f"pm_insert_{page}", min_width=120)
+            drawn[page] = (get, insert)
+    return drawn
 
 
 def _checker(desk: Desk) -> Callable[..., list[Any]]:
@@ -119,7 +120,8 @@ def _checker(desk: Desk) -> Callable[..., list[Any]]:
             return [problem_html(desk.public(str(error))), gr.update()]
         off = sum(line.lstrip().startswith(OFF) and "<lora:" in line for line in draft.text.splitlines())
         said = "" if "<pm:" not in draft.text else f", mode {recipe.mode.id} as the text's <pm:…> tag says"
-        told = f"{len(recipe.loras)} LoRAs{f', {off} switched off' if off else ''}{said}."
+        count = "1 LoRA" if len(recipe.loras) == 1 else f"{len(recipe.loras)} LoRAs"
+        told = f"{count}{f', {off} switched off' if off else ''}{said}."
         return [note_html(told), gr.update(placeholder=default_name(recipe))]
 
     return check
@@ -136,22 +138,22 @@ def _getter(desk: Desk) -> Callable[[str], list[Any]]:
 
     def get(prompt: str) -> list[Any]:
         try:
-            return [*draft_values(from_prompt(prompt, name_of)), ""]
+            return [*draft_values(from_prompt(prompt, name_of)), gr.update()]
         except MergeInputError as error:
             return [*(gr.update() for _ in draft_values(Draft())), problem_html(str(error))]
 
     return get
 
 
-def _inserter(desk: Desk) -> Callable[..., list[Any]]:
-    """Puts the draft into a prompt, in the place of the tags that are there."""
+def _inserter(desk: Desk, page: str) -> Callable[..., list[Any]]:
+    """Puts the draft into the prompt of a page, in the place of the tags that are there, and goes to it."""
 
     def insert(prompt: str, *values: Any) -> list[Any]:
         try:
             draft = draft_of(*values)
             read_draft(desk, draft)
-            return [draft.insert_into(prompt), gr.update()]
+            return [draft.insert_into(prompt), gr.update(), marker("goto", page)]
         except MergeInputError as error:
-            return [gr.update(), problem_html(desk.public(str(error)))]
+            return [gr.update(), problem_html(desk.public(str(error))), gr.update()]
 
     return insert

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from lib_pm.jobs.order import submit_resize
 from lib_pm.jobs.queue import Job
 from lib_pm.jobs.report import Report
 from lib_pm.jobs.resize import NO_LIMIT, RULES, NewRank, parse_dynamic
-from lib_pm.ui.lists import Listing, choices_of
+from lib_pm.ui.lists import Listing, choices_of, marker
 from lib_pm.ui.save_form import draw_save_form, target_of
 from lib_pm.ui.working import draw_working, run_on_click
 
@@ -46,7 +45,7 @@ def draw_resize(desk: Desk) -> list[Listing]:
         look = gr.Button("Look", elem_id="pm_resize_look")
         resize = gr.Button("Resize and save", variant="primary", elem_id="pm_resize_go")
     working = draw_working(desk, "pm_resize")
-    saved = gr.HTML(elem_id="pm_resize_saved")
+    saved = gr.HTML(elem_id="pm_resized")
     asked = [loras, rank, conv_rank, rule, value, form.device]
 
     def submit_look(names: list[str], *values: Any) -> Job:
@@ -57,7 +56,7 @@ def draw_resize(desk: Desk) -> list[Listing]:
         return submit_resize(desk, names or [], _new_rank(*rank), target_of(*fields), device)
 
     def after(reports: Sequence[Report]) -> list[Any]:
-        return [f'<div data-saved="{html.escape(reports[-1].file)}"></div>']
+        return [marker("saved", reports[-1].file)]
 
     run_on_click(look, desk, working, submit_look, asked)
     run_on_click(resize, desk, working, submit, [*asked, *form.fields], [saved], after)

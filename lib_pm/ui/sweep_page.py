@@ -15,6 +15,7 @@ from lib_pm.jobs.order import read_draft
 from lib_pm.jobs.recipe import APPLY
 from lib_pm.jobs.sweeps import MODES_TO_COMPARE, Sweep, sweep_modes, sweep_ranks, sweep_strengths
 from lib_pm.ui.draft import DraftControls, draft_of
+from lib_pm.ui.lists import marker
 from lib_pm.ui.messages import note_html, problem_html
 
 PLOT = "X/Y/Z plot"  # as the list of scripts calls it
@@ -52,6 +53,7 @@ def draw_sweeps(desk: Desk, draft: DraftControls, outside: Mapping[str, Any]) ->
         True, label="Insert the LoRAs and the mode of the page Merge into the prompt too", elem_id="pm_sweep_insert"
     )
     told = gr.HTML(elem_id="pm_sweep_status")
+    goto = gr.HTML(elem_id="pm_sweep_goto")
     if not plot:
         return
     prompt = outside["txt2img_prompt"]
@@ -63,7 +65,7 @@ def draw_sweeps(desk: Desk, draft: DraftControls, outside: Mapping[str, Any]) ->
         button.click(
             _filler(desk, sweep, len(inputs)),
             inputs=[*inputs, insert, prompt, *draft.all],
-            outputs=[*plot, prompt, told],
+            outputs=[*plot, prompt, told, goto],
             show_progress="hidden",
         )
 
@@ -85,13 +87,14 @@ def _filler(desk: Desk, make: Callable[..., Sweep], count: int) -> Callable[...,
                 read_draft(desk, draft)
                 prompt = draft.insert_into(prompt)
         except MergeInputError as error:
-            return [*(gr.update() for _ in range(9)), problem_html(desk.public(str(error)))]
+            return [*(gr.update() for _ in range(9)), problem_html(desk.public(str(error))), gr.update()]
         axes = [
             value
             for name, values in (sweep.x, sweep.y, sweep.z)
             for value in (PREFIX + name if name else "Nothing", values)
         ]
-        return [PLOT, *axes, True, prompt, note_html("The plot of txt2img is filled; press Generate there.")]
+        told = note_html("The plot of txt2img is filled; press Generate there.")
+        return [PLOT, *axes, True, prompt, told, marker("goto", "txt2img")]
 
     return fill
 
