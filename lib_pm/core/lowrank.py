@@ -90,7 +90,7 @@ def truncate(up: Tensor, down: Tensor, rank: RankRule, parts: Tensor | None = No
     up: (out, K). down: (K, columns). parts: (K,), or None for ones. Where K is not small against the matrix,
     multiplying out is cheaper and as exact.
     """
-    up, down = _wide(up), _wide(down)
+    up, down = wide(up), wide(down)
     parts = torch.ones_like(up[0]) if parts is None else parts.to(up)
     if up.shape[1] > min(up.shape[0], down.shape[1]) // 2:
         return _truncate_exact((up * parts) @ down, rank, most=up.shape[1])
@@ -117,7 +117,7 @@ def truncate_dense(delta: Tensor, rank: int, start: Tensor | None, precision: Pr
     as a whole, which costs no more then.
     """
     if start is None:
-        return _truncate_exact(_wide(delta), rank, most=min(delta.shape))
+        return _truncate_exact(wide(delta), rank, most=min(delta.shape))
     matrix = _where_decompositions_are(delta).to(_DTYPES[precision])
     total = float(torch.linalg.vector_norm(matrix, dim=1).double().square().sum())
     basis = matrix.new_empty(len(matrix), 0)
@@ -139,11 +139,26 @@ def truncate_dense(delta: Tensor, rank: int, start: Tensor | None, precision: Pr
             break
         block = matrix @ core[:, -block.shape[1] :]
     else:
-        return _truncate_exact(_wide(delta), rank, most=min(delta.shape))
+        return _truncate_exact(wide(delta), rank, most=min(delta.shape))
     root = energies.sqrt().sqrt()  # of the singular values, whose squares the energies are
     inverse_root = torch.where(root > 0, 1 / root, 0.0)
     up, down = basis @ (turn * root).to(basis), (turn * inverse_root).to(core).T @ core.T
     return Truncated(up, down, kept, max(total, kept))
+
+
+def energies(up: Tensor, down: Tensor, parts: Tensor | None = None) -> Tensor:
+    """Squared singular values of up · diag(parts) · down, largest first, in float64: (min(K, out, columns),).
+
+    up: (out, K). down: (K, columns). parts: (K,), or None for ones. The error of each is about 1e-15 of the largest:
+    enough for shares of the squared norm, at a fraction of what `truncate` costs.
+    """
+    up, down = wide(up), wide(down)
+    parts = torch.ones_like(up[0]) if parts is None else parts.to(up)
+    up_gram, down_gram = up.T @ up, down @ down.T
+    up_even, down_even = _evening(up_gram.diagonal(), down_gram.diagonal(), parts)
+    core = _triangle(up, up_gram, up_even)
+    values: Tensor = torch.linalg.eigvalsh(core @ (down_gram * torch.outer(down_even, down_even)) @ core.T)
+    return values[-min(len(up), len(parts), down.shape[1]) :].flip(0).clamp(min=0)
 
 
 def row_space(layers: Sequence[Layer], weights: Sequence[float], rank: int, content: bytes) -> Tensor | None:
@@ -157,12 +172,12 @@ def row_space(layers: Sequence[Layer], weights: Sequence[float], rank: int, cont
     shape = layers[0].shape
     if shape.max_rank <= SMALL_SIDE or rank + OVERSAMPLING > shape.max_rank // 4:  # two passes at least
         return None
-    down = torch.cat([_wide(layer.down) for layer in layers])
+    down = torch.cat([wide(layer.down) for layer in layers])
     columns = rank + OVERSAMPLING
     if len(down) > columns:
         # For a start the lengths of the up factors' columns say enough about them.
         lengths = [
-            torch.linalg.vector_norm(_wide(layer.up), dim=0) * abs(weight * layer.scale)
+            torch.linalg.vector_norm(wide(layer.up), dim=0) * abs(weight * layer.scale)
             for weight, layer in zip(weights, layers, strict=True)
         ]
         down = down * torch.cat(lengths).unsqueeze(1)
@@ -212,7 +227,7 @@ def _triangle(factor: Tensor, gram: Tensor, even: Tensor) -> Tensor:
     return triangle
 
 
-def _wide(tensor: Tensor) -> Tensor:
+def wide(tensor: Tensor) -> Tensor:
     """The tensor in float64: small cores cost little in it, and rounding is then no question."""
     tensor = _where_decompositions_are(tensor)
     return (tensor.float() if tensor.itemsize == 2 else tensor).double()  # from 16 bits it is faster in two steps

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from lib_pm.jobs.plan import Plan, PlannedLayer
 from lib_pm.jobs.progress import Progress
 from lib_pm.jobs.recipe import DTYPES
 
+Result = TypeVar("Result")
 MAX_WORKERS = 4  # each holds one layer's deltas; more only crowd the memory bus
 
 
@@ -31,9 +33,12 @@ def default_workers(mode: Mode, device: Device) -> int:
 
     Two on CUDA: one copies while the other computes.
     """
-    if device.type == "cuda":
-        return 2
-    return 1 if mode.method.linear else min(os.cpu_count() or 1, MAX_WORKERS)
+    return 1 if mode.method.linear and device.type != "cuda" else dense_workers(device)
+
+
+def dense_workers(device: Device) -> int:
+    """For layers whose deltas are multiplied out."""
+    return 2 if device.type == "cuda" else min(os.cpu_count() or 1, MAX_WORKERS)
 
 
 @dataclass(frozen=True)
@@ -50,10 +55,10 @@ class Finished:
 
 def run_layers(
     layers: Sequence[PlannedLayer],
-    work: Callable[[PlannedLayer], Finished | None],
+    work: Callable[[PlannedLayer], Result],
     progress: Progress,
     workers: int,
-) -> Iterator[tuple[PlannedLayer, Finished | None]]:
+) -> Iterator[tuple[PlannedLayer, Result]]:
     """`work` on every layer, results in the given order. At most twice as many layers as workers are held at a time.
 
     Closing the iterator, or an exception from `progress` or `work`, cancels what has not begun and waits for the rest.
@@ -67,7 +72,7 @@ def run_layers(
                 progress(done, len(layers), layer.name)
                 yield layer, result
         return
-    waiting: deque[tuple[PlannedLayer, Future[Finished | None]]] = deque()
+    waiting: deque[tuple[PlannedLayer, Future[Result]]] = deque()
     rest = iter(layers)
     done = 0
     pool = ThreadPoolExecutor(workers, "power-merger", initializer=torch.set_num_threads, initargs=(1,))
