@@ -13,15 +13,17 @@ from pydantic import BaseModel, Field
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.registry import find_mode
+from lib_pm.jobs.analysis import Analysis
 from lib_pm.jobs.desk import Desk
 from lib_pm.jobs.draft import Draft
 from lib_pm.jobs.inspect import inspect_file
 from lib_pm.jobs.metadata import KEEP
 from lib_pm.jobs.modes import modes_json
-from lib_pm.jobs.order import Target, submit_merge, submit_resize
+from lib_pm.jobs.order import Target, submit_analyse, submit_merge, submit_resize
 from lib_pm.jobs.prompt import write_pm
 from lib_pm.jobs.queue import Job
 from lib_pm.jobs.recipe import APPLY, DEFAULT_MODE, DTYPES, PRECISIONS
+from lib_pm.jobs.report import Report
 from lib_pm.jobs.resize import NO_LIMIT, NewRank, parse_dynamic
 
 Answer = TypeVar("Answer")
@@ -88,7 +90,9 @@ class JobAnswer(BaseModel):
     total: int
     seconds_left: float | None = None
     error: str = ""
-    result: list[dict[str, Any]] | None = Field(default=None, description="A report for each file, once done.")
+    result: list[dict[str, Any]] | None = Field(
+        default=None, description="Once done: a report for each file, or the analysis."
+    )
 
 
 class RecipeAnswer(BaseModel):
@@ -134,6 +138,11 @@ def add_routes(app: FastAPI, desk: Desk, logins: str | None) -> None:
             desk, lambda: _answer(desk, submit_merge(desk, request.draft(), request.target(), request.device))
         )
 
+    @router.post("/analyse", response_model=JobAnswer)
+    def analyse(request: DraftRequest) -> JobAnswer:
+        """Compare LoRAs: similarity, sign conflicts, norms, spectra; the answer is a job to be asked for."""
+        return _checked(desk, lambda: _answer(desk, submit_analyse(desk, request.draft(), request.device)))
+
     @router.post("/resize", response_model=JobAnswer)
     def resize(request: ResizeRequest) -> JobAnswer:
         """Resize LoRAs; the answer is a job to be asked for."""
@@ -177,8 +186,12 @@ def _answer(desk: Desk, job: Job) -> JobAnswer:
         total=job.total,
         seconds_left=job.seconds_left,
         error=desk.public(job.error),
-        result=[report.to_json() for report in job.result] if job.state == "done" else None,
+        result=_result(job.result) if job.state == "done" else None,
     )
+
+
+def _result(result: list[Report] | Analysis) -> list[dict[str, Any]]:
+    return [part.to_json() for part in ([result] if isinstance(result, Analysis) else result)]
 
 
 def _checked(desk: Desk, work: Callable[[], Answer], status: int = 400) -> Answer:

@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from lib_pm.core.errors import MergeInputError
+from lib_pm.jobs.analyse import analyse
+from lib_pm.jobs.analysis import Analysis
 from lib_pm.jobs.desk import Desk
 from lib_pm.jobs.devices import choose_device
 from lib_pm.jobs.draft import Draft
@@ -122,6 +124,17 @@ def _named(loras: Sequence[Path]) -> str:
     return loras[0].stem if len(loras) == 1 else f"{len(loras)} LoRAs"
 
 
+def submit_analyse(desk: Desk, draft: Draft, device: str) -> Job:
+    """Compare the LoRAs of a draft; the job's result is an Analysis."""
+    recipe = read_draft(desk, draft)
+    choose_device(device)
+
+    def work(progress: Progress) -> Analysis:
+        return analyse(recipe, device=device, progress=progress)
+
+    return _submit(desk, f"Analysing {len(recipe.loras)} LoRAs", work, device)
+
+
 def default_name(recipe: Recipe) -> str:
     """`style_char_ties_svd` for what is merged of the LoRAs style and char."""
     names = "_".join(use.name.replace(" ", "_") for use in recipe.loras)
@@ -154,5 +167,5 @@ def _told(desk: Desk, report: Report, path: Path) -> Report:
     return replace(report, file=path.relative_to(desk.folder).with_suffix("").as_posix())
 
 
-def _submit(desk: Desk, what: str, work: Callable[[Progress], list[Report]], device: str) -> Job:
+def _submit(desk: Desk, what: str, work: Callable[[Progress], list[Report] | Analysis], device: str) -> Job:
     return desk.queue.submit(what, work, desk.turn(device))

@@ -11,7 +11,7 @@ import gradio as gr
 from lib_pm.core.errors import MergeInputError
 from lib_pm.jobs.desk import Desk
 from lib_pm.jobs.draft import OFF, Draft, from_prompt
-from lib_pm.jobs.order import default_name, read_draft, submit_merge
+from lib_pm.jobs.order import default_name, read_draft, submit_analyse, submit_merge
 from lib_pm.jobs.queue import Job
 from lib_pm.jobs.recipe import DEFAULT_MODE
 from lib_pm.jobs.report import Report
@@ -56,6 +56,7 @@ def draw_merge(desk: Desk, outside: Mapping[str, Any]) -> MergePage:
             recipes = draw_recipe_form(desk, draft, check)
     form = draw_save_form(desk, "pm_save")
     with gr.Row():
+        compare = gr.Button("Analyse", elem_id="pm_analyse")
         merge = gr.Button("Merge and save", variant="primary", elem_id="pm_merge")
     working = draw_working(desk, "pm_merge")
     saved = gr.HTML(elem_id="pm_saved")
@@ -76,6 +77,9 @@ def draw_merge(desk: Desk, outside: Mapping[str, Any]) -> MergePage:
             _inserter(desk, page), inputs=[prompt, *draft.all], outputs=[prompt, check, goto], show_progress="hidden"
         )
 
+    def submit_compare(device: str, *held: Any) -> Job:
+        return submit_analyse(desk, draft_of(*held), device)
+
     def submit(device: str, *values: Any) -> Job:
         fields, held = values[: len(form.fields)], values[len(form.fields) :]
         return submit_merge(desk, draft_of(*held), target_of(*fields), device)
@@ -84,6 +88,7 @@ def draw_merge(desk: Desk, outside: Mapping[str, Any]) -> MergePage:
         report = reports[0]
         return [marker("saved", report.file), *card.offered(report)]
 
+    run_on_click(compare, desk, working, submit_compare, [form.device, *draft.all])
     run_on_click(merge, desk, working, submit, [form.device, *form.fields, *draft.all], [saved, *card.outputs], after)
     lists: list[Listing] = [
         (data, lambda loras: data_html(loras, desk.presets())),

@@ -9,8 +9,10 @@ from typing import Any
 import gradio as gr
 
 from lib_pm.core.errors import MergeInputError
+from lib_pm.jobs.analysis import Analysis
 from lib_pm.jobs.desk import Desk
 from lib_pm.jobs.queue import Job
+from lib_pm.ui.analysis import analysis_html
 from lib_pm.ui.messages import note_html, problem_html, progress_html, report_html
 
 INTERVAL = 0.2  # seconds between two looks at a job
@@ -88,7 +90,7 @@ def watch_current(desk: Desk) -> Iterator[list[Any]]:
 
 def _end(desk: Desk, job: Job) -> str:
     if job.state == "done":
-        return "".join(map(report_html, job.result))
+        return analysis_html(job.result) if isinstance(job.result, Analysis) else "".join(map(report_html, job.result))
     if job.state == "cancelled":
         return note_html(f"{job.what}: cancelled, nothing was written.")
     return problem_html(desk.public(job.error))
