@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from urllib.parse import quote
 
@@ -12,7 +12,7 @@ from lib_pm.host.forge import forget_files
 from lib_pm.host.port import find_lora, lora_extension
 from lib_pm.host.settings import read_settings
 from lib_pm.jobs.card import find_picture
-from lib_pm.jobs.desk import Desk, Shown
+from lib_pm.jobs.desk import Desk
 from lib_pm.jobs.devices import choose_device
 from lib_pm.jobs.queue import Turn
 
@@ -27,20 +27,20 @@ class WebuiDesk(Desk):
 
         super().__init__(Path(os.path.abspath(shared.cmd_opts.lora_dir)), extension / DATA, read_settings().device)
 
-    def loras(self) -> list[Shown]:
+    def titles(self) -> Mapping[Path, str]:
+        """The aliases that the WebUI read from the files' metadata."""
         try:
-            self._titles = {
-                os.path.abspath(disk.filename): disk.alias
-                for disk in lora_extension().available_networks.values()
-                if disk.alias != disk.name
-            }
+            known = lora_extension().available_networks.values()
         except MergeInputError:  # without the WebUI's Lora extension files are still files
-            self._titles = {}
-        return super().loras()
+            return {}
+        return {Path(os.path.abspath(disk.filename)): disk.alias for disk in known if disk.alias != disk.name}
 
-    def shown(self, path: Path, alone: bool) -> Shown:
-        lora = super().shown(path, alone)
-        return Shown(lora.name, lora.folder, self._titles.get(str(path), ""), _thumb(path))
+    def thumb(self, path: Path, beside: Collection[str]) -> str:
+        """The link under which the WebUI's cards show it."""
+        picture = find_picture(path, beside)
+        if picture is None:
+            return ""
+        return f"./sd_extra_networks/thumb?filename={quote(picture.as_posix())}&mtime={picture.stat().st_mtime}"
 
     def find(self, name: str) -> Path:
         return Path(os.path.abspath(find_lora(lora_extension(), name)))
@@ -60,11 +60,3 @@ class WebuiDesk(Desk):
         networks = lora_extension()
         networks.list_available_networks()
         forget_files(networks, sd_models.model_data.sd_model)  # shared.sd_model would load one
-
-
-def _thumb(path: Path) -> str:
-    """The link under which the WebUI's cards show a LoRA's picture, "" if it has none."""
-    picture = find_picture(path)
-    if picture is None:
-        return ""
-    return f"./sd_extra_networks/thumb?filename={quote(picture.as_posix())}&mtime={picture.stat().st_mtime}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,9 +29,12 @@ def read_card(lora: Path) -> Card:
     return Card(text.strip() if isinstance(text, str) else "", find_picture(lora))
 
 
-def find_picture(lora: Path) -> Path | None:
-    pictures = (lora.with_name(lora.stem + ending) for ending in _PICTURES)
-    return next((picture for picture in pictures if picture.is_file()), None)
+def find_picture(lora: Path, files: Collection[str] | None = None) -> Path | None:
+    """The picture beside a LoRA's file. files: the names of all files in its folder, where they are known."""
+    names = (lora.stem + ending for ending in _PICTURES)
+    there = files.__contains__ if files is not None else lambda name: lora.with_name(name).is_file()
+    found = next(filter(there, names), None)
+    return lora.with_name(found) if found else None
 
 
 def joined_activation(cards: Iterable[Card]) -> str:

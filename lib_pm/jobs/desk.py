@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from lib_pm.jobs.library import Library
@@ -42,16 +43,24 @@ class Desk:
 
     def loras(self) -> list[Shown]:
         """All LoRAs by their shortest names that are clear, sorted as people do."""
-        files = self.files()
+        files, titles = self.files(), self.titles()
         stems = Counter(path.stem for path in files)
-        shown = [self.shown(path, stems[path.stem] == 1) for path in files]
+        beside = cache(lambda folder: frozenset(os.listdir(folder)))
+        shown = []
+        for path in files:
+            relative = path.relative_to(self.folder).with_suffix("")
+            folder = "" if relative.parent == Path() else relative.parent.as_posix()
+            name = path.stem if stems[path.stem] == 1 else relative.as_posix()
+            shown.append(Shown(name, folder, titles.get(path, ""), self.thumb(path, beside(path.parent))))
         return sorted(shown, key=lambda lora: (lora.folder.casefold(), lora.name.casefold()))
 
-    def shown(self, path: Path, alone: bool) -> Shown:
-        """alone: no other LoRA has this file name."""
-        relative = path.relative_to(self.folder).with_suffix("")
-        folder = relative.parent.as_posix()
-        return Shown(path.stem if alone else relative.as_posix(), "" if folder == "." else folder)
+    def titles(self) -> Mapping[Path, str]:
+        """Second names, where they are known without opening the files."""
+        return {}
+
+    def thumb(self, path: Path, beside: Collection[str]) -> str:
+        """A link to a LoRA's picture, "" if there is none. beside: the names of all files in its folder."""
+        return ""
 
     def find(self, name: str) -> Path:
         """The file of a LoRA's name, alias, or sub-folder and name; a MergeInputError names near ones."""

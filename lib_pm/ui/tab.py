@@ -46,8 +46,8 @@ def build(desk: Desk, outside: Mapping[str, Any] | None = None) -> Any:
 
         listed = [control for control, _ in lists]
         merge.refresh.click(refresh, outputs=listed, show_progress="hidden")
-        tab.load(refresh, outputs=listed, show_progress="hidden")
-        tab.load(last, outputs=merge.draft.all, show_progress="hidden")
+        tab.load(refresh, outputs=listed, show_progress="hidden", queue=False)
+        tab.load(last, outputs=merge.draft.all, show_progress="hidden", queue=False)
         tab.load(lambda: (yield from watch_current(desk)), outputs=merge.working.outputs, show_progress="hidden")
     for block in tab.blocks.values():
         block.do_not_save_to_config = True  # A1111 would give all controls of one label the value of the first one
