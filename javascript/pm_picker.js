@@ -107,7 +107,7 @@ window.powerMerger.picker = (() => {
             if (event.altKey || event.ctrlKey || event.metaKey || event.isComposing) return;
             if (event.key in steps) {
                 if (popup.hidden) open();
-                else if (steps[event.key] === -1 && active <= 0) activate(last);
+                if (steps[event.key] === -1 && active <= 0) activate(last);
                 else if (steps[event.key] === 1 && active === last) activate(0);
                 else activate(Math.max(0, Math.min(last, active + steps[event.key])));
             } else if (event.key === "Enter") {

@@ -107,11 +107,12 @@ window.powerMerger.rows = (() => {
                 part = now;
                 const isTag = part.name !== undefined;
                 const {lora, problem} = isTag ? list().find(part.name) : {};
-                own.className = `pm-row${isTag ? "" : " pm-words"}${part.off ? " pm-off" : ""}${problem ? " pm-problem" : ""}`;
+                own.className = `pm-row${isTag ? "" : " pm-words"}${part.off ? " pm-off" : ""}${problem ? " pm-wrong" : ""}`;
                 own.setAttribute("aria-label", isTag ? part.name : `Text: ${part.text}`);
                 for (const one of [on, picture, numbers]) one.hidden = !isTag;
                 name.disabled = !isTag;
                 stem.textContent = isTag ? part.name.split("/").pop() : part.text;
+                stem.title = isTag ? part.name : part.text;
                 about.textContent = isTag ? notes(lora, problem).join(" · ") : "text";
                 up.setAttribute("aria-disabled", index === 0);
                 down.setAttribute("aria-disabled", index === total - 1);

@@ -17,14 +17,15 @@
 
     /** The LoRAs of the page, and how a name in a tag finds one: as lib_pm/jobs/library.py does. */
     function listOf(loras, presets) {
-        const named = [new Map(), new Map(), new Map(), new Map()]; // by name, file name, either in any case, title
+        const named = [new Map(), new Map(), new Map(), new Map()]; // by folder and name, name, either in any case, title
         const put = (map, key, lora) => key && map.set(key, (map.get(key) || new Set()).add(lora));
         const all = JSON.parse(loras).map((plain) => {
             const stem = plain.name.split("/").pop();
             const lora = {...plain, stem, searched: `${plain.folder}/${stem} ${plain.title}`.toLowerCase()};
-            put(named[0], lora.name, lora);
+            const whole = plain.folder ? `${plain.folder}/${stem}` : stem;
+            put(named[0], whole, lora);
             put(named[1], stem, lora);
-            put(named[2], lora.name.toLowerCase(), lora);
+            put(named[2], whole.toLowerCase(), lora);
             put(named[2], stem.toLowerCase(), lora);
             put(named[3], lora.title, lora);
             return lora;

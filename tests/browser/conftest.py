@@ -105,7 +105,9 @@ def open_tab(browser: Any, address: str) -> Iterator[OpenTab]:
         page.route(lambda url: not url.startswith(at), lambda route: route.fulfill(body=""))
         page.goto(f"{at}/?{query}")
         tab = Tab(page)
-        (tab.recipe if "plain" in query else tab.search).wait_for()
+        page.wait_for_function("document.querySelector('#pm_recipe textarea')?.value === '# loaded'")
+        page.locator("#pm_data [data-loras]").wait_for(state="attached")
+        tab.write("")
         return tab
 
     yield open

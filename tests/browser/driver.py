@@ -11,6 +11,7 @@ class Tab:
     def __init__(self, page: Any) -> None:
         self.page = page
         self.recipe = page.locator("#pm_recipe textarea")
+        self.prompt = page.locator("#txt2img_prompt textarea")  # the WebUI's, beside the tab
         self.search = page.locator("#pm_rows .pm-picker input").first
         self.options = page.locator("#pm_rows .pm-options li")
         self.rows = page.locator("#pm_rows .pm-row")
@@ -21,6 +22,11 @@ class Tab:
     def write(self, text: str) -> None:
         """As if it had been typed or pasted."""
         self.recipe.fill(text)
+
+    def wait_for_prompt(self, text: str) -> None:
+        self.page.wait_for_function(
+            "text => document.querySelector('#txt2img_prompt textarea').value === text", arg=text
+        )
 
     def names(self) -> list[str]:
         """What the rows say they are, from the first to the last."""

@@ -8,10 +8,9 @@ Prints the page's address when it is up. `/?plain` is the same page without the 
 from __future__ import annotations
 
 import argparse
-import html
-import json
 import os
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -30,17 +29,18 @@ def main() -> None:
     import gradio as gr
 
     add_to_head(gr)
-    page = build(gr, arguments.loras)
-    page.queue()
-    page.launch(
-        server_name="127.0.0.1",
-        prevent_thread_lock=True,
-        quiet=True,
-        show_api=False,
-        allowed_paths=[str(ROOT), str(arguments.loras)],
-    )
-    print("ready", page.local_url, flush=True)
-    threading.Event().wait()
+    with tempfile.TemporaryDirectory() as data:
+        page = build(gr, arguments.loras, Path(data))
+        page.queue()
+        page.launch(
+            server_name="127.0.0.1",
+            prevent_thread_lock=True,
+            quiet=True,
+            show_api=False,
+            allowed_paths=[str(ROOT), str(arguments.loras)],
+        )
+        print("ready", page.local_url, flush=True)
+        threading.Event().wait()
 
 
 def add_to_head(gr: Any) -> None:
@@ -61,54 +61,42 @@ def add_to_head(gr: Any) -> None:
     gr.routes.templates.TemplateResponse = response
 
 
-def build(gr: Any, folder: Path) -> Any:
-    """A stand-in for the tab: its parts that JavaScript knows; and what a test lets Python do to them."""
-    with gr.Blocks(title="Power Merger") as page:
-        with gr.Column(elem_id="pm_tab"):
-            data = gr.HTML(lists(folder), elem_id="pm_data")
-            with gr.Row(elem_id="pm_add_row"):
-                names = [lora["name"] for lora in found(folder)]
-                chosen = gr.Dropdown(names, label="LoRA", elem_id="pm_add")
-                add = gr.Button("Add", elem_id="pm_add_button")
-            gr.HTML("", elem_id="pm_rows")
-            recipe = gr.Textbox(label="Recipe", lines=5, max_lines=20, elem_id="pm_recipe")
-            refresh = gr.Button("Refresh", elem_id="pm_refresh")
-            insert = gr.Button("Insert into txt2img", elem_id="pm_insert_txt2img")
-            save = gr.Button("Merge and save", elem_id="pm_save")
-            saved = gr.HTML("", elem_id="pm_saved")
-            add.click(lambda text, name: f"{text}\n<lora:{name}:1>".strip(), [recipe, chosen], recipe)
-            refresh.click(lambda: lists(folder), None, data)
-            save.click(lambda: "<div data-saved='new'></div>", None, saved)
-        writes, echo = gr.Button("Python writes", elem_id="test_writes"), gr.Button("Echo", elem_id="test_echo")
-        heard = gr.Textbox(label="Heard", lines=2, elem_id="test_heard")
-        writes.click(lambda: "<lora:written/by_python:0.25>", None, recipe)
-        echo.click(lambda text: text, recipe, heard)
-        insert.click(lambda text: text, recipe, heard)
+def build(gr: Any, folder: Path, data: Path) -> Any:
+    """The tab beside a prompt, put together as the WebUIs put their tabs together."""
+    from lib_pm.ui import tab
+
+    with gr.Blocks(analytics_enabled=False) as prompts:
+        prompt = gr.Textbox(label="Prompt", lines=2, elem_id="txt2img_prompt")
+    power_merger = tab.build(make_desk(folder, data), {"txt2img_prompt": prompt})
+    with gr.Blocks(title="Power Merger", analytics_enabled=False) as page:
+        power_merger.render()
+        prompts.render()
     return page
 
 
-def lists(folder: Path) -> str:
-    loras, presets = (html.escape(json.dumps(one)) for one in (found(folder), ["NONE", "ALL", "MIDD", "OUTALL"]))
-    return f"<div hidden data-loras='{loras}' data-presets='{presets}'></div>"
+def make_desk(folder: Path, data: Path) -> Any:
+    """A desk that knows aliases and pictures, as a WebUI's does, and starts each page with the same text."""
+    from lib_pm.jobs.desk import Desk, Shown
+    from lib_pm.jobs.draft import Draft
+    from lib_pm.jobs.recipes import Recipes
 
+    class SameStart(Recipes):
+        @property
+        def last(self) -> Draft:
+            return Draft("# loaded")
 
-def found(folder: Path) -> list[dict[str, str]]:
-    loras = []
-    for path in sorted(folder.rglob("*.safetensors")):
-        name, preview = path.relative_to(folder).with_suffix(""), path.with_suffix(".png")
-        thumb = f"file={preview}" if preview.is_file() else ""
-        inside = name.parent.as_posix() if name.parent.name else ""
-        loras.append({"name": name.as_posix(), "folder": inside, "title": title(path), "thumb": thumb})
-    return loras
+        def keep_last(self, draft: Draft) -> None:
+            pass
 
+    class PageDesk(Desk):
+        def shown(self, path: Path, alone: bool) -> Shown:
+            plain, picture = super().shown(path, alone), path.with_suffix(".png")
+            alias = "Hatsune" if path.stem == "miku" else ""
+            return Shown(plain.name, plain.folder, alias, f"file={picture}" if picture.is_file() else "")
 
-def title(path: Path) -> str:
-    from safetensors import safe_open
-
-    if not path.stat().st_size:
-        return ""
-    with safe_open(path, "pt") as file:
-        return str((file.metadata() or {}).get("ss_output_name", ""))
+    desk = PageDesk(folder, data, "cpu")
+    desk.recipes = SameStart(data)
+    return desk
 
 
 if __name__ == "__main__":

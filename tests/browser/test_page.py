@@ -114,12 +114,20 @@ window.addEventListener('DOMContentLoaded', () => {
 });"""
 
 
-def test_in_a_webui_it_switches_tabs_and_refreshes_the_cards(open_tab: OpenTab) -> None:
+def test_in_a_webui_it_goes_where_the_recipe_went(open_tab: OpenTab) -> None:
     tab = open_tab(script=HOST)
-    tab.page.locator("#pm_save").click()
-    tab.page.wait_for_function("called.join() == 'refresh'")
-    tab.page.locator("#pm_insert_txt2img").click()
-    tab.page.wait_for_function("called.join() == 'refresh,txt2img'")
+    insert = tab.page.locator("#pm_insert_txt2img")
+    tab.write("<lora:nobody:1>")
+    insert.click()
+    tab.page.locator("#pm_check .pm-problem").wait_for()
+    assert tab.page.evaluate("called") == [], "the problem is told here"
+    tab.write("<lora:miku:1>")
+    tab.page.locator("#pm_check .pm-note").wait_for()
+    insert.click()
+    tab.wait_for_prompt("<lora:miku:1> <pm:concat:lambda=1>")
+    tab.page.wait_for_function("called.join() == 'txt2img'")
+    insert.click()  # nothing changes in the prompt
+    tab.page.wait_for_function("called.join() == 'txt2img,txt2img'")
 
 
 def test_it_is_one_name_in_the_window(open_tab: OpenTab) -> None:
@@ -135,7 +143,7 @@ def test_with_rows_the_dropdown_is_not_needed(tab: Tab) -> None:
 def test_without_javascript_the_dropdown_and_the_text_do_every_job(open_tab: OpenTab) -> None:
     tab = open_tab("plain")
     assert tab.rows.count() == 0
-    for name in ("char/miku", "style/oil_paint"):
+    for name in ("miku", "oil_paint"):
         chosen = tab.page.locator("#pm_add input")
         chosen.fill(name)
         chosen.press("Enter")
@@ -144,7 +152,7 @@ def test_without_javascript_the_dropdown_and_the_text_do_every_job(open_tab: Ope
         tab.page.wait_for_function(
             "before => document.querySelector('#pm_recipe textarea').value !== before", arg=before
         )
-    assert tab.text() == "<lora:char/miku:1>\n<lora:style/oil_paint:1>"
+    assert tab.text() == "<lora:miku:1>\n<lora:oil_paint:1>"
     tab.write(tab.text() + "\n<lora:detail:0.5>")
-    tab.page.locator("#test_echo").click()
-    tab.page.wait_for_function("document.querySelector('#test_heard textarea').value.endsWith('<lora:detail:0.5>')")
+    tab.page.locator("#pm_insert_txt2img").click()
+    tab.wait_for_prompt("<lora:miku:1> <lora:oil_paint:1> <lora:detail:0.5> <pm:concat:lambda=1>")

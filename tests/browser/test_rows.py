@@ -156,16 +156,18 @@ def test_typing_in_the_text_redraws_the_rows_and_keeps_the_focus(tab: Tab) -> No
 
 
 def test_a_text_that_python_writes_redraws_the_rows(three: Tab) -> None:
-    three.page.locator("#test_writes").click()
-    three.rows.get_by_text("by_python").wait_for()
-    assert three.names() == ["by_python"]
+    three.prompt.fill("a cat <lora:style/oil_paint:0.25>")
+    three.page.locator("#pm_get_txt2img").click()
+    three.rows.get_by_text("oil_paint").wait_for()
+    assert three.text() == "<lora:oil_paint:0.25>"
+    assert three.names() == ["oil_paint"]
 
 
 def test_python_gets_what_the_rows_wrote(tab: Tab) -> None:
     tab.add("asuka")
     tab.in_row(0, "Model strength").fill("0.35")
-    tab.page.locator("#test_echo").click()
-    tab.page.wait_for_function("document.querySelector('#test_heard textarea').value == '<lora:char/asuka:0.35>'")
+    tab.page.locator("#pm_insert_txt2img").click()
+    tab.wait_for_prompt("<lora:asuka:0.35> <pm:concat:lambda=1>")
 
 
 def test_a_whole_prompt(tab: Tab) -> None:
