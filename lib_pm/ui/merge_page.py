@@ -28,12 +28,12 @@ PAGES = ("txt2img", "img2img")
 
 @dataclass(frozen=True)
 class MergePage:
-    """check: where it is told whether the draft can be merged. refresh: the button that reads all lists anew."""
+    """refresh: the button that reads all lists anew. saved: changes when a file was written."""
 
     draft: DraftControls
-    check: Any
     working: Working
     refresh: Any
+    saved: Any
     lists: list[Listing]
 
 
@@ -96,7 +96,7 @@ def draw_merge(desk: Desk, outside: Mapping[str, Any]) -> MergePage:
         form.listing,
         recipes,
     ]
-    return MergePage(draft, check, working, refresh, lists)
+    return MergePage(draft, working, refresh, saved, lists)
 
 
 def _draw_exchange(outside: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

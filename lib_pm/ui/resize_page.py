@@ -25,8 +25,8 @@ _EXPLAINED = (
 )
 
 
-def draw_resize(desk: Desk) -> list[Listing]:
-    """Draw it; returns the lists in it."""
+def draw_resize(desk: Desk) -> tuple[Any, list[Listing]]:
+    """Draw it; returns what changes when a file was written, and the lists in it."""
     gr.HTML(_EXPLAINED)
     loras = gr.Dropdown([], multiselect=True, label="LoRAs", elem_id="pm_resize_loras", interactive=True)
     with gr.Row():
@@ -60,7 +60,7 @@ def draw_resize(desk: Desk) -> list[Listing]:
 
     run_on_click(look, desk, working, submit_look, asked)
     run_on_click(resize, desk, working, submit, [*asked, *form.fields], [saved], after)
-    return [(loras, choices_of), form.listing]
+    return saved, [(loras, choices_of), form.listing]
 
 
 def _new_rank(rank: float, conv_rank: float, rule: str, value: float) -> NewRank:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -28,9 +29,9 @@ def build(desk: Desk, outside: Mapping[str, Any] | None = None) -> Any:
             with gr.TabItem("Merge", id="merge"):
                 merge = draw_merge(desk, outside)
             with gr.TabItem("Resize", id="resize"):
-                lists = [*merge.lists, *draw_resize(desk)]
+                resized, resize_lists = draw_resize(desk)
             with gr.TabItem("Inspect", id="inspect"):
-                lists += draw_inspect(desk, merge.draft, pages)
+                lists = [*merge.lists, *resize_lists, *draw_inspect(desk, merge.draft, pages)]
             with gr.TabItem("X/Y/Z plot", id="sweeps"):
                 draw_sweeps(desk, merge.draft, outside)
 
@@ -38,17 +39,21 @@ def build(desk: Desk, outside: Mapping[str, Any] | None = None) -> Any:
             loras = desk.loras()
             return [new(loras) for _, new in lists]
 
-        def last() -> list[Any]:
+        def last(typed: str) -> list[Any]:
+            if typed:  # before the page was whole
+                return [gr.update() for _ in merge.draft.all]
             try:
                 return draft_values(desk.recipes.last)
             except MergeInputError:  # of a version that knew other modes
                 return draft_values(Draft())
 
         listed = [control for control, _ in lists]
-        merge.refresh.click(refresh, outputs=listed, show_progress="hidden")
+        merge.refresh.click(refresh, outputs=listed, show_progress="hidden", queue=False)
+        for saved in (merge.saved, resized):  # a new file is there
+            saved.change(refresh, outputs=listed, show_progress="hidden", queue=False)
         tab.load(refresh, outputs=listed, show_progress="hidden", queue=False)
-        tab.load(last, outputs=merge.draft.all, show_progress="hidden", queue=False)
-        tab.load(lambda: (yield from watch_current(desk)), outputs=merge.working.outputs, show_progress="hidden")
+        tab.load(last, inputs=[merge.draft.text], outputs=merge.draft.all, show_progress="hidden", queue=False)
+        tab.load(partial(watch_current, desk), outputs=merge.working.outputs, show_progress="hidden")
     for block in tab.blocks.values():
         block.do_not_save_to_config = True  # A1111 would give all controls of one label the value of the first one
     return tab
