@@ -16,7 +16,7 @@ from lib_pm.core.params import Option
 from lib_pm.core.registry import MODES
 from lib_pm.jobs.inspect import inspect_file
 from lib_pm.jobs.merge import merge_to_file
-from lib_pm.jobs.metadata import RECIPE_KEY
+from lib_pm.jobs.metadata import KEEP, RECIPE_KEY
 from lib_pm.jobs.presets import load_presets
 from lib_pm.jobs.prompt import LoraTag, Request
 from lib_pm.jobs.recipe import APPLY, DEFAULT_MODE, DTYPES, Recipe, make_recipe, recipe_from_json
@@ -49,6 +49,9 @@ def add_merge(commands: Any) -> argparse.ArgumentParser:
         const="exact",
         help=f"truncate deltas to within {EXCESS['exact']:g} of the best error, not {EXCESS['normal']:g}; slower",
     )
+    merge.add_argument(
+        "--metadata", default="all", help=f"how much is written about the inputs: {choices(KEEP)} (default all)"
+    )
     merge.add_argument("--force", action="store_true", help="merge LoRAs that say they are for different base models")
     merge.set_defaults(run=_merge)
     return merge
@@ -65,6 +68,7 @@ def _merge(options: argparse.Namespace) -> None:
             progress=progress,
             workers=options.threads,
             overwrite=options.overwrite,
+            keep=options.metadata,
             force=options.force,
         )
     report.notes += [note] if (note := request.tag.note()) else []

@@ -22,6 +22,7 @@ from lib_pm.jobs.resize import (
     Dynamic,
     NewRank,
     parse_dynamic,
+    preview_resize,
     resize_layer,
     resize_to_file,
 )
@@ -244,3 +245,14 @@ def test_auto_falls_back_to_the_cpu(source: Path, monkeypatch: pytest.MonkeyPatc
     report, tensors = resized(source, rank=3, workers=1)
     assert all(torch.equal(tensors[name], expected[name]) for name in expected)
     assert report.notes == [f"{len(report.layers)} layers were done on the CPU: the device's memory was full"]
+
+
+def test_a_preview_is_what_is_written_then(source: Path) -> None:
+    new = NewRank(3, conv_rank=2)
+    before = sorted(source.parent.iterdir())
+    preview = preview_resize(source, new, save_dtype="float32")
+    assert sorted(source.parent.iterdir()) == before, "nothing is written"
+    report, tensors = resized(source, 3, conv_rank=2)
+    assert preview.layers == report.layers
+    assert preview.kept_energy == report.kept_energy
+    assert preview.size == sum(tensor.nbytes for tensor in tensors.values())
