@@ -80,7 +80,7 @@ def submit_resize(desk: Desk, names: Sequence[str], new: NewRank, target: Target
     choose_device(device)
     if target is None:
         return _submit(desk, f"Looking at {_named(loras)}", partial(_look, loras, new, device), device)
-    dtype = dtype_name("save_dtype", target.save_dtype)
+    dtype, keep = dtype_name("save_dtype", target.save_dtype), check_keep(target.keep)
     paths = [_path(desk, _of_one(target, lora, len(loras)), f"{lora.stem}_resized") for lora in loras]
 
     def work(progress: Progress) -> list[Report]:
@@ -95,6 +95,7 @@ def submit_resize(desk: Desk, names: Sequence[str], new: NewRank, target: Target
                     device=device,
                     progress=_part(progress, index, len(loras)),
                     overwrite=target.overwrite,
+                    keep=keep,
                 ),
                 path,
             )

@@ -40,7 +40,9 @@ def mode_controls(value: str, elem_id: Callable[[str], str]) -> ModeControls:
             for name, option in OPTIONS.items()
         ]
 
-    def show(mode: str) -> list[Any]:
+    def show(mode: str | None) -> list[Any]:
+        if mode not in MODES:  # cleared, or typed halfway: what merges says so
+            return [gr.update() for _ in range(1 + len(options))]
         new = find_mode(mode)
         return [gr.update(value=mode_help(new)), *(gr.update(visible=name in new.options) for name in OPTIONS)]
 
@@ -80,11 +82,12 @@ def shown(name: str, value: OptionValue) -> Any:
     return option.text(value) if option.declared.empty or option.declared.word else value
 
 
-def panel_text(mode: str, values: Sequence[object]) -> str:
+def panel_text(mode: str | None, values: Sequence[object]) -> str:
     """The body of the `<pm:…>` tag that says what the controls do. values: one for each of OPTIONS.
 
     Over the API, mode may be such a body itself: `ties_svd:density=0.5`. The controls then count for nothing.
     """
+    mode = mode or ""  # what a cleared dropdown gives is None
     if ":" in mode:
         return mode
     chosen = find_mode(mode)
