@@ -209,9 +209,7 @@ class TestJson:
     def test_parts_of_other_versions_are_passed_over(self) -> None:
         assert from_json('{"text": "<lora:a:1>", "new": 7}', "It") == Draft("<lora:a:1>")
 
-    @pytest.mark.parametrize(
-        "text", ["", "{", "[]", "7", "null", '"text"', '{"text": 7}', '{"text": null}']
-    )
+    @pytest.mark.parametrize("text", ["", "{", "[]", "7", "null", '"text"', '{"text": 7}', '{"text": null}'])
     def test_what_is_none_is_refused(self, text: str) -> None:
         with pytest.raises(MergeInputError, match="The recipe 'x' holds no recipe"):
             from_json(text, "The recipe 'x'")
