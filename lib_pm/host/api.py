@@ -74,6 +74,7 @@ class ResizeRequest(BaseModel):
     name: str = Field(default="", description=f"{_NAME} Of several LoRAs: what is put behind their own names.")
     folder: str = Field(default="", description=_FOLDER)
     save_dtype: str = "float16"
+    metadata: str = Field(default="all", description=", ".join(KEEP))
     overwrite: bool = False
     device: str = "auto"
 
@@ -146,11 +147,11 @@ def add_routes(app: FastAPI, desk: Desk, logins: str | None) -> None:
     @router.post("/resize", response_model=JobAnswer)
     def resize(request: ResizeRequest) -> JobAnswer:
         """Resize LoRAs; the answer is a job to be asked for."""
-        target = Target(request.name, request.folder, request.save_dtype, overwrite=request.overwrite)
+        target = Target(request.name, request.folder, request.save_dtype, request.metadata, request.overwrite)
 
         def submit() -> Job:
             return submit_resize(
-                desk, request.loras, request.new_rank(), None if request.preview else target, request.device
+                desk, request.loras, request.new_rank(), target, request.device, preview=request.preview
             )
 
         return _checked(desk, lambda: _answer(desk, submit()))

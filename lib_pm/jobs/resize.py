@@ -124,12 +124,13 @@ def resize_to_file(
     progress: Progress = silent,
     workers: int | None = None,
     overwrite: bool = False,
+    keep: str = "all",
 ) -> Report:
-    """Write `source` at another rank. The scale goes into the factors."""
+    """Write `source` at another rank. The scale goes into the factors. keep: which metadata, see `metadata.KEEP`."""
     check_target(target, overwrite)
     with _open(source) as plan:
         run = ResizeRun(plan, new, save_dtype, device, progress, workers)
-        metadata = merged_metadata(plan.files, plan.family, target.stem, None)
+        metadata = merged_metadata(plan.files, plan.family, target.stem, None, keep=keep)
         with closing(iter(run)) as layers:  # an error in writing ends the work at once
             write_layers(target, layers, plan.layers, plan.naming, metadata, overwrite=overwrite)
         report = run.report()

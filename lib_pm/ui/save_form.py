@@ -27,7 +27,8 @@ class SaveForm:
     listing: Listing
 
 
-def draw_save_form(desk: Desk, elem_id: str) -> SaveForm:
+def draw_save_form(desk: Desk, elem_id: str, *, merges: bool = True) -> SaveForm:
+    """merges: what is written is made of several LoRAs."""
     with gr.Row():
         name = gr.Textbox(
             label="File name", placeholder="empty: made of the LoRAs' names", max_lines=1, elem_id=f"{elem_id}_name"
@@ -47,7 +48,9 @@ def draw_save_form(desk: Desk, elem_id: str) -> SaveForm:
         )
     with gr.Row():
         overwrite = gr.Checkbox(False, label="Overwrite a file of that name", elem_id=f"{elem_id}_overwrite")
-        force = gr.Checkbox(False, label="Merge LoRAs of different base models", elem_id=f"{elem_id}_force")
+        force = gr.Checkbox(
+            False, label="Merge LoRAs of different base models", visible=merges, elem_id=f"{elem_id}_force"
+        )
 
     def folders(_: object) -> Any:
         return gr.update(choices=[folder or ROOT for folder in desk.folders()])
