@@ -35,14 +35,18 @@ class SeenDesk(Desk):
 
 
 def make_desk(root: Path) -> SeenDesk:
+    desk = SeenDesk(root / "loras", root / "data")
+    fill(desk.folder)
+    return desk
+
+
+def fill(folder: Path) -> None:
     """`style` and `sub/char` go together, `other` says it is for another base model."""
-    folder = root / "loras"
     (folder / "sub").mkdir(parents=True)
     style = {"ss_base_model_version": "sd_v1", "ss_tag_frequency": '{"set": {"cat": 3}}'}
     write(folder / "style.safetensors", make_lora(SHAPES, 4, 2.0, seed=1), style)
     write(folder / "sub" / "char.safetensors", make_lora(SHAPES, 3, seed=2), {"ss_base_model_version": "sd_v1"})
     write(folder / "other.safetensors", make_lora(SHAPES, 2, seed=3), {"ss_base_model_version": "sd_v1_anime"})
-    return SeenDesk(folder, root / "data")
 
 
 def files(desk: Desk) -> list[str]:

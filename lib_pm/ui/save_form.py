@@ -31,7 +31,11 @@ def draw_save_form(desk: Desk, elem_id: str, *, merges: bool = True) -> SaveForm
     """merges: what is written is made of several LoRAs."""
     with gr.Row():
         name = gr.Textbox(
-            label="File name", placeholder="empty: made of the LoRAs' names", max_lines=1, elem_id=f"{elem_id}_name"
+            "",
+            label="File name",
+            placeholder="empty: made of the LoRAs' names",
+            max_lines=1,
+            elem_id=f"{elem_id}_name",
         )
         folder = gr.Dropdown(
             [ROOT], value=ROOT, allow_custom_value=True, label="Folder", elem_id=f"{elem_id}_folder", interactive=True

@@ -34,12 +34,12 @@ def test_nothing_is_there_or_made_at_first(recipes: Recipes) -> None:
 
 def test_they_come_back_by_name(recipes: Recipes) -> None:
     recipes.save(" both ", DRAFT)
-    recipes.save("Another one", Draft())
-    assert recipes.names() == ["Another one", "both"]
+    recipes.save("Zebra", Draft())
+    assert recipes.names() == ["both", "Zebra"]
     assert recipes.load("both") == Recipes(recipes.folder).load("both ") == DRAFT
-    assert files(recipes) == ["recipes/Another one.json", "recipes/both.json"]
+    assert files(recipes) == ["recipes/Zebra.json", "recipes/both.json"]
     assert "größe" in (recipes.folder / "recipes" / "both.json").read_text(encoding="utf-8")
-    with pytest.raises(MergeInputError, match="There is no recipe 'c'; there are: Another one, both"):
+    with pytest.raises(MergeInputError, match="There is no recipe 'c'; there are: both, Zebra"):
         recipes.load("c")
 
 
