@@ -28,9 +28,10 @@ PAGES = ("txt2img", "img2img")
 
 @dataclass(frozen=True)
 class MergePage:
-    """refresh: the button that reads all lists anew. saved: changes when a file was written."""
+    """check: tells problems. refresh: the button that reads all lists anew. saved: changes when a file was written."""
 
     draft: DraftControls
+    check: Any
     working: Working
     refresh: Any
     saved: Any
@@ -96,7 +97,7 @@ def draw_merge(desk: Desk, outside: Mapping[str, Any]) -> MergePage:
         form.listing,
         recipes,
     ]
-    return MergePage(draft, working, refresh, saved, lists)
+    return MergePage(draft, check, working, refresh, saved, lists)
 
 
 def _draw_exchange(outside: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -94,6 +94,10 @@ class TestCheck:
         page.values["pm_recipe"] = ""
         page.load()
         assert page.values["pm_recipe"] == TEXT
+        page.values["pm_recipe"] = "<lora:typed:1>"
+        page.load()
+        assert page.values["pm_recipe"] == "<lora:typed:1>", "before the page was whole"
+        page.values["pm_recipe"] = ""
         desk.recipes.keep_last(Draft("<lora:a:1>", "slerp:t=1"))
         page.load()
         assert page.values["pm_recipe"] == "", "of a version that knew other modes"
