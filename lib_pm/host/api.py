@@ -111,7 +111,7 @@ def add_routes(app: FastAPI, desk: Desk, logins: str | None) -> None:
 
     @router.get("/loras", response_model=list[LoraAnswer])
     def loras() -> list[dict[str, Any]]:
-        return [asdict(lora) for lora in desk.loras()]
+        return _checked(desk, lambda: [asdict(lora) for lora in desk.loras()])
 
     @router.get("/loras/{name:path}")
     def lora(name: str) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def add_routes(app: FastAPI, desk: Desk, logins: str | None) -> None:
 
         def submit() -> Job:
             return submit_resize(
-                desk, request.loras, request.new_rank(), None if request.preview else target, request.device
+                desk, request.loras, request.new_rank(), target, request.device, preview=request.preview
             )
 
         return _checked(desk, lambda: _answer(desk, submit()))

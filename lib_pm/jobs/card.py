@@ -25,7 +25,7 @@ class Card:
 
 def read_card(lora: Path) -> Card:
     """The card beside a LoRA's file; an empty one if there is none, or none that can be read."""
-    text = _read(lora).get(_ACTIVATION, "")
+    text = (_read(lora) or {}).get(_ACTIVATION, "")
     return Card(text.strip() if isinstance(text, str) else "", find_picture(lora))
 
 
@@ -46,6 +46,8 @@ def joined_activation(cards: Iterable[Card]) -> str:
 def write_card(lora: Path, card: Card) -> None:
     """Put the card beside a LoRA's file. What its `.json` says else stays, and so does a picture that is there."""
     value = _read(lora)
+    if value is None:
+        raise MergeInputError(f"{lora.stem}.json cannot be read, and would be lost; mend it or take it away.")
     value[_ACTIVATION] = card.activation.strip()
     try:
         lora.with_suffix(".json").write_text(json.dumps(value, indent=4, ensure_ascii=False), encoding="utf-8")
@@ -55,9 +57,12 @@ def write_card(lora: Path, card: Card) -> None:
         raise MergeInputError(f"The card of {lora.stem} could not be written: {error.strerror}.") from error
 
 
-def _read(lora: Path) -> dict[str, object]:
+def _read(lora: Path) -> dict[str, object] | None:
+    """None if there is one that cannot be read."""
     try:
         value = json.loads(lora.with_suffix(".json").read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
+    except FileNotFoundError:
         return {}
-    return value if isinstance(value, dict) else {}
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None

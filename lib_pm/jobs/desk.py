@@ -89,4 +89,4 @@ class Desk:
 
     def public(self, text: str) -> str:
         """A message without the path of the LoRA folder: whoever reads it may not be who owns the machine."""
-        return text.replace(f"{self.folder}{os.sep}", "")
+        return text.replace(f"{self.folder}{os.sep}", "").replace(str(self.folder), self.folder.name)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from lib_pm.core.errors import MergeInputError
+from lib_pm.core.keys.families import KINDS
 from lib_pm.core.registry import find_mode
 from lib_pm.jobs.prompt import TAG, LoraTag, ModeTag, Request, parse_pm, parse_prompt, write_lora, write_pm
-from lib_pm.jobs.recipe import APPLY, DEFAULT_MODE, LoraUse, Recipe, make_recipe
+from lib_pm.jobs.recipe import APPLY, DEFAULT_MODE, LoraUse, Recipe, make_recipe, recipe_from_json
 
 _STACKED = re.compile(r":\s*pm\s*=\s*off\s*(?=[:>])", re.IGNORECASE)
 OFF = "#"  # in front of a line: that LoRA is switched off
@@ -55,8 +56,13 @@ class Draft:
         """The prompt with this draft's tags in the place of its own. What it leaves out of merges, pm=off, stays."""
         request = self.request()
         kept = TAG.sub(lambda tag: tag[0] if _STACKED.search(tag[0]) else "", prompt).strip()
-        tags = [*map(write_lora, request.loras), f"<pm:{_written(request.tag)}>"]
+        tags = [*(write_lora(self._applied(tag)) for tag in request.loras), f"<pm:{_written(request.tag)}>"]
         return " ".join(filter(None, [kept, *tags]))
+
+    def _applied(self, tag: LoraTag) -> LoraTag:
+        """In a prompt a strength of 0 says what `apply` says here: that part is left out."""
+        clip, model = self.apply == "model", self.apply == "clip"
+        return replace(tag, clip=0.0 if clip else tag.clip, model=0.0 if model else tag.model)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -76,28 +82,31 @@ def from_prompt(prompt: str, name_of: Callable[[str], str]) -> Draft:
 
 
 def from_recipe(recipe: Mapping[str, Any]) -> Draft:
-    """The draft of a merged file's recipe (`Recipe.to_json`)."""
+    """The draft of a merged file's recipe (`Recipe.to_json`), which may hold anything: files come from everywhere."""
     try:
-        tags = [LoraTag(lora["name"], lora["model"], lora["clip"], lora["lbw"]) for lora in recipe["loras"]]
-        mode = find_mode(recipe["mode"])
-        return Draft(
-            "\n".join(map(write_lora, tags)),
-            write_pm(mode, mode.values(recipe["options"])),
-            recipe["apply"],
-            recipe["dtype"],
-            recipe.get("precision", "normal"),
-        )
-    except (KeyError, TypeError) as error:
+        names = [lora["name"] for lora in recipe["loras"]]
+        read = recipe_from_json(recipe, map(Path, names))
+        tags = [LoraTag(name, use.model, use.clip, use.lbw) for name, use in zip(names, read.loras, strict=True)]
+        text = "\n".join(map(write_lora, tags))
+    except (KeyError, TypeError, AttributeError) as error:
         raise MergeInputError(f"This is not a recipe of Power Merger: {error!r} is missing or wrong.") from error
+    if read.layers != KINDS:
+        raise MergeInputError(
+            f"The recipe is of {', '.join(read.layers)} layers only, as `--layers` of the command line says; "
+            "here all are merged."
+        )
+    return Draft(text, write_pm(read.mode, read.options), read.apply, read.dtype, read.precision)
 
 
 def from_json(text: str, where: str) -> Draft:
     """What `to_json` wrote; a MergeInputError names `where` it is from."""
     try:
         value = json.loads(text)
-        draft = Draft(**{field.name: value[field.name] for field in fields(Draft) if field.name in value})
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise MergeInputError(f"{where} holds no recipe: {error}.") from error
+    if not isinstance(value, dict):
+        raise MergeInputError(f"{where} holds no recipe.")
+    draft = Draft(**{field.name: value[field.name] for field in fields(Draft) if field.name in value})
     if not all(isinstance(part, str) for part in asdict(draft).values()):
         raise MergeInputError(f"{where} holds no recipe: its parts should all be text.")
     return draft

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from lib_pm.core.errors import MergeInputError
 
-_FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
+_FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\ud800-\udfff]')
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # on Windows
-LONGEST = 200
+LONGEST = 200  # bytes: file systems have 255, and an ending is added
 
 
 def check_name(name: str, what: str = "name") -> str:
@@ -22,8 +22,8 @@ def check_name(name: str, what: str = "name") -> str:
         raise MergeInputError(f"The {what} {name!r} holds {' '.join(bad)}, which a file's name cannot.")
     if name.startswith(".") or name.endswith(".") or _RESERVED.fullmatch(name):
         raise MergeInputError(f"The {what} {name!r} is not allowed; choose another.")
-    if len(name) > LONGEST:
-        raise MergeInputError(f"The {what} has {len(name)} letters; allowed: {LONGEST}.")
+    if len(name.encode()) > LONGEST:
+        raise MergeInputError(f"The {what} has {len(name.encode())} bytes; allowed: {LONGEST}.")
     return name
 
 

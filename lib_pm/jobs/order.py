@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -51,9 +52,11 @@ def submit_merge(desk: Desk, draft: Draft, target: Target, device: str) -> Job:
     note = draft.request().tag.note()
     choose_device(device)
     check_keep(target.keep)
-    path = _path(desk, target, default_name(recipe))
+    place = partial(_path, desk, target, default_name(recipe))
+    path = place()
 
     def work(progress: Progress) -> list[Report]:
+        path = place()  # a job before this one may have taken the name that was made up
         report = merge_to_file(
             recipe,
             path,
@@ -69,8 +72,10 @@ def submit_merge(desk: Desk, draft: Draft, target: Target, device: str) -> Job:
     return _submit(desk, f"Merging {len(recipe.loras)} LoRAs into {path.stem}", work, device)
 
 
-def submit_resize(desk: Desk, names: Sequence[str], new: NewRank, target: Target | None, device: str) -> Job:
-    """Resize LoRAs, each into a file of its own; without a target, find out what that would keep.
+def submit_resize(
+    desk: Desk, names: Sequence[str], new: NewRank, target: Target, device: str, *, preview: bool = False
+) -> Job:
+    """Resize LoRAs, each into a file of its own. preview: write nothing, find out what that would keep.
 
     Of several LoRAs the target's name is what is put behind their own names.
     """
@@ -78,36 +83,41 @@ def submit_resize(desk: Desk, names: Sequence[str], new: NewRank, target: Target
         raise MergeInputError("There is no LoRA to resize; choose at least one.")
     loras = [desk.find(name) for name in names]
     choose_device(device)
-    if target is None:
-        return _submit(desk, f"Looking at {_named(loras)}", partial(_look, loras, new, device), device)
-    dtype, keep = dtype_name("save_dtype", target.save_dtype), check_keep(target.keep)
-    paths = [_path(desk, _of_one(target, lora, len(loras)), f"{lora.stem}_resized") for lora in loras]
+    check_keep(target.keep)
+    dtype = dtype_name("save_dtype", target.save_dtype)
+    if preview:
+        return _submit(desk, f"Looking at {_named(loras)}", partial(_look, loras, new, dtype, device), device)
+
+    def place(lora: Path) -> Path:
+        return _path(desk, _of_one(target, lora, len(loras)), f"{lora.stem}_resized")
+
+    for path, count in Counter(map(place, loras)).items():
+        if count > 1:
+            raise MergeInputError(f"{path.stem} would be written twice; resize LoRAs of one name one after the other.")
+
+    def resized(lora: Path, progress: Progress) -> Report:
+        path = place(lora)
+        report = resize_to_file(
+            lora,
+            path,
+            new,
+            save_dtype=dtype,
+            device=device,
+            progress=progress,
+            overwrite=target.overwrite,
+            keep=target.keep,
+        )
+        return _told(desk, report, path)
 
     def work(progress: Progress) -> list[Report]:
-        return [
-            _told(
-                desk,
-                resize_to_file(
-                    lora,
-                    path,
-                    new,
-                    save_dtype=dtype,
-                    device=device,
-                    progress=_part(progress, index, len(loras)),
-                    overwrite=target.overwrite,
-                    keep=keep,
-                ),
-                path,
-            )
-            for index, (lora, path) in enumerate(zip(loras, paths, strict=True))
-        ]
+        return [resized(lora, _part(progress, index, len(loras))) for index, lora in enumerate(loras)]
 
     return _submit(desk, f"Resizing {_named(loras)}", work, device)
 
 
-def _look(loras: Sequence[Path], new: NewRank, device: str, progress: Progress) -> list[Report]:
+def _look(loras: Sequence[Path], new: NewRank, dtype: str, device: str, progress: Progress) -> list[Report]:
     return [
-        preview_resize(lora, new, device=device, progress=_part(progress, index, len(loras)))
+        preview_resize(lora, new, save_dtype=dtype, device=device, progress=_part(progress, index, len(loras)))
         for index, lora in enumerate(loras)
     ]
 

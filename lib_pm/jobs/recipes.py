@@ -23,10 +23,7 @@ class Recipes:
         return sorted((file.stem for file in self._named.glob("*.json")), key=str.casefold)
 
     def load(self, name: str) -> Draft:
-        path = self._path(name)
-        if not path.is_file():
-            raise MergeInputError(f"There is no recipe {name!r}; there are: {', '.join(self.names()) or 'none yet'}.")
-        return _read(path, f"The recipe {name!r}")
+        return _read(self._existing(name), f"The recipe {name!r}")
 
     def save(self, name: str, draft: Draft, *, overwrite: bool = False) -> None:
         path = self._path(name)
@@ -35,8 +32,7 @@ class Recipes:
         _write(path, draft)
 
     def delete(self, name: str) -> None:
-        self.load(name)
-        self._path(name).unlink()
+        self._existing(name).unlink()
 
     @property
     def last(self) -> Draft:
@@ -54,6 +50,12 @@ class Recipes:
     def _named(self) -> Path:
         return self.folder / "recipes"
 
+    def _existing(self, name: str) -> Path:
+        path = self._path(name)
+        if not path.is_file():
+            raise MergeInputError(f"There is no recipe {name!r}; there are: {', '.join(self.names()) or 'none yet'}.")
+        return path
+
     def _path(self, name: str) -> Path:
         return self._named / f"{check_name(name, 'name of the recipe')}.json"
 
@@ -61,8 +63,10 @@ class Recipes:
 def _read(path: Path, where: str) -> Draft:
     try:
         return from_json(path.read_text(encoding="utf-8"), where)
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise MergeInputError(f"{where} cannot be read: {error}.") from error
+    except OSError as error:
+        raise MergeInputError(f"{where} cannot be read: {error.strerror}.") from error
 
 
 def _write(path: Path, draft: Draft) -> None:
@@ -71,6 +75,10 @@ def _write(path: Path, draft: Draft) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, suffix=".tmp", delete=False) as file:
             json.dump(draft.to_json(), file, indent=2, ensure_ascii=False)
-        os.replace(file.name, path)
+        try:
+            os.replace(file.name, path)
+        except OSError:
+            os.unlink(file.name)
+            raise
     except OSError as error:
         raise MergeInputError(f"The recipe {path.stem!r} could not be written: {error.strerror}.") from error

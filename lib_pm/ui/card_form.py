@@ -30,7 +30,7 @@ def draw_card_form(desk: Desk) -> CardForm:
     with gr.Column(visible=False, elem_id="pm_card") as group:
         gr.HTML("<p>Its card in the WebUI:</p>")
         with gr.Row():
-            activation = gr.Textbox(label="Activation text", elem_id="pm_card_activation")
+            activation = gr.Textbox("", label="Activation text", elem_id="pm_card_activation")
             picture = gr.Dropdown(
                 [_NO_PICTURE], value=_NO_PICTURE, label="Picture of", elem_id="pm_card_picture", interactive=True
             )

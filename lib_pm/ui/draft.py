@@ -30,6 +30,7 @@ class DraftControls:
 
 def draw_text() -> Any:
     return gr.Textbox(
+        "",
         label="LoRAs, one a line; # in front switches one off",
         placeholder=_PLACEHOLDER,
         lines=5,

@@ -28,9 +28,10 @@ PAGES = ("txt2img", "img2img")
 
 @dataclass(frozen=True)
 class MergePage:
-    """refresh: the button that reads all lists anew. saved: changes when a file was written."""
+    """check: tells problems. refresh: the button that reads all lists anew. saved: changes when a file was written."""
 
     draft: DraftControls
+    check: Any
     working: Working
     refresh: Any
     saved: Any
@@ -55,7 +56,6 @@ def draw_merge(desk: Desk, outside: Mapping[str, Any]) -> MergePage:
             draft = draw_mode(text, DEFAULT_MODE)
             recipes = draw_recipe_form(desk, draft, check)
     form = draw_save_form(desk, "pm_save")
-    force = gr.Checkbox(False, label="Merge LoRAs of different base models", elem_id="pm_save_force")
     with gr.Row():
         compare = gr.Button("Analyse", elem_id="pm_analyse")
         merge = gr.Button("Merge and save", variant="primary", elem_id="pm_merge")
@@ -82,7 +82,7 @@ def draw_merge(desk: Desk, outside: Mapping[str, Any]) -> MergePage:
         return submit_analyse(desk, draft_of(*held), device)
 
     def submit(device: str, *values: Any) -> Job:
-        fields, held = values[: len(form.fields) + 1], values[len(form.fields) + 1 :]
+        fields, held = values[: len(form.fields)], values[len(form.fields) :]
         return submit_merge(desk, draft_of(*held), target_of(*fields), device)
 
     def after(reports: list[Report]) -> list[Any]:
@@ -90,16 +90,14 @@ def draw_merge(desk: Desk, outside: Mapping[str, Any]) -> MergePage:
         return [marker("saved", report.file), *card.offered(report)]
 
     run_on_click(compare, desk, working, submit_compare, [form.device, *draft.all])
-    run_on_click(
-        merge, desk, working, submit, [form.device, *form.fields, force, *draft.all], [saved, *card.outputs], after
-    )
+    run_on_click(merge, desk, working, submit, [form.device, *form.fields, *draft.all], [saved, *card.outputs], after)
     lists: list[Listing] = [
         (data, lambda loras: data_html(loras, desk.presets())),
         (add, choices_of),
         form.listing,
         recipes,
     ]
-    return MergePage(draft, working, refresh, saved, lists)
+    return MergePage(draft, check, working, refresh, saved, lists)
 
 
 def _draw_exchange(outside: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

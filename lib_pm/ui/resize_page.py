@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -40,31 +41,29 @@ def draw_resize(desk: Desk) -> tuple[Any, list[Listing]]:
         )
         rule = gr.Dropdown([FIXED, *RULES], value=FIXED, label="Rule", elem_id="pm_resize_rule")
         value = gr.Number(0.95, label="Of the rule", info="sv_ratio: 1 or more; else 0 to 1", elem_id="pm_resize_value")
-    form = draw_save_form(desk, "pm_resize")
+    form = draw_save_form(desk, "pm_resize", merges=False)
     with gr.Row():
         look = gr.Button("Look", elem_id="pm_resize_look")
         resize = gr.Button("Resize and save", variant="primary", elem_id="pm_resize_go")
     working = draw_working(desk, "pm_resize")
     saved = gr.HTML(elem_id="pm_resized")
-    asked = [loras, rank, conv_rank, rule, value, form.device]
+    asked = [loras, rank, conv_rank, rule, value, form.device, *form.fields]
 
-    def submit_look(names: list[str], *values: Any) -> Job:
-        return submit_resize(desk, names or [], _new_rank(*values[:-1]), None, values[-1])
-
-    def submit(names: list[str], *values: Any) -> Job:
+    def submit(names: list[str], *values: Any, preview: bool = False) -> Job:
         rank, (device, *fields) = values[:4], values[4:]
-        return submit_resize(desk, names or [], _new_rank(*rank), target_of(*fields), device)
+        return submit_resize(desk, names or [], _new_rank(*rank), target_of(*fields), device, preview=preview)
 
     def after(reports: Sequence[Report]) -> list[Any]:
         return [marker("saved", reports[-1].file)]
 
-    run_on_click(look, desk, working, submit_look, asked)
-    run_on_click(resize, desk, working, submit, [*asked, *form.fields], [saved], after)
+    run_on_click(look, desk, working, partial(submit, preview=True), asked)
+    run_on_click(resize, desk, working, submit, asked, [saved], after)
     return saved, [(loras, choices_of), form.listing]
 
 
-def _new_rank(rank: float, conv_rank: float, rule: str, value: float) -> NewRank:
+def _new_rank(rank: float | None, conv_rank: float | None, rule: str, value: float | None) -> NewRank:
+    """A number whose field was emptied is None."""
     dynamic = None if rule == FIXED else parse_dynamic(f"{rule}={value}")
     if not rank and not dynamic:
         raise MergeInputError("The rank is 0; allowed: 1 or more, or 0 with a rule.")
-    return NewRank(int(rank) or NO_LIMIT, int(conv_rank) or None, dynamic)
+    return NewRank(int(rank or 0) or NO_LIMIT, int(conv_rank or 0) or None, dynamic)

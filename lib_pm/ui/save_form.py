@@ -19,7 +19,7 @@ ROOT = "(LoRA folder)"  # a dropdown shows "" as if nothing were chosen
 
 @dataclass(frozen=True)
 class SaveForm:
-    """fields: in the order of `target_of`, but for the last. listing: the folders."""
+    """fields: in the order of `target_of`. listing: the folders."""
 
     fields: list[Any]
     name: Any
@@ -27,10 +27,15 @@ class SaveForm:
     listing: Listing
 
 
-def draw_save_form(desk: Desk, elem_id: str) -> SaveForm:
+def draw_save_form(desk: Desk, elem_id: str, *, merges: bool = True) -> SaveForm:
+    """merges: what is written is made of several LoRAs."""
     with gr.Row():
         name = gr.Textbox(
-            label="File name", placeholder="empty: made of the LoRAs' names", max_lines=1, elem_id=f"{elem_id}_name"
+            "",
+            label="File name",
+            placeholder="empty: made of the LoRAs' names",
+            max_lines=1,
+            elem_id=f"{elem_id}_name",
         )
         folder = gr.Dropdown(
             [ROOT], value=ROOT, allow_custom_value=True, label="Folder", elem_id=f"{elem_id}_folder", interactive=True
@@ -45,13 +50,17 @@ def draw_save_form(desk: Desk, elem_id: str) -> SaveForm:
             info="all: recipe and training tags; minimal: what loaders need",
             elem_id=f"{elem_id}_metadata",
         )
-    overwrite = gr.Checkbox(False, label="Overwrite a file of that name", elem_id=f"{elem_id}_overwrite")
+    with gr.Row():
+        overwrite = gr.Checkbox(False, label="Overwrite a file of that name", elem_id=f"{elem_id}_overwrite")
+        force = gr.Checkbox(
+            False, label="Merge LoRAs of different base models", visible=merges, elem_id=f"{elem_id}_force"
+        )
 
     def folders(_: object) -> Any:
         return gr.update(choices=[folder or ROOT for folder in desk.folders()])
 
-    return SaveForm([name, folder, dtype, keep, overwrite], name, device, (folder, folders))
+    return SaveForm([name, folder, dtype, keep, overwrite, force], name, device, (folder, folders))
 
 
-def target_of(name: str, folder: str, dtype: str, keep: str, overwrite: bool, force: bool = False) -> Target:
+def target_of(name: str, folder: str, dtype: str, keep: str, overwrite: bool, force: bool) -> Target:
     return Target(name, "" if folder == ROOT else folder or "", dtype, keep, overwrite, force)

@@ -81,6 +81,8 @@ def _filler(desk: Desk, make: Callable[..., Sweep], count: int) -> Callable[...,
     def fill(*values: Any) -> list[Any]:
         asked, (insert, prompt, *held) = values[:count], values[count:]
         try:
+            if None in asked:
+                raise MergeInputError("A number is missing; fill in every field of the sweep.")
             sweep = make(*asked)
             if insert and held[0].strip():
                 draft = draft_of(*held)

@@ -14,6 +14,7 @@ from lib_pm.jobs.draft import Draft
 from lib_pm.ui.draft import draft_values
 from lib_pm.ui.inspect_page import draw_inspect
 from lib_pm.ui.merge_page import draw_merge
+from lib_pm.ui.messages import problem_html
 from lib_pm.ui.resize_page import draw_resize
 from lib_pm.ui.sweep_page import draw_sweeps
 from lib_pm.ui.working import watch_current
@@ -36,8 +37,11 @@ def build(desk: Desk, outside: Mapping[str, Any] | None = None) -> Any:
                 draw_sweeps(desk, merge.draft, outside)
 
         def refresh() -> list[Any]:
-            loras = desk.loras()
-            return [new(loras) for _, new in lists]
+            try:
+                loras = desk.loras()
+            except MergeInputError as error:
+                return [*(gr.update() for _ in lists), problem_html(desk.public(str(error)))]
+            return [*(new(loras) for _, new in lists), gr.update()]
 
         def last(typed: str) -> list[Any]:
             if typed:  # before the page was whole
@@ -47,7 +51,7 @@ def build(desk: Desk, outside: Mapping[str, Any] | None = None) -> Any:
             except MergeInputError:  # of a version that knew other modes
                 return draft_values(Draft())
 
-        listed = [control for control, _ in lists]
+        listed = [*(control for control, _ in lists), merge.check]
         merge.refresh.click(refresh, outputs=listed, show_progress="hidden", queue=False)
         for saved in (merge.saved, resized):  # a new file is there
             saved.change(refresh, outputs=listed, show_progress="hidden", queue=False)
