@@ -61,6 +61,15 @@ def replace(networks: Any, model: Any, name: str, tensors: Mapping[str, Tensor],
     return Placed(frozenset(layer_of(module.network_key) for module in network.modules.values()), undo)
 
 
+def forget_files(networks: Any, model: Any) -> None:
+    """A LoRA's file was written: layers know what is in their weights by name and strength alone. Let none match."""
+    if model is None or not hasattr(networks, "network_apply_weights"):
+        return  # no model yet, or not one of these WebUIs
+    for module in model.modules():
+        if getattr(module, "network_current_names", ()):
+            module.network_current_names = (None,)
+
+
 def _fits(module: Any, sizes: Mapping[str, tuple[int, int]]) -> bool:
     """Whether the layer is of the weight's size. The WebUI would find out while the image is made, and go on without.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.host.forge import forget_files
+from lib_pm.host import a1111, forge
 from lib_pm.host.port import find_lora, lora_extension
 from lib_pm.host.settings import read_settings
 from lib_pm.jobs.card import find_picture
@@ -59,4 +59,17 @@ class WebuiDesk(Desk):
 
         networks = lora_extension()
         networks.list_available_networks()
-        forget_files(networks, sd_models.model_data.sd_model)  # shared.sd_model would load one
+        model = sd_models.model_data.sd_model  # shared.sd_model would load one
+        for host in (a1111, forge):
+            host.forget_files(networks, model)
+        _forget_conds()
+
+
+def _forget_conds() -> None:
+    """The WebUI keeps what the text encoder made of a prompt by the LoRAs' names; it was made with the old file."""
+    from modules import processing
+
+    image, hires = processing.StableDiffusionProcessing, processing.StableDiffusionProcessingTxt2Img
+    for kind, names in ((image, ("cached_c", "cached_uc")), (hires, ("cached_hr_c", "cached_hr_uc"))):
+        for name in names:
+            setattr(kind, name, [None] * len(getattr(kind, name)))  # 2 in some WebUIs, 3 in others
