@@ -199,6 +199,9 @@ class TestLogins:
     def test_a_wrong_one(self, desk: SeenDesk, login: tuple[str, str]) -> None:
         Client(desk, "me:secret,you:other")("GET", "loras", 401, auth=login)
 
+    def test_a_wrong_one_beside_letters_that_are_not_ascii(self, desk: SeenDesk) -> None:
+        Client(desk, "me:sëcret")("GET", "loras", 401, auth=("me", "secret"))
+
     @pytest.mark.parametrize("login", [("me", "secret"), ("you", "o:ther")])
     def test_a_right_one(self, desk: SeenDesk, login: tuple[str, str]) -> None:
         assert len(Client(desk, "me:secret,you:o:ther")("GET", "loras", auth=login)) == 3
