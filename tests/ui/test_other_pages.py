@@ -124,7 +124,7 @@ class TestSweeps:
         assert 'data-goto="txt2img"' in page.values["pm_sweep_goto"]
 
     def test_modes_and_ranks_without_touching_the_prompt(self, page: Page) -> None:
-        page.click("pm_fill_modes", txt2img_prompt="a cat", pm_sweep_insert=False)
+        page.click("pm_fill_modes", txt2img_prompt="a cat", pm_sweep_insert=False, pm_recipe="<lora:style:1>")
         assert page.values[f"{PLOT}x_type"] == "[Power Merger] Mode"
         assert page.values[f"{PLOT}y_values"] == "0-1 [4]"
         page.click("pm_fill_ranks", pm_sweep_ranks_mode="ties_svd", pm_sweep_ranks_density=0.5, pm_sweep_ranks_steps=2)
