@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ RankRule = int | Callable[[Tensor], int]
 # Cholesky of a Gram matrix loses twice the digits that the condition number takes. Up to this ratio of its diagonal the
 # loss stays below 1e-7; beyond it (also: the same LoRA twice) the factors are orthogonalised by QR instead.
 MAX_CONDITION = 1e4
+# Below every length that float32 can have, and its square is still a float64.
+SHORTEST = 1e-140
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,9 @@ class Factors:
     def truncated(self, turns: Truncated, rank: RankRule) -> Truncated:
         """The approximation of that rank, by what `turns` gave."""
         cut = turns.first(_rank(turns.energies, rank))
-        return cut if self.up_core is None else replace(cut, up=self.up @ cut.up, down=cut.down @ self.down)
+        if self.up_core is None:
+            return cut
+        return Truncated(self.up @ cut.up, cut.down @ self.down, cut.energies, cut.total)
 
 
 def energies(up: Tensor, down: Tensor, parts: Tensor | None = None) -> Tensor:
@@ -185,16 +189,15 @@ def _rank(energies: Tensor, rule: RankRule) -> int:
 
 
 def _triangle(factor: Tensor, gram: Tensor) -> tuple[Tensor, Tensor]:
-    """The lengths (K,) of the columns of factor (rows, K), 1 where one is zero, and R (K, K) of factor/lengths = Q·R.
+    """The lengths (K,) of the columns of factor (rows, K), none of them 0, and R (K, K) of factor/lengths = Q·R.
 
     gram: factorᵀ·factor. Without the lengths, components of very different size would make it ill-conditioned; divided
     by them it has Rᵀ as its Cholesky factor.
     """
-    lengths = gram.diagonal().sqrt()
-    lengths = torch.where(lengths > 0, lengths, 1.0)
+    lengths = gram.diagonal().sqrt().clamp(min=SHORTEST)
     lower, failed = torch.linalg.cholesky_ex(gram / torch.outer(lengths, lengths))
-    diagonal = lower.diagonal()
-    if int(failed) == 0 and float(diagonal.max()) < MAX_CONDITION * float(diagonal.min()):
+    least, most = torch.aminmax(lower.diagonal())
+    if int(failed) == 0 and float(most) < MAX_CONDITION * float(least):
         return lengths, lower.T
     return lengths, torch.linalg.qr(factor / lengths, mode="r").R
 

@@ -60,6 +60,8 @@ class Memo:
 
     def once(self, key: Hashable, make: Callable[[], Value]) -> Value:
         """The value of the key, made if it is not there."""
+        if not self._limit:
+            return make()
         with self._lock:
             entry = self._entries.get(key)
             if entry:
