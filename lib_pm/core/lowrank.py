@@ -109,15 +109,12 @@ def truncate(up: Tensor, down: Tensor, rank: RankRule, parts: Tensor | None = No
 class Factors:
     """up (out, K) and down (K, columns) in float64, and what is the same for all parts that they can have.
 
-    up_sizes, down_sizes: (K,), the lengths of each component's two vectors. up_core, down_core: R (K, K) of the QR
-    decompositions of the vectors divided by them. All four are None where K is not small against the matrix:
-    multiplying out is cheaper then, and as exact.
+    up_core, down_core: R (K, K) of the QR decompositions of `up` and `downᵀ`; None where K is not small against the
+    matrix: multiplying out is cheaper then, and as exact.
     """
 
     up: Tensor
     down: Tensor
-    up_sizes: Tensor | None = None
-    down_sizes: Tensor | None = None
     up_core: Tensor | None = None
     down_core: Tensor | None = None
 
@@ -126,8 +123,7 @@ class Factors:
         up, down = wide(up), wide(down)
         if up.shape[1] > min(up.shape[0], down.shape[1]) // 2:
             return cls(up, down)
-        (up_sizes, up_core), (down_sizes, down_core) = _triangle(up, up.T @ up), _triangle(down.T, down @ down.T)
-        return cls(up, down, up_sizes, down_sizes, up_core, down_core)
+        return cls(up, down, _triangle(up, up.T @ up), _triangle(down.T, down @ down.T))
 
     @property
     def nbytes(self) -> int:
@@ -139,14 +135,13 @@ class Factors:
         Without cores it is the approximation itself. parts: (K,), or None for ones.
         """
         parts = torch.ones_like(self.up[0]) if parts is None else parts.to(self.up)
-        if self.up_sizes is None or self.down_sizes is None or self.up_core is None or self.down_core is None:
+        if self.up_core is None or self.down_core is None:
             return truncate_exact((self.up * parts) @ self.down, self.up.shape[1])
-        up_parts, down_parts = self.up_sizes * parts, self.down_sizes * parts
-        left, values, right = torch.linalg.svd((self.up_core * (up_parts * self.down_sizes)) @ self.down_core.T)
+        left, values, right = torch.linalg.svd((self.up_core * parts) @ self.down_core.T)
         # With core = Ru·p·Rdᵀ = P·S·Qᵀ, Qu·P·√S = U·p·Rdᵀ·Q/√S: neither Qu nor an inverse has to be formed.
         inverse_root = torch.where(values > values[0] * torch.finfo(values.dtype).eps, values.rsqrt(), 0.0)
-        up_turn = down_parts.unsqueeze(1) * (self.down_core.T @ (right.T * inverse_root))
-        down_turn = ((left * inverse_root).T @ self.up_core) * up_parts
+        up_turn = parts.unsqueeze(1) * (self.down_core.T @ (right.T * inverse_root))
+        down_turn = ((left * inverse_root).T @ self.up_core) * parts
         return _truncated(up_turn, down_turn, values)
 
     def truncated(self, turns: Truncated, rank: RankRule) -> Truncated:
@@ -165,8 +160,7 @@ def energies(up: Tensor, down: Tensor, parts: Tensor | None = None) -> Tensor:
     """
     up, down = wide(up), wide(down)
     parts = torch.ones_like(up[0]) if parts is None else parts.to(up)
-    sizes, core = _triangle(up, up.T @ up)
-    core = core * (sizes * parts)
+    core = _triangle(up, up.T @ up) * parts
     values: Tensor = torch.linalg.eigvalsh(core @ (down @ down.T) @ core.T)
     return values[-min(len(up), len(parts), down.shape[1]) :].flip(0).clamp(min=0)
 
@@ -188,18 +182,19 @@ def _rank(energies: Tensor, rule: RankRule) -> int:
     return max(1, min(rule if isinstance(rule, int) else rule(energies.sqrt()), len(energies)))
 
 
-def _triangle(factor: Tensor, gram: Tensor) -> tuple[Tensor, Tensor]:
-    """The lengths (K,) of the columns of factor (rows, K), none of them 0, and R (K, K) of factor/lengths = Q·R.
+def _triangle(factor: Tensor, gram: Tensor) -> Tensor:
+    """R (K, K) of factor = Q·R. factor: (rows, K). gram: factorᵀ·factor, whose Cholesky factor is Rᵀ.
 
-    gram: factorᵀ·factor. Without the lengths, components of very different size would make it ill-conditioned; divided
-    by them it has Rᵀ as its Cholesky factor.
+    Components of very different size would make it ill-conditioned, so that its columns are first brought to length 1.
     """
     lengths = gram.diagonal().sqrt().clamp(min=SHORTEST)
     lower, failed = torch.linalg.cholesky_ex(gram / torch.outer(lengths, lengths))
     least, most = torch.aminmax(lower.diagonal())
     if int(failed) == 0 and float(most) < MAX_CONDITION * float(least):
-        return lengths, lower.T
-    return lengths, torch.linalg.qr(factor / lengths, mode="r").R
+        triangle: Tensor = lower.T
+    else:
+        triangle = torch.linalg.qr(factor / lengths, mode="r").R
+    return triangle * lengths
 
 
 def wide(tensor: Tensor) -> Tensor:
