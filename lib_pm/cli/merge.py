@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from lib_pm.cli.words import EPILOG, add_loras, choices, given, path_of, raw_text, request_of, show, uses
+from lib_pm.core.dense import EXCESS
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.keys.families import KINDS
-from lib_pm.core.lowrank import EXCESS
 from lib_pm.core.params import Option
 from lib_pm.core.registry import MODES
 from lib_pm.jobs.inspect import inspect_file

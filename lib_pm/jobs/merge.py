@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.formats.lora import FULL, WRITTEN, Naming
+from lib_pm.core.memo import Memo
 from lib_pm.jobs.devices import Device
 from lib_pm.jobs.metadata import hash_metadata, longest_metadata, merged_metadata, rank_metadata
 from lib_pm.jobs.plan import Plan, PlannedLayer, open_plan
@@ -29,11 +30,16 @@ def merge(
 
 
 def merge_plan(
-    plan: Plan, *, device: str = "auto", progress: Progress = silent, workers: int | None = None
+    plan: Plan,
+    *,
+    device: str = "auto",
+    progress: Progress = silent,
+    workers: int | None = None,
+    memo: Memo | None = None,
 ) -> tuple[dict[str, Tensor], Report]:
-    """`merge`, of a recipe whose files are open."""
+    """`merge`, of a recipe whose files are open. memo: see `merge_layer`."""
     tensors: dict[str, Tensor] = {}
-    run = MergeRun(plan, device, progress, workers)
+    run = MergeRun(plan, device, progress, workers, memo)
     for finished in run:
         tensors |= finished.tensors
     return tensors, run.report()
@@ -82,12 +88,14 @@ def merge_to_file(
 class MergeRun:
     """Iterates over the finished layers of a plan and keeps the report."""
 
-    def __init__(self, plan: Plan, device: str, progress: Progress, workers: int | None) -> None:
+    def __init__(
+        self, plan: Plan, device: str, progress: Progress, workers: int | None, memo: Memo | None = None
+    ) -> None:
         self._plan, self._progress = plan, progress
         self._start = time.perf_counter()
         self._device = Device(device)
         self._workers = default_workers(plan.recipe.mode, self._device) if workers is None else workers
-        self._work = layer_merger(plan, self._device)
+        self._work = layer_merger(plan, self._device, memo)
         self._full = 0  # bytes of layers at full rank
         mode = plan.recipe.mode
         texts = {name: mode.options[name].text(value) for name, value in plan.recipe.options.items()}

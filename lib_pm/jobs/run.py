@@ -16,11 +16,12 @@ from lib_pm.core.errors import MergeInputError
 from lib_pm.core.formats.lora import FULL, WRITTEN, Naming
 from lib_pm.core.layers import Layer, all_finite
 from lib_pm.core.lowrank import balance
+from lib_pm.core.memo import Memo
 from lib_pm.core.registry import Mode
 from lib_pm.core.scratch import Scratch
 from lib_pm.core.spaces import FullLayer, MergedLayer, Share, memory_needed, merge_layer
 from lib_pm.jobs.devices import Device, reproducible
-from lib_pm.jobs.plan import Plan, PlannedLayer
+from lib_pm.jobs.plan import Plan, PlannedLayer, Source
 from lib_pm.jobs.progress import Progress
 from lib_pm.jobs.recipe import DTYPES
 
@@ -92,8 +93,12 @@ def run_layers(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def layer_merger(plan: Plan, device: Device) -> Callable[[PlannedLayer], Finished | None]:
-    """The work of a merge: read a planned layer's sources, merge them, convert to the dtype of the file."""
+def layer_merger(plan: Plan, device: Device, memo: Memo | None = None) -> Callable[[PlannedLayer], Finished | None]:
+    """The work of a merge: read a planned layer's sources, merge them, convert to the dtype of the file.
+
+    memo: holds what other merges have read and found out, see `merge_layer`.
+    """
+    memo = Memo() if memo is None else memo
     recipe = plan.recipe
     dtype = device.dtype(recipe.dtype)
     contents = [bytes.fromhex(file.content) for file in plan.files]
@@ -110,13 +115,16 @@ def layer_merger(plan: Plan, device: Device) -> Callable[[PlannedLayer], Finishe
             dtype,
             precision=recipe.precision,
             empty=scratch.empty,
+            memo=memo,
         )
+
+    def read(source: Source) -> Layer:
+        file = plan.files[source.lora]
+        return memo.once((file.content, source.name), lambda: file.read(source.name))
 
     def work(planned: PlannedLayer) -> Finished | None:
         shares = [
-            Share(plan.files[source.lora].read(source.name), source.weight, contents[source.lora])
-            for source in planned.sources
-            if source.weight
+            Share(read(source), source.weight, contents[source.lora]) for source in planned.sources if source.weight
         ]
         needed = memory_needed(recipe.mode, planned.shape, [share.layer.rank for share in shares], dtype)
         merged = device.run(planned.name, needed, lambda where: merge_on(where, planned, shares))
