@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from lib_pm.jobs.library import Library
+from lib_pm.jobs.library import Library, clear_name
 from lib_pm.jobs.presets import load_presets
 from lib_pm.jobs.queue import Queue, Turn
 from lib_pm.jobs.recipes import Recipes
@@ -48,9 +48,9 @@ class Desk:
         beside = cache(lambda folder: frozenset(os.listdir(folder)))
         shown = []
         for path in files:
-            relative = path.relative_to(self.folder).with_suffix("")
-            folder = "" if relative.parent == Path() else relative.parent.as_posix()
-            name = path.stem if stems[path.stem] == 1 else relative.as_posix()
+            parent = path.parent.relative_to(self.folder)
+            folder = "" if parent == Path() else parent.as_posix()
+            name = path.stem if stems[path.stem] == 1 else clear_name(path, self.folder)
             shown.append(Shown(name, folder, titles.get(path, ""), self.thumb(path, beside(path.parent))))
         return sorted(shown, key=lambda lora: (lora.folder.casefold(), lora.name.casefold()))
 
@@ -69,7 +69,7 @@ class Desk:
     def name_of(self, path: Path) -> str:
         """The name to write into a tag for that file."""
         same = [other for other in self.files() if other.stem == path.stem]
-        return path.stem if len(same) < 2 else path.relative_to(self.folder).with_suffix("").as_posix()
+        return path.stem if len(same) < 2 else clear_name(path, self.folder)
 
     def folders(self) -> list[str]:
         """The sub-folders, "" for the LoRA folder itself first."""

@@ -29,9 +29,14 @@ class Draft:
     dtype: str = "float32"
     precision: str = "normal"
 
+    @property
+    def active(self) -> str:
+        """The text without what is switched off."""
+        return "\n".join(line for line in self.text.splitlines() if not line.lstrip().startswith(OFF))
+
     def request(self) -> Request:
         """The LoRAs that are on and the mode; a MergeInputError names the tag that is wrong."""
-        request = parse_prompt("\n".join(line for line in self.text.splitlines() if not line.lstrip().startswith(OFF)))
+        request = parse_prompt(self.active)
         stacked = [tag.name for tag in request.loras if tag.stacked]
         if stacked:
             raise MergeInputError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,19 +118,34 @@ def _checker(desk: Desk) -> Callable[..., list[Any]]:
     def check(*values: Any) -> list[Any]:
         try:
             draft = draft_of(*values)
-            desk.recipes.keep_last(draft)
-            if not draft.text.strip():
-                return ["", gr.update(placeholder="empty: made of the LoRAs' names")]
-            recipe = read_draft(desk, draft)
+            told, name = _told(desk, draft) if draft.text.strip() else ("", "empty: made of the LoRAs' names")
         except MergeInputError as error:
-            return [problem_html(desk.public(str(error))), gr.update()]
-        off = sum(line.lstrip().startswith(OFF) and "<lora:" in line for line in draft.text.splitlines())
-        said = "" if "<pm:" not in draft.text else f", mode {recipe.mode.id} as the text's <pm:…> tag says"
-        count = "1 LoRA" if len(recipe.loras) == 1 else f"{len(recipe.loras)} LoRAs"
-        told = f"{count}{f', {off} switched off' if off else ''}{said}."
-        return [note_html(told), gr.update(placeholder=default_name(recipe))]
+            told, name = problem_html(desk.public(str(error))), None
+        return [told + _kept(desk, values), gr.update() if name is None else gr.update(placeholder=name)]
 
     return check
+
+
+def _kept(desk: Desk, values: Sequence[Any]) -> str:
+    """Keep the draft, also one that cannot be merged yet. What to say if that cannot be done, else ""."""
+    try:
+        draft = draft_of(*values)
+    except MergeInputError:
+        return ""  # that is told already, and no draft
+    try:
+        desk.recipes.keep_last(draft)
+    except MergeInputError as error:
+        return problem_html(desk.public(str(error)))
+    return ""
+
+
+def _told(desk: Desk, draft: Draft) -> tuple[str, str]:
+    """What the draft is, and the name that its file would get."""
+    recipe = read_draft(desk, draft)
+    off = sum(line.lstrip().startswith(OFF) and "<lora:" in line for line in draft.text.splitlines())
+    said = f", mode {recipe.mode.id} as the text's <pm:…> tag says" if "<pm:" in draft.active else ""
+    count = "1 LoRA" if len(recipe.loras) == 1 else f"{len(recipe.loras)} LoRAs"
+    return note_html(f"{count}{f', {off} switched off' if off else ''}{said}."), default_name(recipe)
 
 
 def _getter(desk: Desk) -> Callable[[str], list[Any]]:

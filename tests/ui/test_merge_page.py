@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from contextlib import nullcontext
 from typing import Any
@@ -66,9 +67,22 @@ class TestCheck:
         assert page.shown["pm_save_name"]["placeholder"] == "style_char_concat"
         page.change("pm_recipe", "<lora:style:1>\n<pm:ties>")
         assert "1 LoRA, mode ties as the text&#x27;s &lt;pm:…&gt; tag says." in page.values["pm_check"]
+        page.change("pm_recipe", "<lora:style:1>\n# <pm:ties>")
+        assert "1 LoRA." in page.values["pm_check"], "that tag is switched off"
         page.change("pm_recipe", "")
         assert page.values["pm_check"] == ""
         assert desk.recipes.last == Draft("", "concat:lambda=1")
+
+    def test_a_draft_that_cannot_be_kept_is_still_checked(self, page: Page, desk: SeenDesk) -> None:
+        desk.recipes.folder.parent.mkdir(exist_ok=True)
+        shutil.rmtree(desk.recipes.folder, ignore_errors=True)
+        desk.recipes.folder.touch()  # a file where the folder should be
+        try:
+            page.change("pm_recipe", TEXT)
+        finally:
+            desk.recipes.folder.unlink()
+        assert "2 LoRAs, 1 switched off." in page.values["pm_check"]
+        assert "could not be written" in page.values["pm_check"]
 
     @pytest.mark.parametrize(
         ("text", "message"),
