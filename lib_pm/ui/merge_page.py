@@ -28,13 +28,13 @@ PAGES = ("txt2img", "img2img")
 
 @dataclass(frozen=True)
 class MergePage:
-    """check: tells problems. refresh: the button that reads all lists anew. saved: changes when a file was written."""
+    """check: tells problems. refresh: the button that reads all lists anew. merged: the event of a merge."""
 
     draft: DraftControls
     check: Any
     working: Working
     refresh: Any
-    saved: Any
+    merged: Any
     lists: list[Listing]
 
 
@@ -90,14 +90,16 @@ def draw_merge(desk: Desk, outside: Mapping[str, Any]) -> MergePage:
         return [marker("saved", report.file), *card.offered(report)]
 
     run_on_click(compare, desk, working, submit_compare, [form.device, *draft.all])
-    run_on_click(merge, desk, working, submit, [form.device, *form.fields, *draft.all], [saved, *card.outputs], after)
+    merged = run_on_click(
+        merge, desk, working, submit, [form.device, *form.fields, *draft.all], [saved, *card.outputs], after
+    )
     lists: list[Listing] = [
         (data, lambda loras: data_html(loras, desk.presets())),
         (add, choices_of),
         form.listing,
         recipes,
     ]
-    return MergePage(draft, check, working, refresh, saved, lists)
+    return MergePage(draft, check, working, refresh, merged, lists)
 
 
 def _draw_exchange(outside: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

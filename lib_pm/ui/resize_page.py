@@ -27,7 +27,7 @@ _EXPLAINED = (
 
 
 def draw_resize(desk: Desk) -> tuple[Any, list[Listing]]:
-    """Draw it; returns what changes when a file was written, and the lists in it."""
+    """Draw it; returns the event of a resize, and the lists in it."""
     gr.HTML(_EXPLAINED)
     loras = gr.Dropdown([], multiselect=True, label="LoRAs", elem_id="pm_resize_loras", interactive=True)
     with gr.Row():
@@ -57,8 +57,8 @@ def draw_resize(desk: Desk) -> tuple[Any, list[Listing]]:
         return [marker("saved", reports[-1].file)]
 
     run_on_click(look, desk, working, partial(submit, preview=True), asked)
-    run_on_click(resize, desk, working, submit, asked, [saved], after)
-    return saved, [(loras, choices_of), form.listing]
+    resized = run_on_click(resize, desk, working, submit, asked, [saved], after)
+    return resized, [(loras, choices_of), form.listing]
 
 
 def _new_rank(rank: float | None, conv_rank: float | None, rule: str, value: float | None) -> NewRank:

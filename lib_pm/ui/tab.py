@@ -53,8 +53,8 @@ def build(desk: Desk, outside: Mapping[str, Any] | None = None) -> Any:
 
         listed = [*(control for control, _ in lists), merge.check]
         merge.refresh.click(refresh, outputs=listed, show_progress="hidden", queue=False)
-        for saved in (merge.saved, resized):  # a new file is there
-            saved.change(refresh, outputs=listed, show_progress="hidden", queue=False)
+        for written in (merge.merged, resized):  # a `change` of an HTML would do it, but gradio 4 calls it without end
+            written.then(refresh, outputs=listed, show_progress="hidden", queue=False)
         tab.load(refresh, outputs=listed, show_progress="hidden", queue=False)
         tab.load(last, inputs=[merge.draft.text], outputs=merge.draft.all, show_progress="hidden", queue=False)
         tab.load(partial(watch_current, desk), outputs=merge.working.outputs, show_progress="hidden")

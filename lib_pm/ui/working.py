@@ -52,8 +52,8 @@ def run_on_click(
     inputs: list[Any],
     outputs: Sequence[Any] = (),
     after: Callable[[Any], list[Any]] | None = None,
-) -> None:
-    """A click submits a job, shows how far it is, and tells its end.
+) -> Any:
+    """A click submits a job, shows how far it is, and tells its end. Returns gradio's event, for what is to follow.
 
     submit: takes the values of the inputs; its MergeInputError is shown. after: the new states of the outputs when it
     is done, given its result.
@@ -69,7 +69,7 @@ def run_on_click(
         for told in watch(desk, job):
             yield [*told, *(after(job.result) if after and job.state == "done" else still)]
 
-    button.click(run, inputs=inputs, outputs=[*working.outputs, *outputs], show_progress="hidden")
+    return button.click(run, inputs=inputs, outputs=[*working.outputs, *outputs], show_progress="hidden")
 
 
 def watch(desk: Desk, job: Job) -> Iterator[list[Any]]:

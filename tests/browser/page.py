@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 import threading
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def build(gr: Any, folder: Path, data: Path) -> Any:
 
 def make_desk(folder: Path, data: Path) -> Any:
     """A desk that knows aliases and pictures, as a WebUI's does, and starts each page with the same text."""
-    from lib_pm.jobs.desk import Desk, Shown
+    from lib_pm.jobs.desk import Desk
     from lib_pm.jobs.draft import Draft
     from lib_pm.jobs.recipes import Recipes
 
@@ -89,10 +90,12 @@ def make_desk(folder: Path, data: Path) -> Any:
             pass
 
     class PageDesk(Desk):
-        def shown(self, path: Path, alone: bool) -> Shown:
-            plain, picture = super().shown(path, alone), path.with_suffix(".png")
-            alias = "Hatsune" if path.stem == "miku" else ""
-            return Shown(plain.name, plain.folder, alias, f"file={picture}" if picture.is_file() else "")
+        def titles(self) -> Mapping[Path, str]:
+            return {path: "Hatsune" for path in self.files() if path.stem == "miku"}
+
+        def thumb(self, path: Path, beside: Collection[str]) -> str:
+            picture = path.with_suffix(".png")
+            return f"file={picture}" if picture.name in beside else ""
 
     desk = PageDesk(folder, data, "cpu")
     desk.recipes = SameStart(data)

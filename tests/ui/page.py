@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
@@ -21,7 +23,7 @@ class Page:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._handlers: dict[tuple[str, str], list[Handler]] = {}
         self.open()
-        changing = (gr.Dropdown, gr.Textbox, gr.HTML)
+        changing = (gr.Dropdown, gr.Textbox)
         for kind, event in ((gr.Button, "click"), (gr.Blocks, "load"), *((kind, "change") for kind in changing)):
             monkeypatch.setattr(kind, event, self._recorder(event))
 
@@ -31,10 +33,11 @@ class Page:
         self.shown: dict[str, dict[str, Any]] = {}
         self._states: dict[int, Any] = {}
 
-    def _recorder(self, event: str) -> Callable[..., None]:
-        def record(control: Any, fn: Any, inputs: Any = (), outputs: Any = (), **how: Any) -> None:
+    def _recorder(self, event: str) -> Callable[..., Any]:
+        def record(control: Any, fn: Any, inputs: Any = (), outputs: Any = (), **how: Any) -> Any:
             name = getattr(control, "elem_id", None) or ""
             self._handlers.setdefault((name, event), []).append((fn, inputs or (), outputs or ()))
+            return SimpleNamespace(then=partial(record, control))  # what follows is called after it
 
         return record
 
