@@ -58,7 +58,7 @@ def draw_card_form(desk: Desk) -> CardForm:
         except MergeInputError as error:
             return problem_html(desk.public(str(error)))
 
-    save.click(write, inputs=[written, activation, picture], outputs=[told], show_progress="hidden")
+    save.click(write, inputs=[written, activation, picture], outputs=[told], show_progress="hidden", queue=False)
     return CardForm([written, group, activation, picture, told], offered)
 
 

@@ -39,9 +39,9 @@ def draw_inspect(desk: Desk, draft: DraftControls, pages: Any) -> list[Listing]:
         except MergeInputError as error:
             return [gr.update(), problem_html(desk.public(str(error))), *(gr.update() for _ in draft.all)]
 
-    look.click(inspect, inputs=[lora], outputs=[found, load], show_progress="hidden")
-    lora.change(inspect, inputs=[lora], outputs=[found, load], show_progress="hidden")
-    load.click(load_recipe, inputs=[lora], outputs=[pages, found, *draft.all], show_progress="hidden")
+    look.click(inspect, inputs=[lora], outputs=[found, load], show_progress="hidden", queue=False)
+    lora.change(inspect, inputs=[lora], outputs=[found, load], show_progress="hidden", queue=False)
+    load.click(load_recipe, inputs=[lora], outputs=[pages, found, *draft.all], show_progress="hidden", queue=False)
     return [(lora, choices_of)]
 
 

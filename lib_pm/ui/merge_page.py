@@ -73,9 +73,13 @@ def draw_merge(desk: Desk, outside: Mapping[str, Any]) -> MergePage:
         )
     for page, (get, insert) in exchange.items():
         prompt = outside[f"{page}_prompt"]
-        get.click(_getter(desk), inputs=[prompt], outputs=[*draft.all, check], show_progress="hidden")
+        get.click(_getter(desk), inputs=[prompt], outputs=[*draft.all, check], show_progress="hidden", queue=False)
         insert.click(
-            _inserter(desk, page), inputs=[prompt, *draft.all], outputs=[prompt, check, goto], show_progress="hidden"
+            _inserter(desk, page),
+            inputs=[prompt, *draft.all],
+            outputs=[prompt, check, goto],
+            show_progress="hidden",
+            queue=False,
         )
 
     def submit_compare(device: str, *held: Any) -> Job:

@@ -48,9 +48,9 @@ def draw_recipe_form(desk: Desk, draft: DraftControls, told: Any) -> Listing:
         except MergeInputError as error:
             return [*(gr.update() for _ in draft.all), problem_html(str(error))]
 
-    load.click(loaded, inputs=[name], outputs=[*draft.all, told], show_progress="hidden")
+    load.click(loaded, inputs=[name], outputs=[*draft.all, told], show_progress="hidden", queue=False)
     for button, act, inputs in ((save, saved, [name, overwrite, *draft.all]), (delete, deleted, [name])):
-        button.click(_told(act, names), inputs=inputs, outputs=[told, name], show_progress="hidden")
+        button.click(_told(act, names), inputs=inputs, outputs=[told, name], show_progress="hidden", queue=False)
     return name, names
 
 

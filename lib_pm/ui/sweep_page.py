@@ -67,6 +67,7 @@ def draw_sweeps(desk: Desk, draft: DraftControls, outside: Mapping[str, Any]) ->
             inputs=[*inputs, insert, prompt, *draft.all],
             outputs=[*plot, prompt, told, goto],
             show_progress="hidden",
+            queue=False,
         )
 
 
