@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,20 +124,19 @@ def _checker(desk: Desk) -> Callable[..., list[Any]]:
     def check(*values: Any) -> list[Any]:
         try:
             draft = draft_of(*values)
+        except MergeInputError as error:  # an option is no number: that is no draft to keep
+            return [problem_html(desk.public(str(error))), gr.update()]
+        try:
             told, name = _told(desk, draft) if draft.text.strip() else ("", "empty: made of the LoRAs' names")
         except MergeInputError as error:
             told, name = problem_html(desk.public(str(error))), None
-        return [told + _kept(desk, values), gr.update() if name is None else gr.update(placeholder=name)]
+        return [told + _kept(desk, draft), gr.update() if name is None else gr.update(placeholder=name)]
 
     return check
 
 
-def _kept(desk: Desk, values: Sequence[Any]) -> str:
+def _kept(desk: Desk, draft: Draft) -> str:
     """Keep the draft, also one that cannot be merged yet. What to say if that cannot be done, else ""."""
-    try:
-        draft = draft_of(*values)
-    except MergeInputError:
-        return ""  # that is told already, and no draft
     try:
         desk.recipes.keep_last(draft)
     except MergeInputError as error:
