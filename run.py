@@ -1,5 +1,7 @@
 """Power Merger on a bare machine: makes .venv beside this file, installs requirements-dev.txt into it, runs the work.
 
+The tests also get a Chromium if the machine has none, and .venv-gradio3 and .venv-gradio4: the gradio of each WebUI.
+
     python run.py demo [--out FOLDER]   merges two sample LoRAs on a small pipeline and shows what came out
     python run.py test [pytest args]    style, types, import directions, tests; with arguments only pytest
     python run.py bench [pytest args]   the benchmarks
@@ -11,6 +13,7 @@ Needs Python 3.10 and nothing else: standard library only.
 import hashlib
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -19,13 +22,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 REQUIREMENTS = ROOT / "requirements-dev.txt"
+PAGES = {  # the gradio of A1111 and that of Forge, each alone: the browser tests look at a page of either
+    ROOT / ".venv-gradio3": ROOT / "tests" / "browser" / "requirements-gradio3.txt",
+    ROOT / ".venv-gradio4": ROOT / "tests" / "browser" / "requirements-gradio4.txt",
+}
 MARKER = "installed.txt"  # inside the venv, written last: says what the install that came to its end was
 OLDEST = (3, 10)
+NEWEST_FOR_PAGES = (3, 12)  # the WebUIs' gradio needs modules of Python's that 3.13 has no more
 
 
 def main(arguments):
     if sys.version_info < OLDEST:
-        return fail(f"Python {OLDEST[0]}.{OLDEST[1]} or newer is needed; this is {sys.version.split()[0]}.")
+        return fail(f"Python {dotted(OLDEST)} or newer is needed; this is {sys.version.split()[0]}.")
     command, extra = (arguments[0], arguments[1:]) if arguments else ("", [])
     if command in ("", "-h", "--help"):
         print(__doc__.strip())
@@ -33,7 +41,7 @@ def main(arguments):
     steps = steps_of(command, extra)
     if not steps:
         return fail(f"Unknown command {command!r}; allowed: demo, test, bench.", 2)
-    problem = install(VENV, REQUIREMENTS)
+    problem = install(VENV, REQUIREMENTS) or (install_pages() if command == "test" else "")
     if problem:
         return fail(problem)
     for name, work in steps:
@@ -59,6 +67,10 @@ def steps_of(command, extra):
         ]
         return [*([] if extra else checks), ("pytest", ["-m", "pytest", *extra])]
     return []
+
+
+def dotted(version):
+    return ".".join(str(number) for number in version)
 
 
 def python_of(folder, os_name):
@@ -102,6 +114,28 @@ def install(folder, requirements):
         return "pip could not install the requirements (see above); check network and free disk space, then repeat."
     (folder / MARKER).write_text(wanted(requirements), encoding="utf-8")
     return ""
+
+
+def install_pages():
+    """Make ready what the browser tests need; returns as `install`. They fail from then on where they would skip."""
+    if sys.version_info[:2] > NEWEST_FOR_PAGES:
+        print(f"BROWSER TESTS ARE LEFT OUT: the WebUIs' gradio runs on Python {dotted(NEWEST_FOR_PAGES)} at most.")
+        return ""
+    for folder, requirements in PAGES.items():
+        problem = install(folder, requirements)
+        if problem:
+            return problem
+    if not chromium_of(os.environ):
+        playwright = [str(python_of(VENV, os.name)), "-m", "playwright", "install", "chromium"]
+        if subprocess.call(playwright):
+            return "Playwright could not get its Chromium (see above); PM_CHROMIUM may name one that is there."
+    os.environ["PM_BROWSER_TESTS"] = "required"
+    return ""
+
+
+def chromium_of(environ):
+    """The Chromium that is on this machine, "" for none: Playwright then takes its own."""
+    return environ.get("PM_CHROMIUM") or shutil.which("chromium", path=environ.get("PATH")) or ""
 
 
 def fail(message, code=1):

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from modules import script_callbacks, scripts
+from modules import script_callbacks, scripts, shared
 from modules.ui_components import InputAccordion
 
 from lib_pm.host import xyz
+from lib_pm.host.desk import WebuiDesk
 from lib_pm.host.live import INFOTEXT, Live
+from lib_pm.host.outside import keep_wanted
 from lib_pm.host.settings import add_settings, read_settings
-from lib_pm.ui import accordion
+from lib_pm.ui import accordion, tab
 
 _live = Live()  # one for txt2img and img2img together; a new one after Reload UI
+_desk = WebuiDesk(Path(scripts.basedir()))
+_outside: dict[str, Any] = {}
 
 
 class PowerMerger(scripts.Script):
@@ -43,6 +48,20 @@ class PowerMerger(scripts.Script):
         _live.restore(p)
 
 
+def _tabs() -> list[tuple[Any, str, str]]:
+    return [(tab.build(_desk, _outside), tab.TITLE, "power_merger")]
+
+
+def _add_routes(demo: Any, app: Any) -> None:
+    if shared.cmd_opts.api or shared.cmd_opts.nowebui:
+        from lib_pm.host.api import add_routes
+
+        add_routes(app, _desk, shared.cmd_opts.api_auth)
+
+
 script_callbacks.on_ui_settings(add_settings)
+script_callbacks.on_after_component(keep_wanted(_outside))
+script_callbacks.on_ui_tabs(_tabs)
+script_callbacks.on_app_started(_add_routes)
 script_callbacks.on_before_ui(xyz.add_axes)
 xyz.add_axes()  # with --nowebui the API reads the plot's menu before that; the plot is loaded before extensions are

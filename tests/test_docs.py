@@ -19,7 +19,7 @@ def test_the_table_of_modes_is_the_registry():
 
 def test_the_commands_of_the_first_screen_are_understood():
     commands = re.findall(r"^    python -m lib_pm (.+)$", README, re.MULTILINE)
-    assert len(commands) == 5
+    assert len(commands) == 6
     for command in commands:
         words = [word.strip("'") for word in re.findall(r"'[^']*'|\S+", command)]
         _parser().parse_args(words)

@@ -144,6 +144,7 @@ def test_the_first_failing_step_is_named_and_ends_the_run(
         return 3 if command[2] == "mypy" else 0
 
     monkeypatch.setattr(run, "install", lambda *_: "")
+    monkeypatch.setattr(run, "install_pages", lambda: "")
     monkeypatch.setattr(run.subprocess, "call", call)
     assert run.main(["test"]) == 3
     assert ran == ["ruff", "mypy"]
@@ -161,3 +162,46 @@ def test_bench_quality_is_the_score_in_pictures(run: ModuleType) -> None:
         ("bench quality", ["-m", "lib_pm", "bench", "quality", "--seeds", "4"])
     ]
     assert run.steps_of("bench", ["-k", "ties"])[0][1][:2] == ["-m", "pytest"]
+
+
+@pytest.fixture
+def pages(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Nothing is installed and no Chromium is there; what would have been run, in order."""
+    ran: list[list[str]] = []
+    monkeypatch.setattr(run.os, "environ", {"PATH": ""})
+    monkeypatch.setattr(run.sys, "version_info", (3, 12, 1))
+    monkeypatch.setattr(run, "install", lambda folder, requirements: ran.append([folder.name, requirements.name]) or "")
+    monkeypatch.setattr(run.subprocess, "call", lambda command: ran.append(command[1:]) or 0)
+    return ran
+
+
+def test_each_gradio_gets_a_venv_and_playwright_its_chromium(run: ModuleType, pages: list[list[str]]) -> None:
+    assert run.install_pages() == ""
+    assert pages == [
+        [".venv-gradio3", "requirements-gradio3.txt"],
+        [".venv-gradio4", "requirements-gradio4.txt"],
+        ["-m", "playwright", "install", "chromium"],
+    ]
+    assert run.os.environ["PM_BROWSER_TESTS"] == "required"
+    assert all(requirements.is_file() for requirements in run.PAGES.values())
+
+
+def test_a_chromium_that_is_there_is_taken(run: ModuleType, pages: list[list[str]]) -> None:
+    run.os.environ["PM_CHROMIUM"] = "/somewhere/chrome"
+    assert run.install_pages() == ""
+    assert ["-m", "playwright", "install", "chromium"] not in pages
+
+
+def test_without_any_chromium(run: ModuleType, pages: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run.subprocess, "call", lambda command: 1)
+    assert "PM_CHROMIUM" in run.install_pages()
+    assert "PM_BROWSER_TESTS" not in run.os.environ
+
+
+def test_a_python_that_no_webui_runs_on_has_no_browser_tests_and_says_so(
+    run: ModuleType, pages: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run.sys, "version_info", (3, 13, 0))
+    assert run.install_pages() == ""
+    assert pages == []
+    assert "BROWSER TESTS ARE LEFT OUT: the WebUIs' gradio runs on Python 3.12 at most" in capsys.readouterr().out

@@ -60,6 +60,10 @@ class Layer:
     def rank(self) -> int:
         return self.down.shape[0]
 
+    @property
+    def nbytes(self) -> int:
+        return self.up.nbytes + self.down.nbytes
+
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Layer:
         return Layer(self.shape, self.up.to(device, dtype), self.down.to(device, dtype), self.scale)
 

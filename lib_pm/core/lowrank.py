@@ -1,4 +1,4 @@
-"""Low-rank linear algebra: sums of factors, and the best rank-k approximation of a sum or of a dense delta.
+"""Low-rank linear algebra: sums of factors, and their best rank-k approximation.
 
 A product of factors is never multiplied out where that can be avoided. With U = Qu·Ru and Dᵀ = Qd·Rd (K columns each),
 the SVD of U·D is the SVD of the K×K core Ru·Rdᵀ, turned by Qu and Qd.
@@ -9,41 +9,53 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from lib_pm.core.layers import Layer
-from lib_pm.core.rng import random_signs
 
 # How a rank is chosen: a number, or a rule that sees all singular values (largest first).
 RankRule = int | Callable[[Tensor], int]
 
-# How much larger than the best rank-k error that of `truncate_dense` may be, relative to it, and what it computes in.
-Precision = Literal["normal", "exact"]
-EXCESS: dict[Precision, float] = {"normal": 1e-3, "exact": 1e-5}
-_DTYPES: dict[Precision, torch.dtype] = {"normal": torch.float32, "exact": torch.float64}
-# Its columns beyond the rank.
-OVERSAMPLING = 16
-# Below this size of the smaller side the exact decomposition costs no more than the range finder.
-SMALL_SIDE = 256
 # Cholesky of a Gram matrix loses twice the digits that the condition number takes. Up to this ratio of its diagonal the
 # loss stays below 1e-7; beyond it (also: the same LoRA twice) the factors are orthogonalised by QR instead.
 MAX_CONDITION = 1e4
+# Below every length that float32 can have, and its square is still a float64.
+SHORTEST = 1e-140
 
 
 @dataclass(frozen=True)
 class Truncated:
     """A rank-k approximation: up (out, k), down (k, columns), singular values split evenly between them.
 
-    kept, total: squared Frobenius norms of what stayed and of the whole; kept / total is the kept energy.
+    energies: (k,), the squared singular values, largest first. total: that of the whole matrix, its squared norm.
     """
 
     up: Tensor
     down: Tensor
-    kept: float
+    energies: Tensor
     total: float
+
+    @property
+    def kept(self) -> float:
+        """Squared Frobenius norm of what stayed; kept / total is the kept energy."""
+        return float(self.energies.sum())
+
+    @property
+    def nbytes(self) -> int:
+        return self.up.nbytes + self.down.nbytes + self.energies.nbytes
+
+    def first(self, rank: int) -> Truncated:
+        """The approximation of a smaller rank, in the same memory."""
+        return Truncated(self.up[:, :rank], self.down[:rank], self.energies[:rank], self.total)
+
+    def times(self, factor: float) -> Truncated:
+        """That of the matrix times a positive factor."""
+        if factor == 1:
+            return self
+        root, square = math.sqrt(factor), factor**2
+        return Truncated(self.up * root, self.down * root, self.energies * square, self.total * square)
 
 
 def concat(layers: Sequence[Layer], weights: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
@@ -87,137 +99,110 @@ def _power_of_two(exponents: Tensor, dtype: torch.dtype) -> Tensor:
 def truncate(up: Tensor, down: Tensor, rank: RankRule, parts: Tensor | None = None) -> Truncated:
     """Best rank-k approximation of up · diag(parts) · down, exact to rounding, in float64.
 
-    up: (out, K). down: (K, columns). parts: (K,), or None for ones. Where K is not small against the matrix,
-    multiplying out is cheaper and as exact.
+    up: (out, K). down: (K, columns). parts: (K,), or None for ones.
     """
-    up, down = _wide(up), _wide(down)
+    factors = Factors.of(up, down)
+    return factors.truncated(factors.turns(parts), rank)
+
+
+@dataclass(frozen=True)
+class Factors:
+    """up (out, K) and down (K, columns) in float64, and what is the same for all parts that they can have.
+
+    up_core, down_core: R (K, K) of the QR decompositions of `up` and `downᵀ`; None where K is not small against the
+    matrix: multiplying out is cheaper then, and as exact.
+    """
+
+    up: Tensor
+    down: Tensor
+    up_core: Tensor | None = None
+    down_core: Tensor | None = None
+
+    @classmethod
+    def of(cls, up: Tensor, down: Tensor) -> Factors:
+        up, down = wide(up), wide(down)
+        if up.shape[1] > min(up.shape[0], down.shape[1]) // 2:
+            return cls(up, down)
+        return cls(up, down, _triangle(up, up.T @ up), _triangle(down.T, down @ down.T))
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in (self.up, self.down, self.up_core, self.down_core) if tensor is not None)
+
+    def turns(self, parts: Tensor | None = None) -> Truncated:
+        """The best of up · diag(parts) · down, as what `up` and `down` have to be multiplied with: (K, m), (m, K).
+
+        Without cores it is the approximation itself. parts: (K,), or None for ones.
+        """
+        parts = torch.ones_like(self.up[0]) if parts is None else parts.to(self.up)
+        if self.up_core is None or self.down_core is None:
+            return truncate_exact((self.up * parts) @ self.down, self.up.shape[1])
+        left, values, right = torch.linalg.svd((self.up_core * parts) @ self.down_core.T)
+        # With core = Ru·p·Rdᵀ = P·S·Qᵀ, Qu·P·√S = U·p·Rdᵀ·Q/√S: neither Qu nor an inverse has to be formed.
+        inverse_root = torch.where(values > values[0] * torch.finfo(values.dtype).eps, values.rsqrt(), 0.0)
+        up_turn = parts.unsqueeze(1) * (self.down_core.T @ (right.T * inverse_root))
+        down_turn = ((left * inverse_root).T @ self.up_core) * parts
+        return _truncated(up_turn, down_turn, values)
+
+    def truncated(self, turns: Truncated, rank: RankRule) -> Truncated:
+        """The approximation of that rank, by what `turns` gave."""
+        cut = turns.first(_rank(turns.energies, rank))
+        if self.up_core is None:
+            return cut
+        return Truncated(self.up @ cut.up, cut.down @ self.down, cut.energies, cut.total)
+
+
+def energies(up: Tensor, down: Tensor, parts: Tensor | None = None) -> Tensor:
+    """Squared singular values of up · diag(parts) · down, largest first, in float64: (min(K, out, columns),).
+
+    up: (out, K). down: (K, columns). parts: (K,), or None for ones. The error of each is about 1e-15 of the largest:
+    enough for shares of the squared norm, at a fraction of what `truncate` costs.
+    """
+    up, down = wide(up), wide(down)
     parts = torch.ones_like(up[0]) if parts is None else parts.to(up)
-    if up.shape[1] > min(up.shape[0], down.shape[1]) // 2:
-        return _truncate_exact((up * parts) @ down, rank, most=up.shape[1])
-    up_gram, down_gram = up.T @ up, down @ down.T
-    # Components of very different size would make the Gram matrices ill-conditioned. The factors are evened out per
-    # component, and everything that is per component only touches the small matrices.
-    up_even, down_even = _evening(up_gram.diagonal(), down_gram.diagonal(), parts)
-    up_core, down_core = _triangle(up, up_gram, up_even), _triangle(down.T, down_gram, down_even)
-    left, values, right = torch.linalg.svd(up_core @ down_core.T)
-    k = _rank(values, rank)
-    # With core = Ru·Rdᵀ = P·S·Qᵀ, Qu·P·√S = U·Ru⁻¹·P·√S = U·Rdᵀ·Q/√S: neither Qu nor an inverse has to be formed.
-    inverse_root = torch.where(values[:k] > values[0] * torch.finfo(values.dtype).eps, values[:k].rsqrt(), 0.0)
-    up_turn = up_even.unsqueeze(1) * (down_core.T @ (right[:k].T * inverse_root))
-    down_turn = ((left[:, :k] * inverse_root).T @ up_core) * down_even
-    return _truncated(up @ up_turn, down_turn @ down, values, k)
+    core = _triangle(up, up.T @ up) * parts
+    values: Tensor = torch.linalg.eigvalsh(core @ (down @ down.T) @ core.T)
+    return values[-min(len(up), len(parts), down.shape[1]) :].flip(0).clamp(min=0)
 
 
-def truncate_dense(delta: Tensor, rank: int, start: Tensor | None, precision: Precision = "normal") -> Truncated:
-    """Rank-k approximation of a dense matrix, its error within EXCESS of the optimal one; exact without a start.
-
-    delta: (out, columns). start: (columns, rank + OVERSAMPLING), spanning much of its row space, see `row_space`.
-    Block Krylov iteration as in Musco, Musco, arXiv:1504.05477, until what further passes would find is negligible;
-    what they find falls at least geometrically. If that takes more than half of all columns, the matrix is decomposed
-    as a whole, which costs no more then.
-    """
-    if start is None:
-        return _truncate_exact(_wide(delta), rank, most=min(delta.shape))
-    matrix = _where_decompositions_are(delta).to(_DTYPES[precision])
-    total = float(torch.linalg.vector_norm(matrix, dim=1).double().square().sum())
-    basis = matrix.new_empty(len(matrix), 0)
-    core = matrix.new_empty(matrix.shape[1], 0)  # matrixᵀ·basis
-    block = matrix @ start.to(matrix)
-    kept = gain = 0.0
-    for passes in range(min(matrix.shape) // 2 // start.shape[1]):
-        for _ in range(2 if passes else 1):  # once would lose digits where most of the block is in the basis
-            block = torch.linalg.qr(block - basis @ (basis.T @ block)).Q
-        basis, core = torch.cat([basis, block], 1), torch.cat([core, matrix.T @ block], 1)
-        wide_core = core.double()
-        energies, turn = torch.linalg.eigh(wide_core.T @ wide_core)
-        energies, turn = energies[-rank:].flip(0).clamp(min=0), turn[:, -rank:].flip(1)
-        before, gain = gain, float(energies.sum()) - kept
-        kept += gain
-        falling = min(max(gain / before, 0.5), 0.9) if passes > 1 and before > 0 else 0.5
-        coming = gain * falling / (1 - falling)
-        if passes and coming <= max(EXCESS[precision] * (total - kept), 1e-12 * total):
-            break
-        block = matrix @ core[:, -block.shape[1] :]
-    else:
-        return _truncate_exact(_wide(delta), rank, most=min(delta.shape))
-    root = energies.sqrt().sqrt()  # of the singular values, whose squares the energies are
-    inverse_root = torch.where(root > 0, 1 / root, 0.0)
-    up, down = basis @ (turn * root).to(basis), (turn * inverse_root).to(core).T @ core.T
-    return Truncated(up, down, kept, max(total, kept))
-
-
-def row_space(layers: Sequence[Layer], weights: Sequence[float], rank: int, content: bytes) -> Tensor | None:
-    """A start for `truncate_dense`: what the rows of the deltas have most in common, and random columns for the rest.
-
-    The leading right singular vectors of the weighted deltas on top of each other (not of their sum, in which LoRAs
-    may cancel each other). Returns (columns, rank + OVERSAMPLING) float32, or None where an exact decomposition costs
-    no more.
-    content: seeds the random columns, so that equal input gives equal bytes.
-    """
-    shape = layers[0].shape
-    if shape.max_rank <= SMALL_SIDE or rank + OVERSAMPLING > shape.max_rank // 4:  # two passes at least
-        return None
-    down = torch.cat([_wide(layer.down) for layer in layers])
-    columns = rank + OVERSAMPLING
-    if len(down) > columns:
-        # For a start the lengths of the up factors' columns say enough about them.
-        lengths = [
-            torch.linalg.vector_norm(_wide(layer.up), dim=0) * abs(weight * layer.scale)
-            for weight, layer in zip(weights, layers, strict=True)
-        ]
-        down = down * torch.cat(lengths).unsqueeze(1)
-        _, turn = torch.linalg.eigh(down @ down.T)
-        down = turn[:, -columns:].T @ down
-    down = torch.nn.functional.normalize(down.float(), dim=1)
-    random = random_signs(shape.columns, columns - len(down), content).to(down) / shape.columns**0.5
-    return torch.cat([down.T, random], dim=1)
-
-
-def _truncate_exact(matrix: Tensor, rank: RankRule, most: int) -> Truncated:
+def truncate_exact(matrix: Tensor, most: int) -> Truncated:
     """By the SVD of the matrix itself. most: the rank that it has at most; values beyond it are rounding."""
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     values = values[:most]
-    k = _rank(values, rank)
-    root = values[:k].sqrt()
-    return _truncated(left[:, :k] * root, right[:k] * root.unsqueeze(1), values, k)
+    root = values.sqrt()
+    return _truncated(left[:, :most] * root, right[:most] * root.unsqueeze(1), values)
 
 
-def _truncated(up: Tensor, down: Tensor, values: Tensor, k: int) -> Truncated:
+def _truncated(up: Tensor, down: Tensor, values: Tensor) -> Truncated:
     energies = values.square()
-    return Truncated(up, down, float(energies[:k].sum()), float(energies.sum()))
+    return Truncated(up, down, energies, float(energies.sum()))
 
 
-def _rank(values: Tensor, rule: RankRule) -> int:
-    return max(1, min(rule if isinstance(rule, int) else rule(values), len(values)))
+def _rank(energies: Tensor, rule: RankRule) -> int:
+    return max(1, min(rule if isinstance(rule, int) else rule(energies.sqrt()), len(energies)))
 
 
-def _evening(up_squares: Tensor, down_squares: Tensor, parts: Tensor) -> tuple[Tensor, Tensor]:
-    """Factors per component, for up and for down, whose product is `parts` and which make both equally long.
+def _triangle(factor: Tensor, gram: Tensor) -> Tensor:
+    """R (K, K) of factor = Q·R. factor: (rows, K). gram: factorᵀ·factor, whose Cholesky factor is Rᵀ.
 
-    up_squares, down_squares: (K,) squared lengths. A component that is zero on one side gets `parts` and 1.
+    Components of very different size would make it ill-conditioned, so that its columns are first brought to length 1.
     """
-    ratio = (down_squares / up_squares) ** 0.25 * parts.abs().sqrt()
-    up_even = torch.where(ratio.isfinite() & (ratio > 0), ratio, 1.0)
-    return up_even, parts / up_even
-
-
-def _triangle(factor: Tensor, gram: Tensor, even: Tensor) -> Tensor:
-    """R (K, K) of factor·diag(even) = Q·R. factor: (rows, K). gram: factorᵀ·factor, whose Cholesky factor is Rᵀ."""
-    lower, failed = torch.linalg.cholesky_ex(gram * torch.outer(even, even))
-    diagonal = lower.diagonal()
-    if int(failed) == 0 and float(diagonal.max()) < MAX_CONDITION * float(diagonal.min()):
+    lengths = gram.diagonal().sqrt().clamp(min=SHORTEST)
+    lower, failed = torch.linalg.cholesky_ex(gram / torch.outer(lengths, lengths))
+    least, most = torch.aminmax(lower.diagonal())
+    if int(failed) == 0 and float(most) < MAX_CONDITION * float(least):
         triangle: Tensor = lower.T
     else:
-        triangle = torch.linalg.qr(factor * even, mode="r").R
-    return triangle
+        triangle = torch.linalg.qr(factor / lengths, mode="r").R
+    return triangle * lengths
 
 
-def _wide(tensor: Tensor) -> Tensor:
+def wide(tensor: Tensor) -> Tensor:
     """The tensor in float64: small cores cost little in it, and rounding is then no question."""
-    tensor = _where_decompositions_are(tensor)
+    tensor = where_decompositions_are(tensor)
     return (tensor.float() if tensor.itemsize == 2 else tensor).double()  # from 16 bits it is faster in two steps
 
 
-def _where_decompositions_are(tensor: Tensor) -> Tensor:
+def where_decompositions_are(tensor: Tensor) -> Tensor:
     """On the CPU if it was on Apple's GPU, which has no float64 and few decompositions."""
     return tensor.cpu() if tensor.device.type == "mps" else tensor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from lib_pm.core.errors import MergeInputError
@@ -89,20 +89,13 @@ Lambda = Annotated[
     float,
     Declared("Lambda", "Factor on the merged result.", low=-math.inf, slider=(-2, 2), step=0.05),
 ]
-SvdRank = Annotated[
-    int,
-    Declared("SVD rank", "Rank of the result, at most what the layer allows.", low=1, slider=(1, 320), short="rank"),
-]
+_SVD_RANK = Declared(
+    "SVD rank", "Rank of the result, at most what the layer allows.", low=1, slider=(1, 320), short="rank"
+)
+SvdRank = Annotated[int, _SVD_RANK]
 SvdRankOrFull = Annotated[
     int | None,
-    Declared(
-        "SVD rank",
-        "Rank of the result, at most what the layer allows; full applies the merged weights as they are.",
-        low=1,
-        slider=(1, 320),
-        word="full",
-        short="rank",
-    ),
+    replace(_SVD_RANK, word="full", help=f"{_SVD_RANK.help[:-1]}; full applies the merged weights as they are."),
 ]
 SvdConvRank = Annotated[
     int | None,

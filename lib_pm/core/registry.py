@@ -17,13 +17,14 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from torch import Tensor
 
 from lib_pm.core.errors import MergeInputError
+from lib_pm.core.memo import Content
 from lib_pm.core.params import Declared, Lambda, Option, OptionValue, SvdConvRank, SvdRank, SvdRankOrFull
 
 Space = Literal["exact", "factors", "delta"]
 MethodFunction = TypeVar("MethodFunction", bound=Callable[..., Tensor])
 
 _STACK = ("deltas", "weights")
-_RANDOM_STACK = (*_STACK, "contents")
+_STACK_AND_CONTENTS = (*_STACK, "contents")
 
 
 def _every_mode(*, lambda_: Lambda = 1.0) -> None:
@@ -40,7 +41,7 @@ def _elementwise_mode(*, svd_rank: SvdRankOrFull = 16, svd_conv_rank: SvdConvRan
 
 @dataclass(frozen=True, eq=False)  # a row of a table: it is itself
 class Method:
-    """A registered method. random: it takes `contents`. linear: it is Σ wᵢ·ΔWᵢ, so factors can be concatenated."""
+    """A registered method. by_content: it takes `contents`. linear: it is Σ wᵢ·ΔWᵢ, so factors can be concatenated."""
 
     id: str
     title: str
@@ -50,15 +51,20 @@ class Method:
     source: str
     function: Callable[..., Tensor]
     linear: bool
-    random: bool
+    by_content: bool
     options: Mapping[str, Option]
 
+    @property
+    def random(self) -> bool:
+        """It has a seed."""
+        return "seed" in self.options
+
     def __call__(
-        self, deltas: Tensor, weights: Tensor, contents: list[bytes], values: Mapping[str, OptionValue]
+        self, deltas: Tensor, weights: Tensor, contents: list[Content], values: Mapping[str, OptionValue]
     ) -> Tensor:
-        """deltas: (n, *shape), may be written over. weights: (n,). contents: n digests. Returns (*shape,)."""
+        """deltas: (n, *shape), may be written over. weights: (n,). contents: (n,). Returns (*shape,)."""
         arguments = {option.keyword: values[name] for name, option in self.options.items()}
-        stack = (deltas, weights, contents) if self.random else (deltas, weights)
+        stack = (deltas, weights, contents) if self.by_content else (deltas, weights)
         return self.function(*stack, **arguments)
 
 
@@ -141,7 +147,7 @@ def merge_method(
 ) -> Callable[[MethodFunction], MethodFunction]:
     """Register a merge method; the function is returned unchanged.
 
-    Its positional parameters are (deltas, weights), or (deltas, weights, contents) if it is random; its keyword-only
+    Its positional parameters are (deltas, weights), or (deltas, weights, contents); its keyword-only
     ones are declared types from `lib_pm.core.params`. Anything else, and a missing docstring, is a TypeError at import.
     """
 
@@ -155,8 +161,8 @@ def merge_method(
             for name, parameter in inspect.signature(function).parameters.items()
             if parameter.kind is not inspect.Parameter.KEYWORD_ONLY
         )
-        if stack not in (_STACK, _RANDOM_STACK):
-            raise TypeError(f"merge method {id!r} takes {stack}; it should take {_STACK} or {_RANDOM_STACK}")
+        if stack not in (_STACK, _STACK_AND_CONTENTS):
+            raise TypeError(f"merge method {id!r} takes {stack}; it should take {_STACK} or {_STACK_AND_CONTENTS}")
         method = Method(
             id,
             title,
@@ -166,7 +172,7 @@ def merge_method(
             source,
             function,
             linear,
-            stack == _RANDOM_STACK,
+            stack == _STACK_AND_CONTENTS,
             declared_options(function),
         )
         METHODS[id] = method

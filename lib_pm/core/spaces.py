@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from lib_pm.core import lowrank
+from lib_pm.core import dense, lowrank
+from lib_pm.core.dense import Precision
 from lib_pm.core.layers import Layer, LayerShape
-from lib_pm.core.lowrank import Precision
+from lib_pm.core.lowrank import Factors, Truncated
+from lib_pm.core.memo import Content, Memo
 from lib_pm.core.params import OptionValue
 from lib_pm.core.registry import Method, Mode
 from lib_pm.core.steps import GPU_BLOCK
@@ -62,13 +64,15 @@ def merge_layer(
     *,
     precision: Precision = "normal",
     empty: Callable[..., Tensor] = torch.empty,
+    memo: Memo | None = None,
 ) -> MergedLayer | FullLayer | None:
     """Merge one layer. None if nothing is left of it: no LoRA has a weight there, or svd_conv_rank 0 leaves it out.
 
     name: the canonical name of the layer, part of what random masks depend on. values: all options of the mode.
     svd_rank None gives a FullLayer.
     dtype: of the computation. precision: of the truncation of dense deltas; all others are exact.
-    empty: where the stack of deltas is put, see `Scratch`.
+    empty: where the stack of deltas is put, see `Scratch`. memo: what other merges of these layers have found out, for
+    this one to use and to add to. The bytes are the same with and without it.
     """
     # Sorted by content, so that neither rounding nor masks know in which order the LoRAs were given.
     active = sorted((share for share in shares if share.weight != 0), key=lambda share: (share.content, share.weight))
@@ -79,39 +83,78 @@ def merge_layer(
     rank = _svd_rank(shape, values)
     if rank == 0:
         return None
+    memo = memo if memo and device.type == "cpu" else Memo()  # a GPU's memory is for the model
     weights = [share.weight for share in active]
-    merged: MergedLayer | FullLayer
-    if mode.space != "factors" and mode.method.linear:
-        up, down, parts = lowrank.concat([share.layer.to(device) for share in active], weights)
-        if rank is None:
-            merged = MergedLayer(Layer(shape, *lowrank.balance(up.to(dtype), down.to(dtype), parts)))
-        else:
-            merged = _truncated(shape, lowrank.truncate(up, down, rank, parts))
-    else:
-        layers = [share.layer.to(device, dtype) for share in active]
-        contents = [hashlib.sha256(share.content + name.encode()).digest() for share in active]
-        if mode.space == "factors":
-            merged = MergedLayer(Layer(shape, *_factors(mode.method, layers, weights, contents, values)))
-        else:
-            deltas = empty((len(layers), shape.out, shape.columns), dtype=dtype, device=device)
-            for layer, out in zip(layers, deltas, strict=True):
-                layer.delta(out)
-            delta = mode.method(deltas, _tensor(weights, deltas), contents, values)
-            if rank is None:
-                merged = FullLayer(shape, delta.clone())  # the stack's memory is used again
-            else:
-                start = lowrank.row_space(layers, weights, rank, contents[0])
-                merged = _truncated(shape, lowrank.truncate_dense(delta, rank, start, precision))
+    contents = [Content(hashlib.sha256(share.content + name.encode()).digest(), memo) for share in active]
     factor = float(values["lambda"] or 0.0)
+    merged: MergedLayer | FullLayer
+    if mode.space == "factors":
+        layers = [share.layer.to(device, dtype) for share in active]
+        merged = MergedLayer(Layer(shape, *_factors(mode.method, layers, weights, contents, values)))
+    elif mode.method.linear and rank is None:
+        up, down, parts = lowrank.concat([share.layer.to(device) for share in active], weights)
+        merged = MergedLayer(Layer(shape, *lowrank.balance(up.to(dtype), down.to(dtype), parts)))
+    elif rank is None:
+        layers = [share.layer.to(device, dtype) for share in active]
+        delta = _delta(mode.method, layers, weights, contents, values, empty)
+        merged = FullLayer(shape, delta.clone())  # the stack's memory is used again
+    else:
+        # Strengths of one ratio are the same merge but for a factor; to 12 digits, as 0.3 / 0.6 is not quite 0.1 / 0.2.
+        size = max(map(abs, weights))
+        weights = [float(f"{weight / size:.12g}") for weight in weights]
+        digests = tuple(content.digest for content in contents)
+        if mode.method.linear:
+            layers = [share.layer.to(device) for share in active]
+            truncated = _truncated_sum(layers, weights, digests, rank, memo)
+        else:
+            most = dense.rank_class(shape, rank)
+
+            def truncate() -> Truncated:
+                layers = [share.layer.to(device, dtype) for share in active]
+                delta = _delta(mode.method, layers, weights, contents, values, empty)
+                start = dense.row_space(layers, weights, most, digests[0])
+                return dense.truncate_dense(delta, most, start, precision)
+
+            options = (values[option] for option in mode.method.options)
+            key = (mode.id, *digests, *weights, *options, dtype, precision, most)
+            truncated = memo.once(key, truncate).first(rank)
+        truncated = truncated.times(size)
+        merged = MergedLayer(Layer(shape, truncated.up, truncated.down), truncated.kept, truncated.total)
     return merged if factor == 1 else merged.times(factor)
 
 
-def _truncated(shape: LayerShape, truncated: lowrank.Truncated) -> MergedLayer:
-    return MergedLayer(Layer(shape, truncated.up, truncated.down), truncated.kept, truncated.total)
+def _truncated_sum(
+    layers: list[Layer], weights: list[float], digests: tuple[bytes, ...], rank: int, memo: Memo
+) -> Truncated:
+    """The best approximation of Σ wᵢ·ΔWᵢ. digests: one per layer, by which the memo knows them."""
+    up, down, parts = lowrank.concat(layers, weights)
+    factors = memo.once(("factors", *digests), lambda: Factors.of(up, down))
+    turns = memo.once(("turns", *digests, *weights), lambda: factors.turns(parts))
+    return factors.truncated(turns, rank)
+
+
+def _delta(
+    method: Method,
+    layers: list[Layer],
+    weights: list[float],
+    contents: list[Content],
+    values: Mapping[str, OptionValue],
+    empty: Callable[..., Tensor],
+) -> Tensor:
+    """The method on the stacked deltas: (out, in·kh·kw), in the memory of the stack."""
+    first = layers[0]
+    stack = empty((len(layers), first.shape.out, first.shape.columns), dtype=first.up.dtype, device=first.up.device)
+    for layer, out in zip(layers, stack, strict=True):
+        layer.delta(out)
+    return method(stack, _tensor(weights, stack), contents, values)
 
 
 def _factors(
-    method: Method, layers: list[Layer], weights: list[float], contents: list[bytes], values: Mapping[str, OptionValue]
+    method: Method,
+    layers: list[Layer],
+    weights: list[float],
+    contents: list[Content],
+    values: Mapping[str, OptionValue],
 ) -> tuple[Tensor, Tensor]:
     """The method on the stacked up factors and on the stacked down factors, ranks padded with zeros.
 
@@ -124,8 +167,8 @@ def _factors(
     sizes = [math.sqrt(abs(product)) for product in products]
     signed = [math.copysign(size, product) for size, product in zip(sizes, products, strict=True)]
     return lowrank.balance(
-        method(up, _tensor(sizes, up), [content + b"up" for content in contents], values),
-        method(down, _tensor(signed, down), [content + b"down" for content in contents], values),
+        method(up, _tensor(sizes, up), [Content(content.digest + b"up") for content in contents], values),
+        method(down, _tensor(signed, down), [Content(content.digest + b"down") for content in contents], values),
     )
 
 

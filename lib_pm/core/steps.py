@@ -8,22 +8,25 @@ computed in them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lib_pm.core.memo import Content
 from lib_pm.core.rng import RandomBits
 
 # Entries that are worked on at once: on the CPU what its cache holds, on a GPU what keeps it busy.
-BLOCK, GPU_BLOCK = 1 << 16, 1 << 24
+BLOCK, GPU_BLOCK = 1 << 18, 1 << 24
 
 
-def weighted(deltas: Tensor, weights: Tensor) -> Tensor:
+def weighted(deltas: Tensor, weights: Tensor) -> list[Tensor]:
     """Each slice times its weight. deltas: (n, *shape). weights: (n,)."""
-    return deltas * weights.reshape(-1, *[1] * (deltas.dim() - 1))
+    return [delta * weight for delta, weight in zip(deltas, weights, strict=True)]
 
 
 def weighted_sum_(deltas: Tensor, weights: Tensor) -> Tensor:
@@ -33,24 +36,41 @@ def weighted_sum_(deltas: Tensor, weights: Tensor) -> Tensor:
     return deltas[0]
 
 
-def keep_largest_(deltas: Tensor, density: float) -> Tensor:
+@dataclass(frozen=True)
+class Largest:
+    """The `keep` largest magnitudes: the smallest of them, and how many are at least as large."""
+
+    keep: int
+    threshold: Tensor
+    at_least: int
+    nbytes: int = 256  # about
+
+
+def keep_largest_(deltas: Tensor, density: float, contents: Sequence[Content] = ()) -> Tensor:
     """Set all but the largest |entries| of each slice to zero: int(density · count) of its non-zero ones stay.
 
     Of equal entries the first ones stay, so that exactly that many do. Entries that are already zero do not count:
     a factor padded with zero rows up to another rank keeps the same share of its own.
+    contents: one per LoRA, which may know the threshold from another merge; it depends on no weight.
     """
     if density < 1:
-        for delta in deltas:
-            _keep_largest_(delta.view(-1), density)
+        for delta, content in zip(deltas, contents or [Content(b"")] * len(deltas), strict=True):
+            values = delta.view(-1)
+            largest = content.once(("largest", density, values.dtype), partial(_largest, values, density))
+            _keep_(values, largest)
     return deltas
 
 
-def _keep_largest_(values: Tensor, density: float) -> None:
+def _largest(values: Tensor, density: float) -> Largest:
     keep = int(density * sum(_count(block != 0) for block in _arrays(values)))
+    return Largest(keep, *kth_largest(values, keep)) if keep else Largest(0, values.new_zeros(()), 0)
+
+
+def _keep_(values: Tensor, largest: Largest) -> None:
+    keep, threshold, at_least = largest.keep, largest.threshold, largest.at_least
     if keep == 0:
         values.zero_()
         return
-    threshold, at_least = kth_largest(values, keep)
     below = torch.nextafter(threshold, torch.zeros_like(threshold))
     torch.hardshrink(values, float(below), out=values)
     if at_least > keep:
@@ -109,17 +129,17 @@ def _ranked(values: Any, index: int) -> Any:
     return torch.kthvalue(values, index + 1).values
 
 
-def drop_random_(deltas: Tensor, density: float, seed: int, contents: Sequence[bytes]) -> Tensor:
+def drop_random_(deltas: Tensor, density: float, seed: int, contents: Sequence[Content]) -> Tensor:
     """Keep each entry with probability `density`, divide the survivors by it: over seeds the mean is the input.
 
-    contents: one digest per LoRA; the mask of a slice depends on the seed and on its digest. Density 0 keeps nothing.
+    contents: one per LoRA; the mask of a slice depends on the seed and on its digest. Density 0 keeps nothing.
     """
     if density >= 1:
         return deltas
     if density <= 0:
         return deltas.zero_()
     for delta, content in zip(deltas, contents, strict=True):
-        bits = RandomBits(seed, content)
+        bits = RandomBits(seed, content.digest)
         for block in torch.split(delta.view(-1), _block_size(delta)):
             # numpy makes numbers of a mask several times faster than torch
             factors = torch.from_numpy(bits.below(density, len(block)) * np.float32(1 / density))
@@ -134,25 +154,33 @@ def elect_and_average_(deltas: Tensor, weights: Tensor) -> Tensor:
     """
     for block in _blocks(deltas):
         votes = weighted(block, weights)
-        block[0] = mean_of_agreeing(votes, elect_sign(votes))
+        block[0] = mean_of_agreeing_(votes, elect_sign(votes))
     return deltas[0]
 
 
-def elect_sign(deltas: Tensor) -> Tensor:
-    """The sign of each entry's sum over the LoRAs, +1 where it is zero. deltas: weighted. Returns (*shape,) of ±1."""
-    return _as_numbers(torch.ge, _sum(deltas)).mul_(2).sub_(1)
+def elect_sign(votes: Sequence[Tensor]) -> Tensor:
+    """The sign of each entry's sum over the LoRAs, +1 where it is zero. votes: weighted. Returns (*shape,) of ±1."""
+    return _as_numbers(torch.ge, _sum(votes)).mul_(2).sub_(1)
 
 
-def mean_of_agreeing(deltas: Tensor, sign: Tensor) -> Tensor:
-    """Average, per entry, the LoRAs whose weighted entry has the elected sign; zero entries take no part."""
-    agreeing = (deltas * sign).clamp_(min=0)
-    count = _sum(_as_numbers(torch.gt, agreeing)).clamp(min=1)
-    return (_sum(agreeing) * sign).div_(count)
+def mean_of_agreeing_(votes: Sequence[Tensor], sign: Tensor) -> Tensor:
+    """Average, per entry, the LoRAs whose weighted entry has the elected sign; zero entries take no part.
+
+    Returns (*shape,), the first vote.
+    """
+    for vote in votes:
+        vote.mul_(sign).clamp_(min=0)
+    count = _sum(_as_numbers(torch.gt, vote) for vote in votes)
+    total, *others = votes
+    for other in others:
+        total += other
+    return total.mul_(sign).div_(count.clamp_(min=1))
 
 
-def _sum(deltas: Tensor) -> Tensor:
+def _sum(deltas: Iterable[Tensor]) -> Tensor:
     """Over the LoRAs, one after another: several times faster than `sum` over a dimension of few."""
-    return sum(deltas[1:], start=deltas[0])
+    first, *rest = deltas
+    return sum(rest, start=first)
 
 
 def _as_numbers(comparison: Callable[..., Tensor], values: Tensor) -> Tensor:

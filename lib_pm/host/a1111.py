@@ -5,6 +5,7 @@ A layer is patched anew when the names and strengths in that list change.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from lib_pm.core.formats.lora import FULL
-from lib_pm.host.port import Placed, weight_sizes
+from lib_pm.host.port import Placed, layer_of, weight_sizes
 from lib_pm.jobs.prompt import LoraTag
 
 # On the model, so that it goes with it: the last merge, which takes the WebUI a tenth of a second to build.
@@ -57,12 +58,16 @@ def replace(networks: Any, model: Any, name: str, tensors: Mapping[str, Tensor],
         if network in networks.loaded_networks:
             networks.loaded_networks[:] = own
 
-    return Placed(frozenset(_layer(module) for module in network.modules.values()), undo)
+    return Placed(frozenset(layer_of(module.network_key) for module in network.modules.values()), undo)
 
 
-def _layer(module: Any) -> str:
-    """The name of the LoRA's layer that one of the WebUI's network modules was made of."""
-    return str(module.network_key.partition(".")[0])
+def forget_files(networks: Any, model: Any) -> None:
+    """A LoRA's file was written: layers know what is in their weights by name and strength alone. Let none match."""
+    if model is None or not hasattr(networks, "network_apply_weights"):
+        return  # no model yet, or not one of these WebUIs
+    for module in model.modules():
+        if getattr(module, "network_current_names", ()):
+            module.network_current_names = (None,)
 
 
 def _fits(module: Any, sizes: Mapping[str, tuple[int, int]]) -> bool:
@@ -73,8 +78,9 @@ def _fits(module: Any, sizes: Mapping[str, tuple[int, int]]) -> bool:
     shape = getattr(module, "shape", None)
     if not shape:
         return True
-    inner = shape[1] - 5 if len(shape) == 4 and shape[1] == 9 else shape[1]
-    return sizes[_layer(module)] in ((shape[0], shape[1:].numel()), (shape[0], inner * shape[2:].numel()))
+    out, inner, *kernel = shape
+    channels = (inner, inner - 5) if kernel and inner == 9 else (inner,)
+    return sizes[layer_of(module.network_key)] in [(out, count * math.prod(kernel)) for count in channels]
 
 
 def _load(networks: Any, name: str, tensors: Mapping[str, Tensor]) -> Any:

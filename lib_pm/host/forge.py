@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.host.port import Placed, find_lora, weight_sizes
+from lib_pm.host.port import Placed, find_lora, layer_of, weight_sizes
 from lib_pm.jobs.prompt import LoraTag
 
 # LoRAs change weights in place there; a quantized weight cannot be changed and is patched in each forward.
@@ -27,7 +27,7 @@ def replace(networks: Any, model: Any, name: str, tensors: Mapping[str, Tensor],
         _add_file(networks, model, objects, tag)
     # Given more than 12 tensors that it does not know, the WebUI skips the whole LoRA without a word.
     layers = _fitting(networks, objects, weight_sizes(tensors))
-    fitting = {key: tensor for key, tensor in tensors.items() if _layer(key) in layers}
+    fitting = {key: tensor for key, tensor in tensors.items() if layer_of(key) in layers}
     taken = _add(networks, model, objects, name, fitting) if fitting else 0
     if taken != len(layers):
         raise MergeInputError(f"The WebUI took {taken} of {len(layers)} layers of the merge.")
@@ -102,6 +102,19 @@ def _fits(weight: Tensor | None, size: tuple[int, int]) -> bool:
     return weight is None or not weight.is_floating_point() or size == (weight.shape[0], weight[0].numel())
 
 
+def forget_files(networks: Any, model: Any) -> None:
+    """A LoRA's file was written: what the WebUI keeps of it by its name alone is to be read and applied anew."""
+    if not hasattr(model, "forge_objects_original"):
+        return  # not one of these WebUIs, or no model yet
+    if hasattr(networks.load_lora_state_dict, "cache_clear"):
+        networks.load_lora_state_dict.cache_clear()
+    model.current_lora_hash = ""
+    objects = model.forge_objects_original
+    for patcher in (objects.unet, objects.clip.patcher):
+        if hasattr(patcher.model, "lora_loader"):
+            patcher.model.lora_loader.loaded_hash = ""
+
+
 def _patches(objects: Any) -> int:
     """How many patches are on the UNet and the text encoder together. Forge keeps them by LoRA, its forks by weight."""
     return sum(
@@ -110,8 +123,3 @@ def _patches(objects: Any) -> int:
         for patches in (patcher.lora_patches.values() if hasattr(patcher, "lora_patches") else [patcher.patches])
         for some in patches.values()
     )
-
-
-def _layer(key: str) -> str:
-    """`lora_unet_conv_in` of `lora_unet_conv_in.lora_up.weight`."""
-    return key.partition(".")[0]

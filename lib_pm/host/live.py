@@ -126,7 +126,9 @@ def _recipe(request: Request, loras: Sequence[LoraTag], networks: Any, settings:
 
 def _tell_missing(p: Any, merged: Merged, arrived: frozenset[str]) -> None:
     """Tell which LoRAs have layers that do not fit the model. MergeInputError if none does."""
-    if merged.owners and not arrived & merged.owners.keys():
+    if merged.owners.keys() <= arrived:
+        return
+    if not arrived & merged.owners.keys():
         names = ", ".join(sorted({name for owners in merged.owners.values() for name in owners}))
         raise MergeInputError(
             f"None of the {len(merged.owners)} layers of {names} fits the loaded model: {_some(merged.owners)}."

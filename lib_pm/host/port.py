@@ -80,16 +80,22 @@ def find_lora(networks: Any, name: str) -> Path:
     return Library(Path(shared.cmd_opts.lora_dir)).find(name)
 
 
+def layer_of(key: str) -> str:
+    """The layer that a tensor of a merge belongs to: `a.b` of `a.b.lora_A.weight`, of `a.b.alpha` and of `a.b.diff`."""
+    found = split_key(key)
+    return found[0] if found else key.removesuffix(FULL)
+
+
 def weight_sizes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
     """Layer -> (out, in·kh·kw) of the weight that it changes, of a merge's tensors."""
     out: dict[str, int] = {}
     columns: dict[str, int] = {}
     for key, tensor in tensors.items():
-        name, part = split_key(key) or (key.removesuffix(FULL), "full")
+        part = (split_key(key) or ("", "full"))[1]
         if part in ("up", "full"):
-            out[name] = tensor.shape[0]
+            out[layer_of(key)] = tensor.shape[0]
         if part in ("down", "full"):
-            columns[name] = tensor[0].numel()
+            columns[layer_of(key)] = tensor[0].numel()
     return {name: (out[name], columns[name]) for name in out}
 
 

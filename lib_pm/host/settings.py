@@ -10,8 +10,8 @@ import gradio as gr
 from lib_pm.core.registry import MODES
 from lib_pm.jobs.devices import DEVICES
 from lib_pm.jobs.presets import load_presets
+from lib_pm.jobs.recipe import DEFAULT_MODE
 
-DEFAULT_MODE = "concat"  # exactly the WebUI's own stacking: switching the extension on changes nothing else
 _SECTION = ("power_merger", "Power Merger")
 
 
@@ -33,18 +33,18 @@ def add_settings() -> None:
     """Called by the WebUI when it builds its settings page."""
     from modules import shared
 
-    default, info = Settings(), shared.OptionInfo
+    default, new = Settings(), shared.OptionInfo
     options = {
-        "cache_mb": info(
+        "cache_mb": new(
             default.cache_mb, "Memory for merges (MB)", gr.Slider, {"minimum": 0, "maximum": 16384, "step": 64}
         ).info("a merge that is kept need not be made again; 0 keeps none"),
-        "device": info(default.device, "Device that merges", gr.Dropdown, {"choices": list(DEVICES)}).info(
+        "device": new(default.device, "Device that merges", gr.Dropdown, {"choices": list(DEVICES)}).info(
             "auto takes the GPU if there is one"
         ),
-        "mode": info(default.mode, "Mode that the accordion starts with", gr.Dropdown, {"choices": list(MODES)})
+        "mode": new(default.mode, "Mode that the accordion starts with", gr.Dropdown, {"choices": list(MODES)})
         .info("acts after Reload UI")
         .needs_reload_ui(),
-        "presets": info("", "File of block weight presets").info(
+        "presets": new("", "File of block weight presets").info(
             "lines of NAME:1,1,0,…; empty: the one of sd-webui-lora-block-weight, if it is installed"
         ),
     }

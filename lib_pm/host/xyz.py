@@ -15,10 +15,9 @@ from typing import Any
 from lib_pm.host.live import stop
 from lib_pm.host.port import find_lora, lora_extension
 from lib_pm.host.settings import read_settings
-from lib_pm.jobs.axes import Axis, Offered, make_axes
+from lib_pm.jobs.axes import PREFIX, Axis, Offered, make_axes
 from lib_pm.jobs.rewrite import Tags, read_tags, rewrite
 
-PREFIX = "[Power Merger] "
 _CELL = "power_merger_cell"  # on p: the values of this cell by their axes' names
 
 

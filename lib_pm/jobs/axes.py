@@ -22,6 +22,7 @@ from lib_pm.jobs import rewrite
 from lib_pm.jobs.recipe import APPLY
 from lib_pm.jobs.rewrite import Tags, write_number
 
+PREFIX = "[Power Merger] "  # of the axes' names in a menu that they share with others
 LORAS = 8  # LoRAs that have axes: a plot's menu is made before anyone has written a prompt
 _WORD = -(2**62)  # stands for `full` or for nothing on an axis of whole numbers; out of range everywhere
 _TYPED = {int: re.compile(r"[-+\d\s()\[\]]+"), float: re.compile(r"[-+\d.eE\s()\[\]]+")}  # a number or a range

@@ -1,19 +1,25 @@
-"""Merges kept in memory under their content key, so that a second image with the same recipe merges nothing."""
+"""Merges kept in memory, so that a second image with the same recipe merges nothing.
+
+One with a recipe that is like it, as in a plot over ranks or strengths, only computes what differs.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.keys.families import SD1, SD2, SDXL, Family
+from lib_pm.core.memo import Memo
 from lib_pm.jobs.merge import merge_plan
 from lib_pm.jobs.plan import Plan, open_plan
 from lib_pm.jobs.progress import Progress, silent
+from lib_pm.jobs.reader import LoraFile, open_lora
 from lib_pm.jobs.recipe import Recipe
 from lib_pm.jobs.report import Report
 
@@ -32,28 +38,37 @@ class Merged:
     family: Family
     report: Report
 
-    @property
+    @cached_property
     def bytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
 class MergeCache:
-    """Merges by content key, the least recently used dropped when they hold more than `limit` bytes.
+    """Merges by content key, and what merges of the same LoRAs have in common; both together at most `limit` bytes.
 
+    Of merges the least recently used are dropped when they hold more than half of that; a larger one is kept alone. All
+    the room that they leave is for what they have in common, which `lib_pm.core.memo` lists.
     A file is taken for the same while its path, size and modification time are; then it is not opened.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._merges: OrderedDict[str, Merged] = OrderedDict()
+        self._memo = Memo()
         self._contents: dict[_Stamp, str] = {}
 
     @property
     def bytes(self) -> int:
+        """Of the merges."""
         return sum(merged.bytes for merged in self._merges.values())
 
+    @property
+    def all_bytes(self) -> int:
+        """Of the merges and of what they have in common."""
+        return self.bytes + self._memo.nbytes
+
     def merge(self, recipe: Recipe, *, device: str = "auto", progress: Progress = silent, model: str = "") -> Merged:
-        """The merge of the recipe, from memory if it is there. Errors and cancelling leave the cache as it was.
+        """The merge of the recipe, from memory if it is there. Errors and cancelling leave the merges as they were.
 
         model: the id of the family that it has to be for, "" for any; else it is a MergeInputError.
         """
@@ -62,17 +77,21 @@ class MergeCache:
         if all(known) and (merged := self._find(recipe.content_key(known))):
             _check_family(merged.family, model)
             return merged
-        with open_plan(recipe) as plan:
+        self._memo.next_round(self.limit - self.bytes)
+        with open_plan(recipe, self._open) as plan:
             _check_family(plan.family, model)
             contents = [file.content for file in plan.files]
             key = recipe.content_key(contents)
             merged = self._find(key)
             if merged is None:
-                tensors, report = merge_plan(plan, device=device, progress=progress)
+                tensors, report = merge_plan(plan, device=device, progress=progress, memo=self._memo)
                 merged = Merged(key, tensors, _owners(plan, report), plan.family, report)
                 self._keep(merged)
         self._contents.update(zip(stamps, contents, strict=True))
         return merged
+
+    def _open(self, path: Path) -> LoraFile:
+        return self._memo.once(_stamp(path), lambda: open_lora(path))
 
     def _find(self, key: str) -> Merged | None:
         merged = self._merges.get(key)
@@ -88,8 +107,9 @@ class MergeCache:
             )
             return
         self._merges[merged.key] = merged
-        while self.bytes > self.limit:
+        while len(self._merges) > 1 and self.bytes > self.limit // 2:
             self._merges.popitem(last=False)
+        self._memo.shrink(self.limit - self.bytes)
 
 
 def _check_family(family: Family, model: str) -> None:

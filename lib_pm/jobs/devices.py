@@ -22,7 +22,7 @@ def choose_device(name: str) -> torch.device:
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return torch.device(next((device for device in ("cuda", "mps") if available[device]), "cpu"))
-    kind = name.partition(":")[0]
+    kind = (name or "").partition(":")[0]  # what a cleared dropdown gives is None
     if kind not in available:
         raise MergeInputError(f"device is {name!r}; allowed: {', '.join(DEVICES)}.")
     if not available[kind]:

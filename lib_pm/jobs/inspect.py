@@ -74,7 +74,6 @@ def inspect_file(path: Path) -> Inspection:
         tags: Counter[str] = Counter()
         for counts in merged_tags([file]).values():
             tags.update(counts)
-        recipe = load_json(file.metadata.get(RECIPE_KEY, ""))
         return Inspection(
             file=path.name,
             size=path.stat().st_size,
@@ -84,8 +83,15 @@ def inspect_file(path: Path) -> Inspection:
             layers=layers,
             tags=dict(tags.most_common()),
             metadata=dict(file.metadata),
-            recipe=recipe if isinstance(recipe, dict) else None,
+            recipe=_recipe(file.metadata.get(RECIPE_KEY, "")),
         )
+
+
+def _recipe(text: str) -> dict[str, Any] | None:
+    """None for what is none: a file's metadata may hold anything."""
+    recipe = load_json(text)
+    loras = recipe.get("loras") if isinstance(recipe, dict) else None
+    return recipe if isinstance(loras, list) and all(isinstance(lora, dict) for lora in loras) else None
 
 
 def _counts(counts: dict[str, int] | Counter[str]) -> str:

@@ -25,10 +25,15 @@ class Library:
         return sorted(path for path in found if path.suffix.lower() == ".safetensors")
 
     def find(self, name: str) -> Path:
-        """The one file of that name. A MergeInputError names near ones, or all that it could be."""
+        """The one file of that name; `./a` is the one outside of all sub-folders.
+
+        A MergeInputError names near ones, or all that it could be.
+        """
         files = self.files()
         wanted = name.replace("\\", "/").removesuffix(".safetensors")
         relative = {path: path.relative_to(self.folder).with_suffix("").as_posix() for path in files}
+        if wanted.startswith("./"):
+            files, wanted = [path for path in files if path.parent == self.folder], wanted[2:]
         for matches in (
             [path for path in files if relative[path] == wanted],
             [path for path in files if path.stem == wanted],
@@ -42,6 +47,12 @@ class Library:
         near = difflib.get_close_matches(wanted, sorted({path.stem for path in files}), n=3)
         hint = f" Did you mean {' or '.join(near)}?" if near else f" It holds {len(files)} LoRAs."
         raise MergeInputError(f"There is no LoRA {name!r} in the folder {self.folder.name or self.folder}.{hint}")
+
+
+def clear_name(path: Path, folder: Path) -> str:
+    """The name of a file that has others of its name elsewhere: with its sub-folder, or `./a` if it is in none."""
+    relative = path.relative_to(folder).with_suffix("").as_posix()
+    return relative if "/" in relative else f"./{relative}"
 
 
 def _only(matches: list[Path], name: str, relative: dict[Path, str]) -> Path:

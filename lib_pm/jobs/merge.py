@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.formats.lora import FULL, WRITTEN, Naming
+from lib_pm.core.memo import Memo
 from lib_pm.jobs.devices import Device
 from lib_pm.jobs.metadata import hash_metadata, longest_metadata, merged_metadata, rank_metadata
 from lib_pm.jobs.plan import Plan, PlannedLayer, open_plan
@@ -29,11 +30,16 @@ def merge(
 
 
 def merge_plan(
-    plan: Plan, *, device: str = "auto", progress: Progress = silent, workers: int | None = None
+    plan: Plan,
+    *,
+    device: str = "auto",
+    progress: Progress = silent,
+    workers: int | None = None,
+    memo: Memo | None = None,
 ) -> tuple[dict[str, Tensor], Report]:
-    """`merge`, of a recipe whose files are open."""
+    """`merge`, of a recipe whose files are open. memo: see `merge_layer`."""
     tensors: dict[str, Tensor] = {}
-    run = MergeRun(plan, device, progress, workers)
+    run = MergeRun(plan, device, progress, workers, memo)
     for finished in run:
         tensors |= finished.tensors
     return tensors, run.report()
@@ -47,11 +53,13 @@ def merge_to_file(
     progress: Progress = silent,
     workers: int | None = None,
     overwrite: bool = False,
+    keep: str = "all",
     force: bool = False,
 ) -> Report:
     """The merge as a `.safetensors` file, written whole or not at all, one layer held at a time.
 
-    force: merge LoRAs that say they are for different base models. Nothing to write (every weight 0) is an error.
+    keep: which metadata, see `metadata.KEEP`. force: merge LoRAs that say they are for different base models. Nothing
+    to write (every weight 0) is an error.
     """
     if recipe.options.get("svd_rank", 0) is None:
         raise MergeInputError(
@@ -63,7 +71,12 @@ def merge_to_file(
         if not plan.layers:
             raise MergeInputError("Nothing is left to merge: every strength, block weight or layer filter is 0.")
         metadata = merged_metadata(
-            plan.files, plan.family, target.stem, recipe.to_json([file.content for file in plan.files]), force=force
+            plan.files,
+            plan.family,
+            target.stem,
+            recipe.to_json([file.content for file in plan.files]),
+            keep=keep,
+            force=force,
         )
         run = MergeRun(plan, device, progress, workers)
         write_layers(target, run, plan.layers, plan.naming, metadata, overwrite=overwrite)
@@ -75,12 +88,14 @@ def merge_to_file(
 class MergeRun:
     """Iterates over the finished layers of a plan and keeps the report."""
 
-    def __init__(self, plan: Plan, device: str, progress: Progress, workers: int | None) -> None:
+    def __init__(
+        self, plan: Plan, device: str, progress: Progress, workers: int | None, memo: Memo | None = None
+    ) -> None:
         self._plan, self._progress = plan, progress
         self._start = time.perf_counter()
         self._device = Device(device)
         self._workers = default_workers(plan.recipe.mode, self._device) if workers is None else workers
-        self._work = layer_merger(plan, self._device)
+        self._work = layer_merger(plan, self._device, memo)
         self._full = 0  # bytes of layers at full rank
         mode = plan.recipe.mode
         texts = {name: mode.options[name].text(value) for name, value in plan.recipe.options.items()}

@@ -13,16 +13,42 @@ from lib_pm.core.keys.families import Family
 from lib_pm.jobs.reader import LoraFile, load_json
 
 RECIPE_KEY = "power_merger_recipe"
+# How much is written about the inputs: a choice's name, and the keys that it leaves out. The rest is what loaders need.
+KEEP: dict[str, tuple[str, ...]] = {
+    "all": (),
+    "no tags": ("ss_tag_frequency",),
+    "minimal": ("ss_tag_frequency", "modelspec.merged_from", RECIPE_KEY),
+}
 _ORIGINAL_IMPLEMENTATION = "https://github.com/Stability-AI/generative-models"
 
 
 def merged_metadata(
-    files: Sequence[LoraFile], family: Family, title: str, recipe: Mapping[str, Any] | None, *, force: bool = False
+    files: Sequence[LoraFile],
+    family: Family,
+    title: str,
+    recipe: Mapping[str, Any] | None,
+    *,
+    keep: str = "all",
+    force: bool = False,
 ) -> dict[str, str]:
-    """What is known before the first layer is merged. title: the file's name without ending.
+    """What is known before the first layer is merged. title: the file's name without ending. keep: one of KEEP.
 
     Inputs that say they are for different base models are a MergeInputError unless `force`.
     """
+    metadata = _whole_metadata(files, family, title, recipe, force)
+    left_out = KEEP[check_keep(keep)]
+    return {key: value for key, value in metadata.items() if key not in left_out}
+
+
+def check_keep(keep: str) -> str:
+    if keep not in KEEP:
+        raise MergeInputError(f"metadata is {keep!r}; allowed: {', '.join(KEEP)}.")
+    return keep
+
+
+def _whole_metadata(
+    files: Sequence[LoraFile], family: Family, title: str, recipe: Mapping[str, Any] | None, force: bool
+) -> dict[str, str]:
     metadata = _base_model(files, family, force)
     metadata |= {"ss_output_name": title, "ss_network_module": "networks.lora"}
     tags = merged_tags(files)

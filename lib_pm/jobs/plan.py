@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from lib_pm.core.blocks import BlockWeights, parse_block_weights
 from lib_pm.core.errors import MergeInputError
@@ -66,13 +67,14 @@ class Plan:
 
 
 @contextmanager
-def open_plan(recipe: Recipe) -> Iterator[Plan]:
+def open_plan(recipe: Recipe, open_file: Callable[[Path], LoraFile] = open_lora) -> Iterator[Plan]:
     """Open the recipe's files and plan the merge; the files are closed at the end.
 
+    open_file: gives the file of a path, which may have been read before.
     A MergeInputError says which LoRAs do not belong together, and why.
     """
     with ExitStack() as stack:
-        files = tuple(stack.enter_context(open_lora(use.path)) for use in recipe.loras)
+        files = tuple(stack.enter_context(open_file(use.path)) for use in recipe.loras)
         family = _common_family(files)
         naming: Naming = "kohya" if family.canonical or any(file.naming == "kohya" for file in files) else "peft"
         planned = _plan_layers(recipe, files, family)

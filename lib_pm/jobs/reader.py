@@ -37,7 +37,7 @@ class StoredLayer:
 
 @dataclass(frozen=True)
 class LoraFile:
-    """An open `.safetensors` LoRA. Use as a context manager, or call `close`.
+    """An open `.safetensors` LoRA. Use as a context manager, or call `close`. A context opens it again.
 
     layers: name as written -> where it is. naming: how the tensors are called. metadata: the header's strings.
     """
@@ -52,6 +52,11 @@ class LoraFile:
     @property
     def name(self) -> str:
         return self.path.stem
+
+    @property
+    def nbytes(self) -> int:
+        """About what is held of it in memory: the header."""
+        return 2048 * len(self.layers)
 
     @cached_property
     def common_rank(self) -> int:
@@ -114,6 +119,7 @@ class LoraFile:
         self._file.close()
 
     def __enter__(self) -> LoraFile:
+        self._file.reopen()
         return self
 
     def __exit__(

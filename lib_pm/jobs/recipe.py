@@ -14,14 +14,16 @@ import torch
 
 import lib_pm.core.methods  # noqa: F401 (registers the modes)
 from lib_pm.core.blocks import expand_preset
+from lib_pm.core.dense import Precision
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.keys.families import KINDS, Kind
-from lib_pm.core.lowrank import Precision
 from lib_pm.core.params import OptionValue
 from lib_pm.core.registry import Mode, find_mode
 
 Apply = Literal["model + clip", "model", "clip"]
 APPLY: tuple[Apply, ...] = get_args(Apply)
+
+DEFAULT_MODE = "concat"  # exactly the WebUI's own stacking
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 

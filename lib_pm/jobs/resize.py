@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from lib_pm.jobs.report import Report, ReportWriter
 from lib_pm.jobs.run import Finished, default_workers, finish, run_layers
 from lib_pm.jobs.writer import check_target
 
+NO_LIMIT = 1 << 20  # a rank that no layer has: a dynamic rule alone decides
 MIN_SINGULAR_VALUE = 1e-6  # a layer whose largest one is not above this is zero, and gets rank 1
 
 
@@ -39,7 +40,7 @@ class Dynamic:
         """values: the layer's singular values, largest first. full_rank: how many its matrix has, zeros included."""
         if float(values[0]) <= MIN_SINGULAR_VALUE:
             return 1
-        index = min(max(1, _RULES[self.name](values, self.target)), full_rank - 1)
+        index = min(max(1, RULES[self.name](values, self.target)), full_rank - 1)
         return min(index + 1, max_rank)
 
 
@@ -63,7 +64,7 @@ def _reaching(amounts: Tensor, target: float) -> int:
     return int(torch.searchsorted(shares, torch.tensor(target, dtype=shares.dtype, device=shares.device))) + 1
 
 
-_RULES: dict[str, Callable[[Tensor, float], int]] = {
+RULES: dict[str, Callable[[Tensor, float], int]] = {
     "sv_ratio": _sv_ratio,
     "sv_fro": _sv_fro,
     "sv_cumulative": _sv_cumulative,
@@ -73,9 +74,9 @@ _RULES: dict[str, Callable[[Tensor, float], int]] = {
 def parse_dynamic(text: str) -> Dynamic:
     """`sv_fro=0.95` as a rule. sv_ratio takes 1 or more; sv_fro and sv_cumulative a share above 0, up to 1."""
     name, _, number = text.partition("=")
-    if name not in _RULES:
+    if name not in RULES:
         raise MergeInputError(
-            f"There is no dynamic rule {name!r}; allowed: {', '.join(f'{rule}=…' for rule in _RULES)}."
+            f"There is no dynamic rule {name!r}; allowed: {', '.join(f'{rule}=…' for rule in RULES)}."
         )
     try:
         target = float(number)
@@ -87,59 +88,106 @@ def parse_dynamic(text: str) -> Dynamic:
     return Dynamic(name, target)
 
 
+@dataclass(frozen=True)
+class NewRank:
+    """rank, conv_rank (None: the same): fixed, or the most that a dynamic rule may give. No layer gets a higher one."""
+
+    rank: int
+    conv_rank: int | None = None
+    dynamic: Dynamic | None = None
+
+    def __post_init__(self) -> None:
+        for what, value in (("rank", self.rank), ("conv rank", self.conv_rank)):
+            if value is not None and value < 1:
+                raise MergeInputError(f"The {what} is {value}; allowed: a whole number, 1 or more.")
+
+    def limit(self, planned: PlannedLayer) -> int:
+        """No more than the layer has: there is nothing to fill it with."""
+        conv = self.conv_rank is not None and planned.shape.is_spatial
+        return min(self.conv_rank if conv and self.conv_rank else self.rank, planned.rank)
+
+    def __str__(self) -> str:
+        rule = [f"{self.dynamic.name} {self.dynamic.target:g}"] if self.dynamic else []
+        most = "at most " if rule else ""
+        rank = [f"{most}rank {self.rank}"] if self.rank < NO_LIMIT else []
+        conv = [f"conv rank {self.conv_rank}"] if self.conv_rank is not None else []
+        return ", ".join([*rule, *rank, *conv])
+
+
 def resize_to_file(
     source: Path,
     target: Path,
+    new: NewRank,
     *,
-    rank: int,
-    conv_rank: int | None = None,
-    dynamic: Dynamic | None = None,
     save_dtype: str = "float16",
     device: str = "auto",
     progress: Progress = silent,
     workers: int | None = None,
     overwrite: bool = False,
+    keep: str = "all",
 ) -> Report:
-    """Write `source` at another rank. rank, conv_rank (default: the same): fixed, or the maximum of a dynamic rule.
-
-    No layer gets a higher rank than it has: there is nothing to fill it with. The scale goes into the factors.
-    """
-    for what, value in (("rank", rank), ("conv rank", conv_rank)):
-        if value is not None and value < 1:
-            raise MergeInputError(f"The {what} is {value}; allowed: a whole number, 1 or more.")
+    """Write `source` at another rank. The scale goes into the factors. keep: which metadata, see `metadata.KEEP`."""
     check_target(target, overwrite)
-    start = time.perf_counter()
-    dtype = DTYPES[dtype_name("save_dtype", save_dtype)]
-    where = Device(device)
-    with open_plan(make_recipe([LoraUse(source)], "concat")) as plan:
-        report = ReportWriter(_what(plan, rank, conv_rank, dynamic), [plan.files[0].name])
-
-        def limit(planned: PlannedLayer) -> int:
-            return min(conv_rank if conv_rank is not None and planned.shape.is_spatial else rank, planned.rank)
-
-        alpha = min(rank, plan.alpha)
-
-        def work(planned: PlannedLayer) -> Finished:
-            layer = plan.files[0].read(planned.sources[0].name)
-            needed = memory_needed(plan.recipe.mode, planned.shape, [layer.rank], layer.up.dtype)
-            resized = where.run(planned.name, needed, lambda to: resize_layer(layer.to(to), limit(planned), dynamic))
-            return finish(planned, resized, plan.naming, dtype, alpha, [source.name])
-
-        def reported() -> Generator[Finished, None, None]:
-            for planned, finished in run_layers(
-                plan.layers, work, progress, default_workers(plan.recipe.mode, where) if workers is None else workers
-            ):
-                report.add(planned, finished, "")
-                if finished:
-                    yield finished
-
-        metadata = merged_metadata(plan.files, plan.family, target.stem, None)
-        with closing(reported()) as layers:  # an error in writing ends the work at once
+    with _open(source) as plan:
+        run = ResizeRun(plan, new, save_dtype, device, progress, workers)
+        metadata = merged_metadata(plan.files, plan.family, target.stem, None, keep=keep)
+        with closing(iter(run)) as layers:  # an error in writing ends the work at once
             write_layers(target, layers, plan.layers, plan.naming, metadata, overwrite=overwrite)
-        finished_report = report.finish(time.perf_counter() - start)
-        finished_report.notes += where.notes()
-    finished_report.file, finished_report.size = str(target), target.stat().st_size
-    return finished_report
+        report = run.report()
+    report.file, report.size = str(target), target.stat().st_size
+    return report
+
+
+def preview_resize(
+    source: Path, new: NewRank, *, save_dtype: str = "float16", device: str = "auto", progress: Progress = silent
+) -> Report:
+    """What `resize_to_file` would report, with nothing written; the size is that of the tensors."""
+    with _open(source) as plan:
+        run = ResizeRun(plan, new, save_dtype, device, progress, None)
+        size = sum(tensor.nbytes for finished in run for tensor in finished.tensors.values())
+        report = run.report()
+    report.size = size
+    return report
+
+
+def _open(source: Path) -> AbstractContextManager[Plan]:
+    return open_plan(make_recipe([LoraUse(source)], "concat"))
+
+
+class ResizeRun:
+    """Iterates over the finished layers of a plan of one LoRA and keeps the report."""
+
+    def __init__(
+        self, plan: Plan, new: NewRank, save_dtype: str, device: str, progress: Progress, workers: int | None
+    ) -> None:
+        self._plan, self._new, self._progress = plan, new, progress
+        self._dtype = DTYPES[dtype_name("save_dtype", save_dtype)]
+        self._start = time.perf_counter()
+        self._device = Device(device)
+        self._workers = default_workers(plan.recipe.mode, self._device) if workers is None else workers
+        file = plan.files[0]
+        self._report = ReportWriter(f"{file.path.name} resized to {new}", [file.name])
+
+    def __iter__(self) -> Generator[Finished, None, None]:
+        for planned, finished in run_layers(self._plan.layers, self._work, self._progress, self._workers):
+            self._report.add(planned, finished, "")
+            if finished:
+                yield finished
+
+    def _work(self, planned: PlannedLayer) -> Finished:
+        plan, new = self._plan, self._new
+        file = plan.files[0]
+        layer = file.read(planned.sources[0].name)
+        needed = memory_needed(plan.recipe.mode, planned.shape, [layer.rank], layer.up.dtype)
+        resized = self._device.run(
+            planned.name, needed, lambda to: resize_layer(layer.to(to), new.limit(planned), new.dynamic)
+        )
+        return finish(planned, resized, plan.naming, self._dtype, min(new.rank, plan.alpha), [file.path.name])
+
+    def report(self) -> Report:
+        report = self._report.finish(time.perf_counter() - self._start)
+        report.notes += self._device.notes()
+        return report
 
 
 def resize_layer(layer: Layer, max_rank: int, dynamic: Dynamic | None = None) -> MergedLayer:
@@ -153,9 +201,3 @@ def resize_layer(layer: Layer, max_rank: int, dynamic: Dynamic | None = None) ->
     return MergedLayer(Layer(layer.shape, truncated.up, truncated.down), truncated.kept, truncated.total).times(
         layer.scale
     )
-
-
-def _what(plan: Plan, rank: int, conv_rank: int | None, dynamic: Dynamic | None) -> str:
-    conv = "" if conv_rank is None else f", conv rank {conv_rank}"
-    rule = f"{dynamic.name} {dynamic.target:g}, at most " if dynamic else ""
-    return f"{plan.files[0].path.name} resized to {rule}rank {rank}{conv}"

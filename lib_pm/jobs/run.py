@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,14 +16,16 @@ from lib_pm.core.errors import MergeInputError
 from lib_pm.core.formats.lora import FULL, WRITTEN, Naming
 from lib_pm.core.layers import Layer, all_finite
 from lib_pm.core.lowrank import balance
+from lib_pm.core.memo import Memo
 from lib_pm.core.registry import Mode
 from lib_pm.core.scratch import Scratch
 from lib_pm.core.spaces import FullLayer, MergedLayer, Share, memory_needed, merge_layer
 from lib_pm.jobs.devices import Device, reproducible
-from lib_pm.jobs.plan import Plan, PlannedLayer
+from lib_pm.jobs.plan import Plan, PlannedLayer, Source
 from lib_pm.jobs.progress import Progress
 from lib_pm.jobs.recipe import DTYPES
 
+Result = TypeVar("Result")
 MAX_WORKERS = 4  # each holds one layer's deltas; more only crowd the memory bus
 
 
@@ -31,9 +34,12 @@ def default_workers(mode: Mode, device: Device) -> int:
 
     Two on CUDA: one copies while the other computes.
     """
-    if device.type == "cuda":
-        return 2
-    return 1 if mode.method.linear else min(os.cpu_count() or 1, MAX_WORKERS)
+    return 1 if mode.method.linear and device.type != "cuda" else dense_workers(device)
+
+
+def dense_workers(device: Device) -> int:
+    """For layers whose deltas are multiplied out."""
+    return 2 if device.type == "cuda" else min(os.cpu_count() or 1, MAX_WORKERS)
 
 
 @dataclass(frozen=True)
@@ -50,10 +56,10 @@ class Finished:
 
 def run_layers(
     layers: Sequence[PlannedLayer],
-    work: Callable[[PlannedLayer], Finished | None],
+    work: Callable[[PlannedLayer], Result],
     progress: Progress,
     workers: int,
-) -> Iterator[tuple[PlannedLayer, Finished | None]]:
+) -> Iterator[tuple[PlannedLayer, Result]]:
     """`work` on every layer, results in the given order. At most twice as many layers as workers are held at a time.
 
     Closing the iterator, or an exception from `progress` or `work`, cancels what has not begun and waits for the rest.
@@ -67,7 +73,7 @@ def run_layers(
                 progress(done, len(layers), layer.name)
                 yield layer, result
         return
-    waiting: deque[tuple[PlannedLayer, Future[Finished | None]]] = deque()
+    waiting: deque[tuple[PlannedLayer, Future[Result]]] = deque()
     rest = iter(layers)
     done = 0
     pool = ThreadPoolExecutor(workers, "power-merger", initializer=torch.set_num_threads, initargs=(1,))
@@ -87,8 +93,12 @@ def run_layers(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def layer_merger(plan: Plan, device: Device) -> Callable[[PlannedLayer], Finished | None]:
-    """The work of a merge: read a planned layer's sources, merge them, convert to the dtype of the file."""
+def layer_merger(plan: Plan, device: Device, memo: Memo | None = None) -> Callable[[PlannedLayer], Finished | None]:
+    """The work of a merge: read a planned layer's sources, merge them, convert to the dtype of the file.
+
+    memo: holds what other merges have read and found out, see `merge_layer`.
+    """
+    memo = Memo() if memo is None else memo
     recipe = plan.recipe
     dtype = device.dtype(recipe.dtype)
     contents = [bytes.fromhex(file.content) for file in plan.files]
@@ -105,13 +115,16 @@ def layer_merger(plan: Plan, device: Device) -> Callable[[PlannedLayer], Finishe
             dtype,
             precision=recipe.precision,
             empty=scratch.empty,
+            memo=memo,
         )
+
+    def read(source: Source) -> Layer:
+        file = plan.files[source.lora]
+        return memo.once((file.content, source.name), lambda: file.read(source.name))
 
     def work(planned: PlannedLayer) -> Finished | None:
         shares = [
-            Share(plan.files[source.lora].read(source.name), source.weight, contents[source.lora])
-            for source in planned.sources
-            if source.weight
+            Share(read(source), source.weight, contents[source.lora]) for source in planned.sources if source.weight
         ]
         needed = memory_needed(recipe.mode, planned.shape, [share.layer.rank for share in shares], dtype)
         merged = device.run(planned.name, needed, lambda where: merge_on(where, planned, shares))

@@ -57,5 +57,10 @@ class TensorFile:
             raise MergeInputError(f"{self._path.name} was cut off while it was read.")
         return data.view(DTYPES[entry["dtype"]]).reshape(entry["shape"])
 
+    def reopen(self) -> None:
+        """Make it as it was before `close`; the file has to be the same still."""
+        if self._file.closed:
+            self._file = self._path.open("rb", buffering=0)
+
     def close(self) -> None:
         self._file.close()

@@ -11,7 +11,7 @@ import gradio as gr
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.registry import find_mode
 from lib_pm.jobs.prompt import ModeTag, parse_pm
-from lib_pm.ui.panel import OPTIONS, mode_control, mode_help, option_control, panel_text
+from lib_pm.ui.panel import OPTIONS, mode_controls, panel_text, shown
 
 TITLE = "Power Merger"
 _EXPLANATION = (
@@ -33,28 +33,18 @@ class Accordion:
 
 def build(open_accordion: Callable[..., Any], elem_id: Callable[[str], str], mode: str, infotext: str) -> Accordion:
     """Draw it. open_accordion: the WebUI's InputAccordion. infotext: the key that the WebUI writes the tag under."""
-    chosen = find_mode(mode)
     with open_accordion(False, label=TITLE, elem_id=elem_id("enabled")) as enabled:
         gr.Markdown(_EXPLANATION)
-        modes = mode_control(mode, elem_id=elem_id("mode"))
-        explained = gr.Markdown(mode_help(chosen), elem_id=elem_id("help"))
-        with gr.Row():
-            options = [
-                option_control(option, elem_id=elem_id(name), visible=name in chosen.options)
-                for name, option in OPTIONS.items()
-            ]
+        controls = mode_controls(mode, elem_id)
 
-    def show(mode: str) -> list[Any]:
-        new = find_mode(mode)
-        return [gr.update(value=mode_help(new)), *(gr.update(visible=name in new.options) for name in OPTIONS)]
-
-    modes.change(show, inputs=[modes], outputs=[explained, *options], show_progress="hidden")
     pasted = [
         (enabled, lambda params: _is_on(params, infotext)),
-        (modes, lambda params: _pasted_mode(params, infotext)),
+        (controls.mode, lambda params: _pasted_mode(params, infotext)),
     ]
-    pasted += [(control, _pasted_option(name, infotext)) for name, control in zip(OPTIONS, options, strict=True)]
-    return Accordion([enabled, modes, *options], pasted)
+    pasted += [
+        (control, _pasted_option(name, infotext)) for name, control in zip(OPTIONS, controls.options, strict=True)
+    ]
+    return Accordion([enabled, *controls.all], pasted)
 
 
 def requested(enabled: bool = False, mode: str = "", *values: object) -> str:
@@ -87,7 +77,6 @@ def _pasted_option(name: str, infotext: str) -> Callable[[Mapping[str, Any]], An
         found = _pasted(params, infotext)
         if not found or name not in find_mode(found.mode).options:
             return gr.update()
-        option, value = OPTIONS[name], find_mode(found.mode).values(found.options)[name]
-        return option.text(value) if option.declared.empty or option.declared.word else value
+        return shown(name, find_mode(found.mode).values(found.options)[name])
 
     return paste

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import lib_pm.core.methods  # noqa: F401 (registers the modes)
-from lib_pm.core.lowrank import EXCESS
+from lib_pm.core.dense import EXCESS
 from lib_pm.core.registry import MODES
 from lib_pm.core.spaces import Share, merge_layer
 from lib_pm.jobs.merge import merge

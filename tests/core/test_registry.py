@@ -3,6 +3,7 @@ import torch
 
 import lib_pm.core.methods  # noqa: F401 (registers the modes)
 from lib_pm.core.errors import MergeInputError
+from lib_pm.core.memo import Content
 from lib_pm.core.params import Density
 from lib_pm.core.registry import METHODS, MODES, find_mode, merge_method
 
@@ -115,11 +116,11 @@ def test_values_come_in_their_types_with_defaults_and_short_names():
 def test_methods_repeat_themselves_and_keep_shape_and_dtype(method):
     """They may write over their stack, and over nothing else."""
     deltas, weights = torch.randn(3, 4, 5), torch.tensor([1.0, -0.5, 2.0])
-    before, contents = weights.clone(), [b"a", b"b", b"c"]
+    before, contents = weights.clone(), [Content(b"a"), Content(b"b"), Content(b"c")]
     values = {name: option.default for name, option in method.options.items()}
     result, again = (method(deltas.clone(), weights, contents, values) for _ in range(2))
     assert result.shape == (4, 5)
     assert result.dtype == torch.float32
     assert torch.equal(result, again)
     assert torch.equal(weights, before)
-    assert contents == [b"a", b"b", b"c"]
+    assert [content.digest for content in contents] == [b"a", b"b", b"c"]

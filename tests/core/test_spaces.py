@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 import lib_pm.core.methods  # noqa: F401 (registers the modes)
+from lib_pm.core.dense import EXCESS, SMALL_SIDE, Precision
 from lib_pm.core.layers import Layer, LayerShape
-from lib_pm.core.lowrank import EXCESS, SMALL_SIDE, Precision
 from lib_pm.core.registry import MODES
 from lib_pm.core.scratch import Scratch
 from lib_pm.core.spaces import FullLayer, MergedLayer, Share, merge_layer

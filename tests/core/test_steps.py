@@ -6,6 +6,7 @@ from mergekit.merge_methods.generalized_task_arithmetic import get_mask
 from mergekit.sparsify import magnitude
 from peft.utils import merge_utils as peft
 
+from lib_pm.core.memo import Content
 from lib_pm.core.rng import RandomBits
 from lib_pm.core.steps import (
     drop_random_,
@@ -13,11 +14,12 @@ from lib_pm.core.steps import (
     elect_sign,
     keep_largest_,
     kth_largest,
-    mean_of_agreeing,
+    mean_of_agreeing_,
     weighted,
 )
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+A, B = Content(b"a"), Content(b"b")
 
 
 def stack(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -50,11 +52,11 @@ def test_large_stacks_go_through_in_blocks_with_the_same_result(dtype):
         assert torch.equal(one, peft.magnitude_based_pruning(whole, 0.3)) or dtype.itemsize == 2  # 2 bytes: ties
         assert int((one != 0).sum()) == int(0.3 * int((whole != 0).sum()))
     votes = weighted(deltas, weights)
-    assert torch.equal(elect_and_average_(deltas.clone(), weights), mean_of_agreeing(votes, elect_sign(votes)))
+    assert torch.equal(elect_and_average_(deltas.clone(), weights), mean_of_agreeing_(votes, elect_sign(votes)))
     for density in (0.5, 0.3):  # of which one byte decides all, and not quite all entries
-        masks = drop_random_(torch.ones_like(deltas), density, 1, [b"a", b"b"]) != 0
-        for mask, content in zip(masks, (b"a", b"b"), strict=True):  # the same streams, however they are cut up
-            assert mask.flatten().tolist() == RandomBits(1, content).below(density, mask.numel()).tolist()
+        masks = drop_random_(torch.ones_like(deltas), density, 1, [A, B]) != 0
+        for mask, content in zip(masks, (A, B), strict=True):  # the same streams, however they are cut up
+            assert mask.flatten().tolist() == RandomBits(1, content.digest).below(density, mask.numel()).tolist()
 
 
 @pytest.mark.parametrize("density", [0.0, 0.001, 0.3, 0.5, 0.999, 1.0])
@@ -81,7 +83,7 @@ def test_padding_does_not_use_up_the_share_that_is_kept():
 def test_drop_random_has_the_input_as_its_mean():
     delta = stack(1, 40, 40)
     seeds = 2000
-    mean = sum(drop_random_(delta.clone(), 0.3, seed, [b"a"]) for seed in range(seeds)) / seeds
+    mean = sum(drop_random_(delta.clone(), 0.3, seed, [A]) for seed in range(seeds)) / seeds
     assert abs(float((mean * delta).sum() / delta.square().sum()) - 1) < 0.01
     # every entry by itself: its standard error is |x|·sqrt((1 - d)/d / seeds), here 3.4 % of |x|
     assert float(((mean - delta) / delta).abs().max()) < 5.5 * 0.0342
@@ -90,7 +92,7 @@ def test_drop_random_has_the_input_as_its_mean():
 @pytest.mark.parametrize("density", [0.05, 0.5, 0.9])
 def test_drop_random_keeps_the_share_and_divides_by_it(density):
     delta = torch.ones(1, 1000, 1000)
-    kept = drop_random_(delta, density, 3, [b"a"])
+    kept = drop_random_(delta, density, 3, [A])
     assert float((kept != 0).float().mean()) == pytest.approx(density, abs=0.002)
     assert kept.unique().tolist() == pytest.approx([0, 1 / density])
 
@@ -99,28 +101,28 @@ def test_masks_depend_on_seed_and_content_alone():
     def masks(seed, contents):
         return drop_random_(torch.ones(len(contents), 64, 64), 0.5, seed, contents)
 
-    first = masks(1, [b"a", b"b"])
-    assert torch.equal(first, masks(1, [b"b", b"a"]).flip(0))
-    assert torch.equal(first[0], masks(1, [b"a"])[0])
+    first = masks(1, [A, B])
+    assert torch.equal(first, masks(1, [B, A]).flip(0))
+    assert torch.equal(first[0], masks(1, [A])[0])
     assert not torch.equal(first[0], first[1])
-    assert not torch.equal(first, masks(2, [b"a", b"b"]))
+    assert not torch.equal(first, masks(2, [A, B]))
 
 
 def test_density_zero_keeps_nothing():
-    assert not drop_random_(stack(2, 5, 5), 0.0, 0, [b"a", b"b"]).any()
+    assert not drop_random_(stack(2, 5, 5), 0.0, 0, [A, B]).any()
     assert not keep_largest_(stack(2, 5, 5), 0.0).any()
 
 
 @pytest.mark.parametrize("weights", [[1.0, 1.0, 1.0], [0.3, -1.5, 2.0]])
 def test_election_and_mean_are_those_of_the_paper(weights):
-    deltas = weighted(keep_largest_(stack(3, 19, 23), 0.6), torch.tensor(weights))
+    deltas = torch.stack(weighted(keep_largest_(stack(3, 19, 23), 0.6), torch.tensor(weights)))
     mask = get_mask(deltas, "sum")
     assert torch.equal(torch.sign(deltas) == elect_sign(deltas), mask.bool())
     expected = (deltas * mask).sum(0) / mask.sum(0).clamp(min=1)
-    torch.testing.assert_close(mean_of_agreeing(deltas, elect_sign(deltas)), expected)
+    torch.testing.assert_close(mean_of_agreeing_(deltas.clone(), elect_sign(deltas)), expected)
     torch.testing.assert_close(peft.disjoint_merge(deltas, mask), expected)
 
 
 def test_a_tie_elects_plus():
     deltas = torch.tensor([[2.0, 0.0], [-2.0, 0.0]])
-    assert mean_of_agreeing(deltas, elect_sign(deltas)).tolist() == [2.0, 0.0]
+    assert mean_of_agreeing_(deltas, elect_sign(deltas)).tolist() == [2.0, 0.0]

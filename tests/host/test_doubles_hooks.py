@@ -132,9 +132,8 @@ def test_process_batch_is_too_late_for_hires_on_a1111_and_without_effect_on_forg
         assert not same(got, stacked)
 
 
+@pytest.mark.parametrize("double", ["forge"], indirect=True)
 def test_forge_before_every_sampling_reaches_the_unet_only(double: Double, hooks: dict[str, Any]) -> None:
-    if double.kind != "forge":
-        pytest.skip("Forge's own way of patching")
     content = tensors(double, 1)
     put(double, "a", content)
     hooks["process_before_every_sampling"] = lambda p, *args, **kwargs: _patch_in_use(double, content)
@@ -173,9 +172,8 @@ def _patch_in_use(double: Double, content: dict[str, Tensor]) -> None:
     objects.unet, objects.clip = load(objects.unet, objects.clip, content, 1.0, 1.0, filename="memory")
 
 
+@pytest.mark.parametrize("double", ["forge"], indirect=True)
 def test_forge_leaks_without_a_hash_of_our_own(double: Double, hooks: dict[str, Any]) -> None:
-    if double.kind != "forge":
-        pytest.skip("A1111 has no such hash")
     content = tensors(double, 1)
     plain = double.txt2img(PROMPT).image
     hooks[AFTER] = lambda p, *args, **kwargs: in_memory.use_on_forge_without_reset(content, "memory")

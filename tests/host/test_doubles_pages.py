@@ -184,9 +184,8 @@ class TestSilence:
         assert same(many.image, plain if double.kind == "forge" else some.image)
         assert many.comments == ""
 
+    @pytest.mark.parametrize("double", ["forge"], indirect=True)
     def test_skipping_returns_the_very_objects_that_were_given(self, double: Double) -> None:
-        if double.kind != "forge":
-            pytest.skip("Forge's function")
         double.txt2img(PROMPT)
         objects = double.module("shared").sd_model.forge_objects_original
         load = importlib.import_module("networks").load_lora_for_models

@@ -33,9 +33,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
     recipes: list[Recipe] = []
     original = lib_pm.jobs.cache.open_plan
 
-    def open_plan(recipe: Recipe) -> Any:
+    def open_plan(recipe: Recipe, *known: Any) -> Any:
         recipes.append(recipe)
-        return original(recipe)
+        return original(recipe, *known)
 
     monkeypatch.setattr(lib_pm.jobs.cache, "open_plan", open_plan)
     return recipes
@@ -92,10 +92,11 @@ def test_a_file_that_is_gone_is_an_error_and_no_old_merge(files: list[Path]) -> 
 def test_the_least_recently_used_go_when_the_limit_is_reached(files: list[Path], opened: list[Recipe]) -> None:
     size = MergeCache(MEGABYTE).merge(recipe(files[0])).bytes
     opened.clear()
-    cache = MergeCache(2 * size)
+    cache = MergeCache(4 * size)  # half of it is for merges
     for path in (files[0], files[1], files[0], files[2]):  # b was used longest ago when c comes
         cache.merge(recipe(path))
         assert cache.bytes <= 2 * size
+        assert cache.all_bytes <= 4 * size
     cache.merge(recipe(files[0]))
     assert len(opened) == 3, "a is still there"
     cache.merge(recipe(files[1]))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.jobs.library import Library
+from lib_pm.jobs.library import Library, clear_name
 from tests.loras import write
 
 
@@ -81,3 +81,14 @@ def test_folder_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(MergeInputError) as caught:
         Library(tmp_path / "no").find("style")
     assert str(caught.value) == f"The LoRA folder {tmp_path / 'no'} does not exist."
+
+
+def test_a_file_outside_of_all_sub_folders_has_a_name_of_its_own(tmp_path: Path) -> None:
+    """The WebUI takes `a` for the one that it read last, which may be the other."""
+    for place in (tmp_path / "a.safetensors", tmp_path / "sub" / "a.safetensors"):
+        place.parent.mkdir(exist_ok=True)
+        place.touch()
+        assert Library(tmp_path).find(clear_name(place, tmp_path)) == place
+    assert clear_name(tmp_path / "a.safetensors", tmp_path) == "./a"
+    with pytest.raises(MergeInputError, match=r"no LoRA '\./b'"):
+        Library(tmp_path).find("./b")

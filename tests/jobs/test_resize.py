@@ -17,7 +17,15 @@ from lib_pm.core.layers import Layer
 from lib_pm.core.spaces import MergedLayer
 from lib_pm.jobs import devices, resize
 from lib_pm.jobs.report import Report
-from lib_pm.jobs.resize import Dynamic, parse_dynamic, resize_layer, resize_to_file
+from lib_pm.jobs.resize import (
+    NO_LIMIT,
+    Dynamic,
+    NewRank,
+    parse_dynamic,
+    preview_resize,
+    resize_layer,
+    resize_to_file,
+)
 from tests.layouts import Shapes
 from tests.loras import KOHYA, PEFT, deltas, make_lora, relative_error, write
 
@@ -45,10 +53,11 @@ def source(tmp_path: Path) -> Path:
     return write(tmp_path / "in.safetensors", tensors, {"ss_base_model_version": "sd_v1_mine"})
 
 
-def resized(source: Path, **how: Any) -> tuple[Report, dict[str, Tensor]]:
+def resized(source: Path, rank: int = NO_LIMIT, **how: Any) -> tuple[Report, dict[str, Tensor]]:
     target = source.with_name("out.safetensors")
-    how = {"rank": 1 << 20, "save_dtype": "float32", "overwrite": True} | how
-    return resize_to_file(source, target, **how), load_file(target)
+    new = NewRank(rank, how.pop("conv_rank", None), how.pop("dynamic", None))
+    how = {"save_dtype": "float32", "overwrite": True} | how
+    return resize_to_file(source, target, new, **how), load_file(target)
 
 
 def ranks_of(tensors: dict[str, Tensor]) -> dict[str, int]:
@@ -236,3 +245,14 @@ def test_auto_falls_back_to_the_cpu(source: Path, monkeypatch: pytest.MonkeyPatc
     report, tensors = resized(source, rank=3, workers=1)
     assert all(torch.equal(tensors[name], expected[name]) for name in expected)
     assert report.notes == [f"{len(report.layers)} layers were done on the CPU: the device's memory was full"]
+
+
+def test_a_preview_is_what_is_written_then(source: Path) -> None:
+    new = NewRank(3, conv_rank=2)
+    before = sorted(source.parent.iterdir())
+    preview = preview_resize(source, new, save_dtype="float32")
+    assert sorted(source.parent.iterdir()) == before, "nothing is written"
+    report, tensors = resized(source, 3, conv_rank=2)
+    assert preview.layers == report.layers
+    assert preview.kept_energy == report.kept_energy
+    assert preview.size == sum(tensor.nbytes for tensor in tensors.values())

@@ -22,7 +22,7 @@ from lib_pm.jobs.merge import merge, merge_to_file
 from lib_pm.jobs.plan import PlannedLayer
 from lib_pm.jobs.progress import Cancelled, silent
 from lib_pm.jobs.recipe import LoraUse, make_recipe
-from lib_pm.jobs.resize import resize_to_file
+from lib_pm.jobs.resize import NewRank, resize_to_file
 from lib_pm.jobs.run import Finished, default_workers, run_layers
 from lib_pm.jobs.writer import StreamWriter
 from tests.loras import delta, deltas, make_lora, relative_error, total_error, write
@@ -119,7 +119,7 @@ def loras(folder: Path, count: int = 2, rank: int = 4, **how: Any) -> list[LoraU
 
 
 def resize(use: LoraUse, target: Path, workers: int) -> None:
-    resize_to_file(use.path, target, rank=2, workers=workers)
+    resize_to_file(use.path, target, NewRank(2), workers=workers)
 
 
 def merge_one(use: LoraUse, target: Path, workers: int) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from lib_pm.core.memo import Content
 from lib_pm.core.params import Density, Seed
 from lib_pm.core.registry import merge_method
 from lib_pm.core.steps import drop_random_, elect_and_average_, weighted_sum_
@@ -19,12 +20,12 @@ from lib_pm.core.steps import drop_random_, elect_and_average_, weighted_sum_
     source="arXiv:2311.03099",
 )
 def dare_linear(
-    deltas: Tensor, weights: Tensor, contents: Sequence[bytes], *, density: Density = 0.5, seed: Seed = 0
+    deltas: Tensor, weights: Tensor, contents: Sequence[Content], *, density: Density = 0.5, seed: Seed = 0
 ) -> Tensor:
     """Drop entries at random, divide the survivors by the density, sum.
 
     deltas: (n, *shape) float32, one per LoRA, strengths not yet applied. weights: (n,) float32, negative subtracts.
-    contents: (n,) digests of what each LoRA holds here; with the seed they decide the mask.
+    contents: (n,) what each LoRA holds here; with the seed it decides the mask.
     Returns (*shape,) float32. Equals PEFT `dare_linear` for the same masks.
     """
     return weighted_sum_(drop_random_(deltas, density, seed, contents), weights)
@@ -38,12 +39,12 @@ def dare_linear(
     source="arXiv:2311.03099, arXiv:2306.01708",
 )
 def dare_ties(
-    deltas: Tensor, weights: Tensor, contents: Sequence[bytes], *, density: Density = 0.5, seed: Seed = 0
+    deltas: Tensor, weights: Tensor, contents: Sequence[Content], *, density: Density = 0.5, seed: Seed = 0
 ) -> Tensor:
     """Drop entries at random, divide the survivors by the density, elect signs, average those that agree.
 
     deltas: (n, *shape) float32, one per LoRA, strengths not yet applied. weights: (n,) float32, negative subtracts.
-    contents: (n,) digests of what each LoRA holds here; with the seed they decide the mask.
+    contents: (n,) what each LoRA holds here; with the seed it decides the mask.
     Returns (*shape,) float32. Departs from PEFT `dare_ties` as `ties` departs from PEFT `ties`.
     """
     return elect_and_average_(drop_random_(deltas, density, seed, contents), weights)

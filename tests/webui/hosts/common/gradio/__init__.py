@@ -13,6 +13,10 @@ _COMMON = {
 _parents: list[Block] = []
 
 
+def made(component: Block, **kwargs: Any) -> None:
+    """Called for every component; the hosts put a function of their own here."""
+
+
 class Listener(NamedTuple):
     event: str
     fn: Callable[..., Any] | None
@@ -38,6 +42,7 @@ class Block:
         self.listeners: list[Listener] = []
         if _parents:
             _parents[-1].children.append(self)
+        made(self, **kwargs)
 
     def __enter__(self) -> Any:
         if not self.is_layout:
@@ -109,6 +114,20 @@ class Accordion(Block):
         super().__init__(None, label=label, **kwargs)
 
 
+class Blocks(Block):
+    allowed = "analytics_enabled title css theme"
+    is_layout = True
+
+    @property
+    def blocks(self) -> dict[int, Block]:
+        """All that is in it, at any depth."""
+
+        def inside(block: Block) -> list[Block]:
+            return [block, *(deeper for child in block.children for deeper in inside(child))]
+
+        return dict(enumerate(inside(self)))
+
+
 Number = _component("Number", "precision minimum maximum step")
 Textbox = _component("Textbox", "lines max_lines placeholder type text_align autofocus")
 Button = _component("Button", "variant size icon link")
@@ -116,7 +135,6 @@ Markdown, HTML, State = _component("Markdown"), _component("HTML"), _component("
 Dataframe = _component("Dataframe", "headers datatype row_count col_count wrap type")
 File = _component("File", "file_count file_types type")
 Image = _component("Image", "type image_mode height width")
-Blocks = _component("Blocks", "analytics_enabled title css theme", layout=True)
 Row = _component("Row", "variant equal_height", layout=True)
 Column = _component("Column", "variant", layout=True)
 Group, Tabs = _component("Group", layout=True), _component("Tabs", "selected", layout=True)

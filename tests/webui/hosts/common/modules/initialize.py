@@ -23,6 +23,10 @@ class App:
     def post(self, path: str, **kwargs: Any) -> Any:
         return lambda endpoint: self.add_api_route(path, endpoint, ("POST",)) or endpoint
 
+    def include_router(self, router: Any) -> None:
+        for route in router.routes:
+            self.add_api_route(route.path, route.endpoint, tuple(route.methods))
+
 
 def start() -> api.Api:
     extensions.list_extensions()
@@ -45,6 +49,7 @@ def _load() -> api.Api:
     script_callbacks.before_ui_callback()
     shared.demo = ui.create_ui()
     app = App()
+    shared.demo.app = app
     served = api.Api(app)
     script_callbacks.app_started_callback(shared.demo, app)
     return served

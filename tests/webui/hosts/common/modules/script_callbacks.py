@@ -19,7 +19,7 @@ class ScriptCallback(NamedTuple):
 
 _CATEGORIES = (
     "app_started model_loaded ui_tabs ui_settings infotext_pasted script_unloaded before_ui on_reload "
-    "cfg_denoiser cfg_denoised"
+    "cfg_denoiser cfg_denoised after_component"
 )
 callback_map: dict[str, list[ScriptCallback]] = {f"callbacks_{category}": [] for category in _CATEGORIES.split()}
 
@@ -55,11 +55,11 @@ def sort_callbacks(callbacks: list[ScriptCallback]) -> list[ScriptCallback]:
     return [by_name[name] for name in in_order(earlier)]
 
 
-def _call(category: str, *args: Any) -> list[Any]:
+def _call(category: str, *args: Any, **kwargs: Any) -> list[Any]:
     results = []
     for callback in sort_callbacks(callback_map[f"callbacks_{category}"]):
         try:
-            results.append(callback.callback(*args))
+            results.append(callback.callback(*args, **kwargs))
         except Exception:  # noqa: BLE001 (as the host does)
             errors.report(f"Error executing callback {category} for {callback.script}", exc_info=True)
     return results
@@ -82,6 +82,7 @@ on_before_ui = _adder("before_ui")
 on_before_reload = _adder("on_reload")
 on_cfg_denoiser = _adder("cfg_denoiser")
 on_cfg_denoised = _adder("cfg_denoised")
+on_after_component = _adder("after_component")
 
 
 def app_started_callback(demo: Any, app: Any) -> None:
@@ -94,6 +95,11 @@ def model_loaded_callback(sd_model: Any) -> None:
 
 def ui_tabs_callback() -> list[Any]:
     return [tab for tabs in _call("ui_tabs") for tab in tabs or []]
+
+
+def after_component_callback(component: Any, **kwargs: Any) -> None:
+    """kwargs: what the component was made with."""
+    _call("after_component", component, **kwargs)
 
 
 def ui_settings_callback() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -52,7 +53,8 @@ class Script:
 
     def elem_id(self, item_id: str) -> str:
         tab = ("img2img" if self.is_img2img else "txt2img") + "_" if self.show(True) == self.show(False) else ""
-        return f"script_{tab}{self.title().lower().replace(' ', '_')}_{item_id}"
+        title = re.sub(r"[^a-z_0-9]", "", re.sub(r"\s", "_", self.title().lower()))
+        return f"script_{tab}{title}_{item_id}"
 
 
 def _passed_over(self: Script, *args: Any, **kwargs: Any) -> None:
@@ -173,7 +175,7 @@ class ScriptRunner:
                 (self.alwayson_scripts if script.alwayson else self.selectable_scripts).append(script)
 
     def setup_ui(self) -> list[Any]:
-        self.inputs = [gr.Dropdown(label="Script", choices=["None"], value="None", type="index")]
+        self.inputs = [gr.Dropdown(label="Script", choices=["None"], value="None", type="index", elem_id="script_list")]
         for script in (*self.alwayson_scripts, *self.selectable_scripts):
             with gr.Group(visible=script.alwayson) as script.group:
                 try:

@@ -16,6 +16,7 @@ cmd_opts = types.SimpleNamespace(
     lora_dir=os.path.join(paths.models_path, "Lora"),
     ckpt_dir=None,
     api=True,
+    api_auth=None,
     nowebui=False,
     no_half=True,
     freeze_settings=False,

@@ -5,6 +5,8 @@ from typing import Any
 import gradio as gr
 from modules import infotext_utils, script_callbacks, scripts
 
+gr.made = script_callbacks.after_component_callback
+
 
 def create_ui() -> Any:
     """The page: settings, the scripts' controls in both tabs, then the tabs of extensions."""
@@ -20,5 +22,5 @@ def create_ui() -> Any:
             runner.setup_ui()
             fields = [infotext_utils.PasteField(prompt, "Prompt", api="prompt"), *runner.infotext_fields]
             infotext_utils.add_paste_fields(tab, None, fields)
-        demo.tabs = script_callbacks.ui_tabs_callback()
+    demo.tabs = script_callbacks.ui_tabs_callback()
     return demo

@@ -83,12 +83,15 @@ class Script(scripts.Script):
         controls = []
         for axis in "XYZ":
             controls += [
-                gr.Dropdown(menu, value=0, type="index", label=f"{axis} type"),
-                gr.Textbox(value="", label=f"{axis} values"),
+                gr.Dropdown(
+                    menu, value=0, type="index", label=f"{axis} type", elem_id=self.elem_id(f"{axis.lower()}_type")
+                ),
+                gr.Textbox(value="", label=f"{axis} values", elem_id=self.elem_id(f"{axis.lower()}_values")),
                 gr.Dropdown([], value=[], multiselect=True, label=f"{axis} values"),
             ]
+        csv_mode = gr.Checkbox(False, elem_id=self.elem_id("csv_mode"))
         names = "legend lone_images sub_grids random_seeds vary_x vary_y vary_z".split()
-        return [*controls, *(gr.Checkbox(False, label=name) for name in names), gr.Slider(0, 500), gr.Checkbox(False)]
+        return [*controls, *(gr.Checkbox(False, label=name) for name in names), gr.Slider(0, 500), csv_mode]
 
     def run(self, p, *args):
         fix_seed(p)

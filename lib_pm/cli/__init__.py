@@ -1,0 +1,127 @@
+"""The command line. Exit status: 0 done, 2 for an error of the user's (one line on stderr), 1 for anything else."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import io
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import lib_pm.core.methods  # noqa: F401 (registers the modes)
+from lib_pm import __version__
+from lib_pm.cli.analyse import add_analyse
+from lib_pm.cli.merge import add_merge
+from lib_pm.cli.words import add_running, choices, given, print_result, show
+from lib_pm.core.errors import MergeInputError
+from lib_pm.jobs.inspect import inspect_file
+from lib_pm.jobs.modes import modes_json, modes_markdown, modes_text
+from lib_pm.jobs.progress import Cancelled
+from lib_pm.jobs.recipe import DTYPES
+from lib_pm.jobs.resize import NO_LIMIT, NewRank, parse_dynamic, resize_to_file
+from lib_pm.terminal import progress_bar
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """A wrong command line is one line too; --help has the rest."""
+        raise MergeInputError(f"{message} ({self.prog} --help tells more)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a Windows pipe has no Σ
+    gc.freeze()  # what has been imported stays; without this the collector walks through all of torch again and again
+    try:
+        options = _parser().parse_args(arguments)
+        options.run(options)
+        sys.stdout.flush()
+    except MergeInputError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, Cancelled):
+        print("cancelled; nothing was written", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # `modes | head`: who reads has had enough, and the rest of the output has nowhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m lib_pm", description="Merge, analyse, resize and inspect LoRAs.")
+    parser.add_argument("--version", action="version", version=f"Power Merger {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    merge, analyse = add_merge(commands), add_analyse(commands)
+    resize = commands.add_parser("resize", help="change the rank of a LoRA")
+    resize.add_argument("lora", type=Path, help="the LoRA's file")
+    resize.add_argument("--rank", type=int, help="the new rank")
+    resize.add_argument("--conv-rank", type=int, help="for convolutions larger than 1×1 (default: the rank)")
+    resize.add_argument(
+        "--dynamic", metavar="RULE", help="sv_ratio=N, sv_fro=SHARE or sv_cumulative=SHARE decides per layer"
+    )
+    resize.add_argument("--max-rank", type=int, help="upper limit of a dynamic rank")
+    resize.set_defaults(run=_resize)
+
+    for command in (merge, resize):
+        command.add_argument("-o", "--output", type=Path, required=True, help="the .safetensors file to write")
+        command.add_argument("--save-dtype", help=f"of the file: {choices(DTYPES)} (default float16)")
+        add_running(command)
+        command.add_argument("--overwrite", action="store_true", help="replace the output if it is there")
+        command.add_argument("--quiet", action="store_true", help="no progress, no report")
+        command.add_argument("--verbose", action="store_true", help="a line per layer in the report")
+
+    inspect = commands.add_parser("inspect", help="what is in a LoRA file")
+    inspect.add_argument("lora", type=Path, help="the LoRA's file")
+    inspect.set_defaults(run=_inspect)
+    modes = commands.add_parser("modes", help="the modes and their options")
+    modes.add_argument("--markdown", action="store_true", help="as a Markdown table")
+    modes.set_defaults(run=_modes)
+    bench = commands.add_parser("bench", add_help=False, help="how much merges keep, seen in pictures")
+    bench.add_argument("what", choices=["quality"])
+    bench.add_argument("rest", nargs=argparse.REMAINDER, help="options of its own")
+    bench.set_defaults(run=_bench)
+    for command in (merge, analyse, resize, inspect, modes):
+        command.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _resize(options: argparse.Namespace) -> None:
+    if options.rank is None and not options.dynamic:
+        raise MergeInputError("Give --rank, or --dynamic with sv_ratio=N, sv_fro=SHARE or sv_cumulative=SHARE.")
+    if options.max_rank is not None and not options.dynamic:
+        raise MergeInputError("--max-rank goes with --dynamic; a fixed rank is --rank.")
+    limits = [rank for rank in (options.rank, options.max_rank) if rank is not None]
+    dynamic = parse_dynamic(options.dynamic) if options.dynamic else None
+    with progress_bar(quiet=options.quiet) as progress:
+        report = resize_to_file(
+            options.lora,
+            options.output,
+            NewRank(min(limits, default=NO_LIMIT), options.conv_rank, dynamic),
+            device=options.device,
+            progress=progress,
+            workers=options.threads,
+            overwrite=options.overwrite,
+            **given(options, ["save_dtype"]),
+        )
+    show(options, report)
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    found = inspect_file(options.lora)
+    print_result(options, found.to_json, found.to_text)
+
+
+def _modes(options: argparse.Namespace) -> None:
+    print_result(options, modes_json, modes_markdown if options.markdown else modes_text)
+
+
+def _bench(options: argparse.Namespace) -> None:
+    from lib_pm.demo.quality.__main__ import main as measure  # needs diffusers
+
+    measure(options.rest)

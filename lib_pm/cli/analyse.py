@@ -1,0 +1,56 @@
+"""The command `analyse`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from lib_pm.cli.words import EPILOG, add_loras, add_running, print_result, raw_text, request_of, uses
+from lib_pm.core.errors import MergeInputError
+from lib_pm.jobs.analyse import analyse
+from lib_pm.jobs.charts import blocks_svg, spectrum_svg
+from lib_pm.jobs.presets import load_presets
+from lib_pm.jobs.recipe import DEFAULT_MODE, make_recipe
+from lib_pm.terminal import progress_bar
+
+PLOTS = {"blocks.svg": blocks_svg, "spectrum.svg": spectrum_svg}
+
+
+def add_analyse(commands: Any) -> argparse.ArgumentParser:
+    """commands: what `add_subparsers` gives."""
+    command: argparse.ArgumentParser = commands.add_parser(
+        "analyse", help="how LoRAs relate, before they are merged", epilog=EPILOG, formatter_class=raw_text
+    )
+    add_loras(command, nargs="+", what="what to compare")
+    add_running(command)
+    command.add_argument("--plots", metavar="FOLDER", type=Path, help=f"write {' and '.join(PLOTS)} into this folder")
+    command.add_argument("--overwrite", action="store_true", help="replace plots that are there")
+    command.set_defaults(run=_analyse)
+    return command
+
+
+def _analyse(options: argparse.Namespace) -> None:
+    request = request_of(options.loras)
+    recipe = make_recipe(uses(options, request), DEFAULT_MODE, presets=load_presets(options.lbw_presets))
+    targets = [options.plots / name for name in PLOTS] if options.plots else []
+    for target in targets:
+        if target.exists() and not options.overwrite:
+            raise MergeInputError(f"{target} exists already; --overwrite replaces it.")
+    with progress_bar(quiet=False) as progress:
+        found = analyse(recipe, device=options.device, progress=progress, workers=options.threads)
+    for target, plot in zip(targets, PLOTS.values(), strict=False):
+        _write(target, plot(found))
+    print_result(options, found.to_json, found.to_text)
+
+
+def _write(target: Path, text: str) -> None:
+    """Whole or not at all."""
+    beside = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(target)
+    except OSError as error:
+        raise MergeInputError(f"{target} cannot be written: {error.strerror or error}.") from error

@@ -1,0 +1,127 @@
+"""The command `merge`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lib_pm.cli.words import EPILOG, add_loras, choices, given, path_of, raw_text, request_of, show, uses
+from lib_pm.core.dense import EXCESS
+from lib_pm.core.errors import MergeInputError
+from lib_pm.core.keys.families import KINDS
+from lib_pm.core.params import Option
+from lib_pm.core.registry import MODES
+from lib_pm.jobs.inspect import inspect_file
+from lib_pm.jobs.merge import merge_to_file
+from lib_pm.jobs.metadata import KEEP, RECIPE_KEY
+from lib_pm.jobs.presets import load_presets
+from lib_pm.jobs.prompt import LoraTag, Request
+from lib_pm.jobs.recipe import APPLY, DEFAULT_MODE, DTYPES, Recipe, make_recipe, recipe_from_json
+from lib_pm.terminal import progress_bar
+
+# What a recipe says itself, so that it cannot be said beside --recipe.
+SETTINGS = ("apply", "layers", "dtype", "save_dtype", "precision")
+
+TAG = "A '<pm:MODE:option=value>' among the LoRAs sets mode and options.\n"
+
+
+def add_merge(commands: Any) -> argparse.ArgumentParser:
+    """commands: what `add_subparsers` gives."""
+    merge: argparse.ArgumentParser = commands.add_parser(
+        "merge", help="merge LoRAs into one file", epilog=EPILOG + TAG, formatter_class=raw_text
+    )
+    add_loras(merge, nargs="*", what="what to merge")
+    merge.add_argument("--recipe", type=Path, help="repeat the merge that made this file (or a recipe's JSON)")
+    merge.add_argument("--mode", metavar="MODE", help=f"{', '.join(MODES)} (default {DEFAULT_MODE})")
+    for option in _all_options().values():
+        text = f"{option.declared.help} {option.allowed}; default {_default(option)}"
+        merge.add_argument(f"--{option.name.replace('_', '-')}", dest=f"option_{option.name}", metavar="N", help=text)
+    merge.add_argument("--apply", metavar="PART", help=f"{choices(APPLY)}: what is merged (default {APPLY[0]})")
+    merge.add_argument("--layers", help=f"kinds of layers to merge, of {', '.join(KINDS)} (default all)")
+    merge.add_argument("--dtype", help=f"of the computation: {choices(DTYPES)} (default float32)")
+    merge.add_argument(
+        "--exact",
+        dest="precision",
+        action="store_const",
+        const="exact",
+        help=f"truncate deltas to within {EXCESS['exact']:g} of the best error, not {EXCESS['normal']:g}; slower",
+    )
+    merge.add_argument(
+        "--metadata", default="all", help=f"how much is written about the inputs: {choices(KEEP)} (default all)"
+    )
+    merge.add_argument("--force", action="store_true", help="merge LoRAs that say they are for different base models")
+    merge.set_defaults(run=_merge)
+    return merge
+
+
+def _merge(options: argparse.Namespace) -> None:
+    request = request_of(options.loras)
+    recipe = _repeated(options, request) if options.recipe else _recipe(options, request)
+    with progress_bar(quiet=options.quiet) as progress:
+        report = merge_to_file(
+            recipe,
+            options.output,
+            device=options.device,
+            progress=progress,
+            workers=options.threads,
+            overwrite=options.overwrite,
+            keep=options.metadata,
+            force=options.force,
+        )
+    report.notes += [note] if (note := request.tag.note()) else []
+    show(options, report)
+
+
+def _recipe(options: argparse.Namespace, request: Request) -> Recipe:
+    settings = given(options, SETTINGS)
+    if "layers" in settings:
+        settings["layers"] = settings["layers"].split(",")
+    mode = request.tag.mode
+    if options.mode and mode and options.mode != mode:
+        raise MergeInputError(f"--mode says {options.mode} and the <pm:…> tag says {mode}; give one of them.")
+    return make_recipe(
+        uses(options, request),
+        options.mode or mode or DEFAULT_MODE,
+        {**request.tag.options, **given(options, _all_options(), "option_")},
+        presets=load_presets(options.lbw_presets),
+        **settings,
+    )
+
+
+def _repeated(options: argparse.Namespace, request: Request) -> Recipe:
+    """The recipe in a merged file or a JSON file, with its LoRAs looked up by name or given in the same order."""
+    path: Path = options.recipe
+    said = given(options, ("mode", "lbw_presets", *SETTINGS)) | given(options, _all_options(), "option_")
+    if said or request.tag.mode:
+        flags = ["--exact" if name == "precision" else f"--{name.replace('_', '-')}" for name in said]
+        flags += ["<pm:…>"] * bool(request.tag.mode)
+        raise MergeInputError(f"The recipe says how to merge; leave out {', '.join(flags)}.")
+    if any(tag != LoraTag(tag.name) for tag in request.loras):
+        raise MergeInputError("The recipe says the strengths and block weights; give its LoRAs without them.")
+    try:
+        text = (
+            path.read_text(encoding="utf-8")
+            if path.suffix == ".json"
+            else inspect_file(path).metadata.get(RECIPE_KEY, "")
+        )
+        written = json.loads(text)
+        names = [lora["name"] for lora in written["loras"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, MergeInputError):
+            raise
+        raise MergeInputError(f"{path} holds no recipe of Power Merger.") from error
+    tags = request.loras or [LoraTag(name) for name in names]
+    if len(tags) != len(names):
+        raise MergeInputError(f"The recipe is of {len(names)} LoRAs ({', '.join(names)}), {len(tags)} were given.")
+    return recipe_from_json(written, [path_of(tag, options.lora_dir) for tag in tags])
+
+
+def _all_options() -> Mapping[str, Option]:
+    return {name: option for mode in MODES.values() for name, option in mode.options.items()}
+
+
+def _default(option: Option) -> str:
+    return option.declared.empty if option.default is None else str(option.default)

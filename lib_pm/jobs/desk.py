@@ -1,0 +1,92 @@
+"""Where merges are made and saved: a folder of LoRAs, and what the tab and the REST interface need beside it.
+
+Of a plain folder; a WebUI's has a kind of its own, with what the WebUI knows of its LoRAs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Collection, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from lib_pm.jobs.library import Library, clear_name
+from lib_pm.jobs.presets import load_presets
+from lib_pm.jobs.queue import Queue, Turn
+from lib_pm.jobs.recipes import Recipes
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A LoRA in a list. name: what is written into its tag. title: a second name, "" if none. thumb: a link, or ""."""
+
+    name: str
+    folder: str
+    title: str = ""
+    thumb: str = ""
+
+
+class Desk:
+    """data: a folder of our own, for recipes. device: the one that is chosen at first."""
+
+    def __init__(self, folder: Path, data: Path, device: str = "auto") -> None:
+        self.folder = folder
+        self.device = device
+        self.recipes = Recipes(data)
+        self.queue = Queue()
+
+    def files(self) -> list[Path]:
+        return Library(self.folder).files()
+
+    def loras(self) -> list[Shown]:
+        """All LoRAs by their shortest names that are clear, sorted as people do."""
+        files, titles = self.files(), self.titles()
+        stems = Counter(path.stem for path in files)
+        beside = cache(lambda folder: frozenset(os.listdir(folder)))
+        shown = []
+        for path in files:
+            parent = path.parent.relative_to(self.folder)
+            folder = "" if parent == Path() else parent.as_posix()
+            name = path.stem if stems[path.stem] == 1 else clear_name(path, self.folder)
+            shown.append(Shown(name, folder, titles.get(path, ""), self.thumb(path, beside(path.parent))))
+        return sorted(shown, key=lambda lora: (lora.folder.casefold(), lora.name.casefold()))
+
+    def titles(self) -> Mapping[Path, str]:
+        """Second names, where they are known without opening the files."""
+        return {}
+
+    def thumb(self, path: Path, beside: Collection[str]) -> str:
+        """A link to a LoRA's picture, "" if there is none. beside: the names of all files in its folder."""
+        return ""
+
+    def find(self, name: str) -> Path:
+        """The file of a LoRA's name, alias, or sub-folder and name; a MergeInputError names near ones."""
+        return Library(self.folder).find(name)
+
+    def name_of(self, path: Path) -> str:
+        """The name to write into a tag for that file."""
+        same = [other for other in self.files() if other.stem == path.stem]
+        return path.stem if len(same) < 2 else clear_name(path, self.folder)
+
+    def folders(self) -> list[str]:
+        """The sub-folders, "" for the LoRA folder itself first."""
+        bases = [Path(base) for base, _, _ in os.walk(self.folder, followlinks=True)]
+        below = (base.relative_to(self.folder).as_posix() for base in bases)
+        return sorted("" if folder == "." else folder for folder in below)
+
+    def presets(self) -> Mapping[str, str]:
+        return load_presets()
+
+    def turn(self, device: str) -> Turn:
+        """What is entered while a job works on that device, so that it does not take it from somebody else."""
+        return nullcontext()
+
+    def announce(self, path: Path) -> None:
+        """A LoRA was written there."""
+
+    def public(self, text: str) -> str:
+        """A message without the path of the LoRA folder: whoever reads it may not be who owns the machine."""
+        return text.replace(f"{self.folder}{os.sep}", "").replace(str(self.folder), self.folder.name)

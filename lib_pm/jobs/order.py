@@ -1,0 +1,182 @@
+"""What the tab and the REST interface ask for: checked at once, done in the queue, told without paths."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from lib_pm.core.errors import MergeInputError
+from lib_pm.jobs.analyse import analyse
+from lib_pm.jobs.analysis import Analysis
+from lib_pm.jobs.desk import Desk
+from lib_pm.jobs.devices import choose_device
+from lib_pm.jobs.draft import Draft
+from lib_pm.jobs.merge import merge_to_file
+from lib_pm.jobs.metadata import check_keep
+from lib_pm.jobs.names import lora_file
+from lib_pm.jobs.progress import Progress
+from lib_pm.jobs.queue import Job
+from lib_pm.jobs.recipe import Recipe, dtype_name
+from lib_pm.jobs.report import Report
+from lib_pm.jobs.resize import NewRank, preview_resize, resize_to_file
+from lib_pm.jobs.writer import check_target
+
+_LONGEST = 60  # of a name that is made up here
+
+
+@dataclass(frozen=True)
+class Target:
+    """The file to write: its name, "" for one made of the LoRAs' names, and its folder below the LoRA folder.
+
+    keep: how much metadata, see `metadata.KEEP`. force: merge LoRAs of different base models.
+    """
+
+    name: str = ""
+    folder: str = ""
+    save_dtype: str = "float16"
+    keep: str = "all"
+    overwrite: bool = False
+    force: bool = False
+
+
+def read_draft(desk: Desk, draft: Draft) -> Recipe:
+    return draft.recipe(desk.find, desk.presets())
+
+
+def submit_merge(desk: Desk, draft: Draft, target: Target, device: str) -> Job:
+    """Merge into a file. What is wrong with the draft, the name or the device is a MergeInputError here already."""
+    recipe = replace(read_draft(desk, draft), save_dtype=dtype_name("save_dtype", target.save_dtype))
+    note = draft.request().tag.note()
+    choose_device(device)
+    check_keep(target.keep)
+    place = partial(_path, desk, target, default_name(recipe))
+    path = place()
+
+    def work(progress: Progress) -> list[Report]:
+        path = place()  # a job before this one may have taken the name that was made up
+        report = merge_to_file(
+            recipe,
+            path,
+            device=device,
+            progress=progress,
+            overwrite=target.overwrite,
+            keep=target.keep,
+            force=target.force,
+        )
+        report.notes += [note] if note else []
+        return [_told(desk, report, path)]
+
+    return _submit(desk, f"Merging {len(recipe.loras)} LoRAs into {path.stem}", work, device)
+
+
+def submit_resize(
+    desk: Desk, names: Sequence[str], new: NewRank, target: Target, device: str, *, preview: bool = False
+) -> Job:
+    """Resize LoRAs, each into a file of its own. preview: write nothing, find out what that would keep.
+
+    Of several LoRAs the target's name is what is put behind their own names.
+    """
+    if not names:
+        raise MergeInputError("There is no LoRA to resize; choose at least one.")
+    loras = [desk.find(name) for name in names]
+    choose_device(device)
+    check_keep(target.keep)
+    dtype = dtype_name("save_dtype", target.save_dtype)
+    if preview:
+        return _submit(desk, f"Looking at {_named(loras)}", partial(_look, loras, new, dtype, device), device)
+
+    def place(lora: Path) -> Path:
+        return _path(desk, _of_one(target, lora, len(loras)), f"{lora.stem}_resized")
+
+    for path, count in Counter(map(place, loras)).items():
+        if count > 1:
+            raise MergeInputError(f"{path.stem} would be written twice; resize LoRAs of one name one after the other.")
+
+    def resized(lora: Path, progress: Progress) -> Report:
+        path = place(lora)
+        report = resize_to_file(
+            lora,
+            path,
+            new,
+            save_dtype=dtype,
+            device=device,
+            progress=progress,
+            overwrite=target.overwrite,
+            keep=target.keep,
+        )
+        return _told(desk, report, path)
+
+    def work(progress: Progress) -> list[Report]:
+        return [resized(lora, _part(progress, index, len(loras))) for index, lora in enumerate(loras)]
+
+    return _submit(desk, f"Resizing {_named(loras)}", work, device)
+
+
+def _look(loras: Sequence[Path], new: NewRank, dtype: str, device: str, progress: Progress) -> list[Report]:
+    return [
+        preview_resize(lora, new, save_dtype=dtype, device=device, progress=_part(progress, index, len(loras)))
+        for index, lora in enumerate(loras)
+    ]
+
+
+def _of_one(target: Target, lora: Path, count: int) -> Target:
+    return target if count == 1 or not target.name.strip() else replace(target, name=f"{lora.stem}{target.name}")
+
+
+def _part(progress: Progress, index: int, count: int) -> Progress:
+    """The progress of one of several files of about one size."""
+    return lambda done, total, layer: progress(index * total + done, count * total, layer)
+
+
+def _named(loras: Sequence[Path]) -> str:
+    return loras[0].stem if len(loras) == 1 else f"{len(loras)} LoRAs"
+
+
+def submit_analyse(desk: Desk, draft: Draft, device: str) -> Job:
+    """Compare the LoRAs of a draft; the job's result is an Analysis."""
+    recipe = read_draft(desk, draft)
+    choose_device(device)
+
+    def work(progress: Progress) -> Analysis:
+        return analyse(recipe, device=device, progress=progress)
+
+    return _submit(desk, f"Analysing {len(recipe.loras)} LoRAs", work, device)
+
+
+def default_name(recipe: Recipe) -> str:
+    """`style_char_ties_svd` for what is merged of the LoRAs style and char."""
+    names = "_".join(use.name.replace(" ", "_") for use in recipe.loras)
+    return f"{names[:_LONGEST]}_{recipe.mode.id}"
+
+
+def _path(desk: Desk, target: Target, otherwise: str) -> Path:
+    path = lora_file(desk.folder, target.folder, target.name.strip() or otherwise)
+    if not target.name.strip() and not target.overwrite:
+        path = _free(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MergeInputError(f"The folder {target.folder!r} cannot be made: {error.strerror}.") from error
+    check_target(path, target.overwrite)
+    return path
+
+
+def _free(path: Path) -> Path:
+    """The path, or the first one with a number behind it that no file has."""
+    stem, number = path.stem, 1
+    while path.exists():
+        number += 1
+        path = path.with_name(f"{stem}_{number}.safetensors")
+    return path
+
+
+def _told(desk: Desk, report: Report, path: Path) -> Report:
+    desk.announce(path)
+    return replace(report, file=path.relative_to(desk.folder).with_suffix("").as_posix())
+
+
+def _submit(desk: Desk, what: str, work: Callable[[Progress], list[Report] | Analysis], device: str) -> Job:
+    return desk.queue.submit(what, work, desk.turn(device))

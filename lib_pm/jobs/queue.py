@@ -1,0 +1,129 @@
+"""Jobs that run beside the page, one after the other, and can be watched and cancelled."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Literal
+
+from lib_pm.core.errors import MergeInputError
+from lib_pm.jobs.progress import Cancelled, Progress
+
+State = Literal["waiting", "running", "done", "failed", "cancelled"]
+Turn = AbstractContextManager[Any]
+
+KEPT = 50  # jobs that can still be asked for after they ended
+_log = logging.getLogger(__name__)
+
+
+class Job:
+    """A piece of work and how far it is. result: what it returned, once done. error: for the user, once failed."""
+
+    def __init__(self, what: str) -> None:
+        self.id = uuid.uuid4().hex[:12]
+        self.what = what
+        self.state: State = "waiting"
+        self.done = self.total = 0  # layers
+        self.result: Any = None
+        self.error = ""
+        self._started = 0.0
+        self._lock = threading.Lock()
+        self._cancelled = threading.Event()
+        self._ended = threading.Event()
+
+    @property
+    def ended(self) -> bool:
+        return self._ended.is_set()
+
+    @property
+    def seconds_left(self) -> float | None:
+        """What the layers so far let expect; None in the first second, when they say little."""
+        seconds = time.monotonic() - self._started
+        if self.state != "running" or not self.done or seconds < 1:
+            return None
+        return seconds / self.done * (self.total - self.done)
+
+    def cancel(self) -> None:
+        """Stop it: at once if it waits, within a layer if it runs; one that has ended stays as it is."""
+        with self._lock:
+            self._cancelled.set()
+            if self.state == "waiting":
+                self._end("cancelled")
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Until it has ended, but no longer than that. True if it has ended."""
+        return self._ended.wait(seconds)
+
+    def run(self, work: Callable[[Progress], Any], turn: Turn) -> None:
+        """Do the work when it is its turn, and keep what becomes of it."""
+        try:
+            with turn:
+                with self._lock:
+                    if self.ended:
+                        return
+                    self._started, self.state = time.monotonic(), "running"
+                self.result = work(self._progress)
+            self._end("done")
+        except Cancelled:
+            self._end("cancelled")
+        except MergeInputError as error:
+            self.error = str(error)
+            self._end("failed")
+        except Exception as error:  # noqa: BLE001 (nobody is above this thread: the log gets it, the user its message)
+            _log.exception("%s failed", self.what)
+            self.error = f"{type(error).__name__}: {error}"
+            self._end("failed")
+
+    def _progress(self, done: int, total: int, layer: str) -> None:
+        if self._cancelled.is_set():
+            raise Cancelled
+        self.done, self.total = done, total
+
+    def _end(self, state: State) -> None:
+        self.state = state
+        self._ended.set()
+
+
+class Queue:
+    """Runs each job in a thread of its own, when the one before it has ended."""
+
+    def __init__(self) -> None:
+        self._jobs: list[Job] = []
+        self._last: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def submit(self, what: str, work: Callable[[Progress], Any], turn: Turn) -> Job:
+        """what: for the user. turn: entered before the work begins and left after it, a lock of the WebUI's, say."""
+        job = Job(what)
+        with self._lock:
+            before = self._last
+
+            def start() -> None:
+                if before:
+                    before.join()
+                job.run(work, turn)
+
+            self._last = threading.Thread(target=start, name=f"Power Merger: {what}", daemon=True)
+            ended = [old for old in self._jobs if old.ended]
+            self._jobs = [*ended[-KEPT:], *(old for old in self._jobs if not old.ended), job]
+            self._last.start()
+        return job
+
+    @property
+    def jobs(self) -> list[Job]:
+        return list(self._jobs)
+
+    @property
+    def current(self) -> Job | None:
+        """The one that runs, or is the next to."""
+        return next((job for job in self._jobs if not job.ended), None)
+
+    def find(self, id: str) -> Job:
+        job = next((job for job in self._jobs if job.id == id), None)
+        if job is None:
+            raise MergeInputError(f"There is no job {id!r}; the last {KEPT} are kept.")
+        return job

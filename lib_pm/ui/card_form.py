@@ -1,0 +1,70 @@
+"""What is offered for the WebUI's card of a LoRA that was just written: the inputs' activation texts and a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from lib_pm.core.errors import MergeInputError
+from lib_pm.jobs.card import Card, find_picture, joined_activation, read_card, write_card
+from lib_pm.jobs.desk import Desk
+from lib_pm.jobs.report import Report
+from lib_pm.ui.messages import note_html, problem_html
+
+_NO_PICTURE = "(none)"
+
+
+@dataclass(frozen=True)
+class CardForm:
+    """offered: the new states of the outputs for a LoRA that was written."""
+
+    outputs: list[Any]
+    offered: Callable[[Report], list[Any]]
+
+
+def draw_card_form(desk: Desk) -> CardForm:
+    written = gr.State("")
+    with gr.Column(visible=False, elem_id="pm_card") as group:
+        gr.HTML("<p>Its card in the WebUI:</p>")
+        with gr.Row():
+            activation = gr.Textbox("", label="Activation text", elem_id="pm_card_activation")
+            picture = gr.Dropdown(
+                [_NO_PICTURE], value=_NO_PICTURE, label="Picture of", elem_id="pm_card_picture", interactive=True
+            )
+            save = gr.Button("Save card", elem_id="pm_card_save", min_width=80)
+        told = gr.HTML(elem_id="pm_card_status")
+
+    def offered(report: Report) -> list[Any]:
+        inputs = [lora.name for lora in report.loras]
+        cards = {name: _card(desk, name) for name in inputs}
+        pictures = [name for name, card in cards.items() if card.picture]
+        return [
+            report.file,
+            gr.update(visible=True),
+            joined_activation(cards.values()),
+            gr.update(choices=[_NO_PICTURE, *pictures], value=pictures[0] if pictures else _NO_PICTURE),
+            "",
+        ]
+
+    def write(name: str, activation: str, picture: str) -> str:
+        try:
+            chosen = None if picture == _NO_PICTURE else find_picture(desk.find(picture))
+            write_card(desk.find(name), Card(activation, chosen))
+            desk.announce(desk.find(name))
+            return note_html(f"The card of {name} is saved.")
+        except MergeInputError as error:
+            return problem_html(desk.public(str(error)))
+
+    save.click(write, inputs=[written, activation, picture], outputs=[told], show_progress="hidden", queue=False)
+    return CardForm([written, group, activation, picture, told], offered)
+
+
+def _card(desk: Desk, name: str) -> Card:
+    """An empty one if the name alone is not clear: a card is an offer, no reason to fail."""
+    try:
+        return read_card(desk.find(name))
+    except MergeInputError:
+        return Card()

@@ -1,0 +1,185 @@
+"""The page on which LoRAs are merged into a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from lib_pm.core.errors import MergeInputError
+from lib_pm.jobs.desk import Desk
+from lib_pm.jobs.draft import OFF, Draft, from_prompt
+from lib_pm.jobs.order import default_name, read_draft, submit_analyse, submit_merge
+from lib_pm.jobs.queue import Job
+from lib_pm.jobs.recipe import DEFAULT_MODE
+from lib_pm.jobs.report import Report
+from lib_pm.ui.card_form import draw_card_form
+from lib_pm.ui.draft import DraftControls, draft_of, draft_values, draw_mode, draw_text
+from lib_pm.ui.lists import Listing, choices_of, data_html, marker
+from lib_pm.ui.messages import note_html, problem_html
+from lib_pm.ui.recipe_form import draw_recipe_form
+from lib_pm.ui.save_form import draw_save_form, target_of
+from lib_pm.ui.working import Working, draw_working, run_on_click
+
+PAGES = ("txt2img", "img2img")
+
+
+@dataclass(frozen=True)
+class MergePage:
+    """check: tells problems. refresh: the button that reads all lists anew. merged: the event of a merge."""
+
+    draft: DraftControls
+    check: Any
+    working: Working
+    refresh: Any
+    merged: Any
+    lists: list[Listing]
+
+
+def draw_merge(desk: Desk, outside: Mapping[str, Any]) -> MergePage:
+    """outside: the prompts of the WebUI's own pages by their elem_ids, as far as they are there."""
+    with gr.Row():
+        with gr.Column(scale=3, min_width=320):
+            data = gr.HTML(elem_id="pm_data")
+            gr.HTML(elem_id="pm_rows")
+            with gr.Row(elem_id="pm_add_row"):
+                add = gr.Dropdown([], label="LoRA", elem_id="pm_add", interactive=True)
+                add_button = gr.Button("Add", elem_id="pm_add_button", min_width=80)
+            text = draw_text()
+            check = gr.HTML(elem_id="pm_check")
+            goto = gr.HTML(elem_id="pm_goto")
+            exchange = _draw_exchange(outside)
+            refresh = gr.Button("Refresh lists", elem_id="pm_refresh")
+        with gr.Column(scale=2, min_width=320):
+            draft = draw_mode(text, DEFAULT_MODE)
+            recipes = draw_recipe_form(desk, draft, check)
+    form = draw_save_form(desk, "pm_save")
+    with gr.Row():
+        compare = gr.Button("Analyse", elem_id="pm_analyse")
+        merge = gr.Button("Merge and save", variant="primary", elem_id="pm_merge")
+    working = draw_working(desk, "pm_merge")
+    saved = gr.HTML(elem_id="pm_saved")
+    card = draw_card_form(desk)
+
+    def add_line(name: str | None, text: str) -> str:
+        return "\n".join(filter(None, [text.rstrip(), f"<lora:{name}:1>" if name else ""]))
+
+    add_button.click(add_line, inputs=[add, text], outputs=[text], show_progress="hidden", queue=False)
+    for control in draft.all:
+        control.change(
+            _checker(desk), inputs=draft.all, outputs=[check, form.name], show_progress="hidden", queue=False
+        )
+    for page, (get, insert) in exchange.items():
+        prompt = outside[f"{page}_prompt"]
+        get.click(_getter(desk), inputs=[prompt], outputs=[*draft.all, check], show_progress="hidden", queue=False)
+        insert.click(
+            _inserter(desk, page),
+            inputs=[prompt, *draft.all],
+            outputs=[prompt, check, goto],
+            show_progress="hidden",
+            queue=False,
+        )
+
+    def submit_compare(device: str, *held: Any) -> Job:
+        return submit_analyse(desk, draft_of(*held), device)
+
+    def submit(device: str, *values: Any) -> Job:
+        fields, held = values[: len(form.fields)], values[len(form.fields) :]
+        return submit_merge(desk, draft_of(*held), target_of(*fields), device)
+
+    def after(reports: list[Report]) -> list[Any]:
+        report = reports[0]
+        return [marker("saved", report.file), *card.offered(report)]
+
+    run_on_click(compare, desk, working, submit_compare, [form.device, *draft.all])
+    merged = run_on_click(
+        merge, desk, working, submit, [form.device, *form.fields, *draft.all], [saved, *card.outputs], after
+    )
+    lists: list[Listing] = [
+        (data, lambda loras: data_html(loras, desk.presets())),
+        (add, choices_of),
+        form.listing,
+        recipes,
+    ]
+    return MergePage(draft, check, working, refresh, merged, lists)
+
+
+def _draw_exchange(outside: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """For each page whose prompt is there: a button that gets its LoRAs, one that inserts the draft."""
+    drawn = {}
+    for page in PAGES:
+        if f"{page}_prompt" in outside:
+            with gr.Row():
+                get = gr.Button(f"Get from {page}", elem_id=f"pm_get_{page}", min_width=120)
+                insert = gr.Button(f"Insert into {page}", elem_id=f"pm_insert_{page}", min_width=120)
+            drawn[page] = (get, insert)
+    return drawn
+
+
+def _checker(desk: Desk) -> Callable[..., list[Any]]:
+    """Says what the draft is at the moment, and keeps it for the next time the page is opened."""
+
+    def check(*values: Any) -> list[Any]:
+        try:
+            draft = draft_of(*values)
+        except MergeInputError as error:  # an option is no number: that is no draft to keep
+            return [problem_html(desk.public(str(error))), gr.update()]
+        try:
+            told, name = _told(desk, draft) if draft.text.strip() else ("", "empty: made of the LoRAs' names")
+        except MergeInputError as error:
+            told, name = problem_html(desk.public(str(error))), None
+        return [told + _kept(desk, draft), gr.update() if name is None else gr.update(placeholder=name)]
+
+    return check
+
+
+def _kept(desk: Desk, draft: Draft) -> str:
+    """Keep the draft, also one that cannot be merged yet. What to say if that cannot be done, else ""."""
+    try:
+        desk.recipes.keep_last(draft)
+    except MergeInputError as error:
+        return problem_html(desk.public(str(error)))
+    return ""
+
+
+def _told(desk: Desk, draft: Draft) -> tuple[str, str]:
+    """What the draft is, and the name that its file would get."""
+    recipe = read_draft(desk, draft)
+    off = sum(line.lstrip().startswith(OFF) and "<lora:" in line for line in draft.text.splitlines())
+    said = f", mode {recipe.mode.id} as the text's <pm:…> tag says" if "<pm:" in draft.active else ""
+    count = "1 LoRA" if len(recipe.loras) == 1 else f"{len(recipe.loras)} LoRAs"
+    return note_html(f"{count}{f', {off} switched off' if off else ''}{said}."), default_name(recipe)
+
+
+def _getter(desk: Desk) -> Callable[[str], list[Any]]:
+    """Takes the LoRAs and the mode of a prompt into the draft, by the names that the list has."""
+
+    def name_of(name: str) -> str:
+        try:
+            return desk.name_of(desk.find(name))
+        except MergeInputError:
+            return name  # the check says that there is none
+
+    def get(prompt: str) -> list[Any]:
+        try:
+            return [*draft_values(from_prompt(prompt, name_of)), gr.update()]
+        except MergeInputError as error:
+            return [*(gr.update() for _ in draft_values(Draft())), problem_html(str(error))]
+
+    return get
+
+
+def _inserter(desk: Desk, page: str) -> Callable[..., list[Any]]:
+    """Puts the draft into the prompt of a page, in the place of the tags that are there, and goes to it."""
+
+    def insert(prompt: str, *values: Any) -> list[Any]:
+        try:
+            draft = draft_of(*values)
+            read_draft(desk, draft)
+            return [draft.insert_into(prompt), gr.update(), marker("goto", page)]
+        except MergeInputError as error:
+            return [gr.update(), problem_html(desk.public(str(error))), gr.update()]
+
+    return insert

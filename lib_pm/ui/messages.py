@@ -1,0 +1,82 @@
+"""What the tab says, as HTML: problems, progress, reports."""
+
+from __future__ import annotations
+
+import html
+from collections import Counter
+from collections.abc import Iterable
+
+from lib_pm.jobs.queue import Job
+from lib_pm.jobs.report import Report
+
+
+def problem_html(text: str) -> str:
+    """An error of the user's, where the user looks."""
+    return f'<p class="pm-problem" role="alert">{html.escape(text)}</p>'
+
+
+def note_html(text: str) -> str:
+    return f'<p class="pm-note" role="status">{html.escape(text)}</p>'
+
+
+def progress_html(job: Job) -> str:
+    """How far a job is."""
+    what = html.escape(job.what)
+    if job.state == "waiting":
+        return f'<p class="pm-progress" role="status">{what}: waiting for its turn.</p>'
+    left = job.seconds_left
+    time = "" if left is None else f", {seconds_text(left)} left"
+    layers = f"{job.done} of {job.total} layers{time}" if job.total else "opening the files"
+    return (
+        f'<p class="pm-progress" role="status">{what}: {layers}</p>'
+        f'<progress class="pm-bar" aria-label="{what}" value="{job.done}" max="{job.total or 1}"></progress>'
+    )
+
+
+def report_html(report: Report) -> str:
+    """What a merge or a resize did: in words, the LoRAs as a table, each layer for those who open it."""
+    lines = [f"<p><b>{html.escape(report.what)}</b></p>"]
+    if report.file:
+        lines.append(f'<p class="pm-file">Written: {html.escape(report.file)} ({_megabytes(report.size)})</p>')
+    elif report.size:
+        lines.append(f"<p>Nothing is written yet; the file would have about {_megabytes(report.size)}.</p>")
+    rows = [(lora.name, f"{lora.used} of {lora.layers}", len(lora.off_by_block) or "") for lora in report.loras]
+    lines.append(table_html(("LoRA", "layers used", "off by block weight"), rows))
+    ranks = Counter(layer.rank for layer in report.layers)
+    spread = f"{min(ranks)} to {max(ranks)}" if len(ranks) > 1 else next(iter(ranks), "none")
+    lines.append(f"<p>Result: {len(report.layers)} layers, rank {spread}.</p>")
+    if report.kept_energy is not None:
+        least = min((layer.kept_energy, layer.name) for layer in report.layers if layer.kept_energy is not None)
+        lines.append(
+            f"<p>Kept energy: {report.kept_energy:.2%} in all, least {least[0]:.2%} in {html.escape(least[1])}.</p>"
+        )
+    for reason, count in Counter(report.left_out.values()).items():
+        lines.append(f"<p>Left out: {count} layers, {html.escape(reason)}.</p>")
+    lines += [f'<p class="pm-note">{html.escape(note)}</p>' for note in report.notes]
+    lines.append(f"<p>{seconds_text(report.seconds)}.</p>")
+    layers = [
+        (layer.name, layer.rank, "" if layer.kept_energy is None else f"{layer.kept_energy:.2%}")
+        for layer in report.layers
+    ]
+    table = table_html(("layer", "rank", "kept energy"), layers)
+    return f'<div class="pm-report">{"".join(lines)}<details><summary>Every layer</summary>{table}</details></div>'
+
+
+def table_html(head: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
+    def row(cells: Iterable[object], tag: str) -> str:
+        return f"<tr>{''.join(f'<{tag}>{html.escape(str(cell))}</{tag}>' for cell in cells)}</tr>"
+
+    body = "".join(row(cells, "td") for cells in rows)
+    return f'<table class="pm-table"><thead>{row(head, "th")}</thead><tbody>{body}</tbody></table>'
+
+
+def seconds_text(seconds: float) -> str:
+    """`0.4 s`, `12 s`, `3 min 20 s`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 2**20:.1f} MB"

@@ -1,0 +1,66 @@
+"""The form that says where a LoRA is written, and how."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from lib_pm.jobs.desk import Desk
+from lib_pm.jobs.devices import DEVICES
+from lib_pm.jobs.metadata import KEEP
+from lib_pm.jobs.order import Target
+from lib_pm.jobs.recipe import DTYPES
+from lib_pm.ui.lists import Listing
+
+ROOT = "(LoRA folder)"  # a dropdown shows "" as if nothing were chosen
+
+
+@dataclass(frozen=True)
+class SaveForm:
+    """fields: in the order of `target_of`. listing: the folders."""
+
+    fields: list[Any]
+    name: Any
+    device: Any
+    listing: Listing
+
+
+def draw_save_form(desk: Desk, elem_id: str, *, merges: bool = True) -> SaveForm:
+    """merges: what is written is made of several LoRAs."""
+    with gr.Row():
+        name = gr.Textbox(
+            "",
+            label="File name",
+            placeholder="empty: made of the LoRAs' names",
+            max_lines=1,
+            elem_id=f"{elem_id}_name",
+        )
+        folder = gr.Dropdown(
+            [ROOT], value=ROOT, allow_custom_value=True, label="Folder", elem_id=f"{elem_id}_folder", interactive=True
+        )
+    with gr.Row():
+        dtype = gr.Dropdown(list(DTYPES), value="float16", label="dtype of the file", elem_id=f"{elem_id}_save_dtype")
+        device = gr.Dropdown(list(DEVICES), value=desk.device, label="Device", elem_id=f"{elem_id}_device")
+        keep = gr.Dropdown(
+            list(KEEP),
+            value="all",
+            label="Metadata",
+            info="all: recipe and training tags; minimal: what loaders need",
+            elem_id=f"{elem_id}_metadata",
+        )
+    with gr.Row():
+        overwrite = gr.Checkbox(False, label="Overwrite a file of that name", elem_id=f"{elem_id}_overwrite")
+        force = gr.Checkbox(
+            False, label="Merge LoRAs of different base models", visible=merges, elem_id=f"{elem_id}_force"
+        )
+
+    def folders(_: object) -> Any:
+        return gr.update(choices=[folder or ROOT for folder in desk.folders()])
+
+    return SaveForm([name, folder, dtype, keep, overwrite, force], name, device, (folder, folders))
+
+
+def target_of(name: str, folder: str, dtype: str, keep: str, overwrite: bool, force: bool) -> Target:
+    return Target(name, "" if folder == ROOT else folder or "", dtype, keep, overwrite, force)

@@ -1,0 +1,115 @@
+"""The page that fills the WebUI's own X/Y/Z plot with the sweeps of LoRA Power-Merger's three XY nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gradio as gr
+
+from lib_pm.core.errors import MergeInputError
+from lib_pm.core.registry import MODES
+from lib_pm.jobs.axes import PREFIX
+from lib_pm.jobs.desk import Desk
+from lib_pm.jobs.order import read_draft
+from lib_pm.jobs.recipe import APPLY
+from lib_pm.jobs.sweeps import MODES_TO_COMPARE, Sweep, sweep_modes, sweep_ranks, sweep_strengths
+from lib_pm.ui.draft import DraftControls, draft_of
+from lib_pm.ui.lists import marker
+from lib_pm.ui.messages import note_html, problem_html
+
+PLOT = "X/Y/Z plot"  # as the list of scripts calls it
+_SCRIPT = "script_list"
+_NO_PLOT = "<p>The X/Y/Z plot of the WebUI is not there: these sweeps fill it.</p>"
+
+
+def draw_sweeps(desk: Desk, draft: DraftControls, outside: Mapping[str, Any]) -> None:
+    """outside: the controls of the WebUI's txt2img page, those of its plot among them."""
+    plot = plot_controls(outside)
+    if not plot:
+        gr.HTML(_NO_PLOT)
+    with gr.Row():
+        with gr.Column(min_width=260):
+            gr.HTML("<p><b>Strengths</b> of the first LoRA against the second</p>")
+            strengths = [*_range(0, 1, 4, "pm_sweep_strengths"), _part()]
+            first = gr.Button("Fill the plot: strengths", elem_id="pm_fill_strengths", interactive=bool(plot))
+        with gr.Column(min_width=260):
+            gr.HTML("<p><b>Modes</b> against densities</p>")
+            modes = [
+                gr.Textbox(MODES_TO_COMPARE, label="Modes", elem_id="pm_sweep_modes"),
+                *_range(0, 1, 4, "pm_sweep_modes"),
+            ]
+            second = gr.Button("Fill the plot: modes", elem_id="pm_fill_modes", interactive=bool(plot))
+        with gr.Column(min_width=260):
+            gr.HTML("<p><b>Ranks</b> of one mode</p>")
+            truncating = [id for id, mode in MODES.items() if "svd_rank" in mode.options]
+            ranks = [
+                gr.Dropdown(truncating, value="add_svd", label="Mode", elem_id="pm_sweep_ranks_mode"),
+                gr.Slider(0, 1, value=1, step=0.01, label="Density", elem_id="pm_sweep_ranks_density"),
+                *_range(1, 64, 4, "pm_sweep_ranks", whole=True),
+            ]
+            third = gr.Button("Fill the plot: ranks", elem_id="pm_fill_ranks", interactive=bool(plot))
+    insert = gr.Checkbox(
+        True, label="Insert the LoRAs and the mode of the page Merge into the prompt too", elem_id="pm_sweep_insert"
+    )
+    told = gr.HTML(elem_id="pm_sweep_status")
+    goto = gr.HTML(elem_id="pm_sweep_goto")
+    if not plot:
+        return
+    prompt = outside["txt2img_prompt"]
+    for button, sweep, inputs in (
+        (first, sweep_strengths, strengths),
+        (second, sweep_modes, modes),
+        (third, sweep_ranks, ranks),
+    ):
+        button.click(
+            _filler(desk, sweep, len(inputs)),
+            inputs=[*inputs, insert, prompt, *draft.all],
+            outputs=[*plot, prompt, told, goto],
+            show_progress="hidden",
+            queue=False,
+        )
+
+
+def plot_controls(outside: Mapping[str, Any]) -> list[Any]:
+    """The list of scripts, then type and values of X, Y and Z; none if they are not all there."""
+    ids = [_SCRIPT, *(f"script_txt2img_xyz_plot_{axis}_{part}" for axis in "xyz" for part in ("type", "values"))]
+    ids += ["script_txt2img_xyz_plot_csv_mode"]
+    return [outside[id] for id in ids] if all(id in outside for id in (*ids, "txt2img_prompt")) else []
+
+
+def _filler(desk: Desk, make: Callable[..., Sweep], count: int) -> Callable[..., list[Any]]:
+    def fill(*values: Any) -> list[Any]:
+        asked, (insert, prompt, *held) = values[:count], values[count:]
+        try:
+            if None in asked:
+                raise MergeInputError("A number is missing; fill in every field of the sweep.")
+            sweep = make(*asked)
+            if insert and held[0].strip():
+                draft = draft_of(*held)
+                read_draft(desk, draft)
+                prompt = draft.insert_into(prompt)
+        except MergeInputError as error:
+            return [*(gr.update() for _ in range(9)), problem_html(desk.public(str(error))), gr.update()]
+        axes = [
+            value
+            for name, values in (sweep.x, sweep.y, sweep.z)
+            for value in (PREFIX + name if name else "Nothing", values)
+        ]
+        told = note_html("The plot of txt2img is filled; press Generate there.")
+        return [PLOT, *axes, True, prompt, told, marker("goto", "txt2img")]
+
+    return fill
+
+
+def _range(low: float, high: float, steps: int, elem_id: str, *, whole: bool = False) -> list[Any]:
+    precision = 0 if whole else None
+    return [
+        gr.Number(low, precision=precision, label="From", elem_id=f"{elem_id}_low", min_width=80),
+        gr.Number(high, precision=precision, label="To", elem_id=f"{elem_id}_high", min_width=80),
+        gr.Number(steps, precision=0, label="Steps", elem_id=f"{elem_id}_steps", min_width=80),
+    ]
+
+
+def _part() -> Any:
+    return gr.Radio(list(APPLY), value=APPLY[0], label="Apply to", elem_id="pm_sweep_apply")

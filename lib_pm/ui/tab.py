@@ -1,0 +1,63 @@
+"""The tab "Power Merger": merge, resize, inspect, and sweeps for the X/Y/Z plot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from lib_pm.core.errors import MergeInputError
+from lib_pm.jobs.desk import Desk
+from lib_pm.jobs.draft import Draft
+from lib_pm.ui.draft import draft_values
+from lib_pm.ui.inspect_page import draw_inspect
+from lib_pm.ui.merge_page import draw_merge
+from lib_pm.ui.messages import problem_html
+from lib_pm.ui.resize_page import draw_resize
+from lib_pm.ui.sweep_page import draw_sweeps
+from lib_pm.ui.working import watch_current
+
+TITLE = "Power Merger"
+
+
+def build(desk: Desk, outside: Mapping[str, Any] | None = None) -> Any:
+    """The tab as Blocks. outside: controls of the WebUI's own pages by their elem_ids, as far as they are there."""
+    outside = outside or {}
+    with gr.Blocks(analytics_enabled=False) as tab:
+        with gr.Column(elem_id="pm_tab"), gr.Tabs(elem_id="pm_pages") as pages:
+            with gr.TabItem("Merge", id="merge"):
+                merge = draw_merge(desk, outside)
+            with gr.TabItem("Resize", id="resize"):
+                resized, resize_lists = draw_resize(desk)
+            with gr.TabItem("Inspect", id="inspect"):
+                lists = [*merge.lists, *resize_lists, *draw_inspect(desk, merge.draft, pages)]
+            with gr.TabItem("X/Y/Z plot", id="sweeps"):
+                draw_sweeps(desk, merge.draft, outside)
+
+        def refresh() -> list[Any]:
+            try:
+                loras = desk.loras()
+            except MergeInputError as error:
+                return [*(gr.update() for _ in lists), problem_html(desk.public(str(error)))]
+            return [*(new(loras) for _, new in lists), gr.update()]
+
+        def last(typed: str) -> list[Any]:
+            if typed:  # before the page was whole
+                return [gr.update() for _ in merge.draft.all]
+            try:
+                return draft_values(desk.recipes.last)
+            except MergeInputError:  # of a version that knew other modes
+                return draft_values(Draft())
+
+        listed = [*(control for control, _ in lists), merge.check]
+        merge.refresh.click(refresh, outputs=listed, show_progress="hidden", queue=False)
+        for written in (merge.merged, resized):  # a `change` of an HTML would do it, but gradio 4 calls it without end
+            written.then(refresh, outputs=listed, show_progress="hidden", queue=False)
+        tab.load(refresh, outputs=listed, show_progress="hidden", queue=False)
+        tab.load(last, inputs=[merge.draft.text], outputs=merge.draft.all, show_progress="hidden", queue=False)
+        tab.load(partial(watch_current, desk), outputs=merge.working.outputs, show_progress="hidden")
+    for block in tab.blocks.values():
+        block.do_not_save_to_config = True  # A1111 would give all controls of one label the value of the first one
+    return tab

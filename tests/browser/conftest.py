@@ -1,0 +1,121 @@
+"""A page that shows the tab, under the gradio of A1111 and under that of Forge, in a Chromium."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sysconfig
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.browser.driver import Tab
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+OpenTab = Callable[..., Tab]
+
+
+def missing(what: str) -> NoReturn:
+    """In `run.py test` everything is there, or something is wrong."""
+    if os.environ.get("PM_BROWSER_TESTS") == "required":
+        pytest.fail(f"{what} is missing")
+    pytest.skip(f"NOT LOOKED AT IN A BROWSER: {what} is missing; `python run.py test` installs it")
+
+
+@contextmanager
+def serving(venv: str, loras: Path) -> Iterator[str]:
+    """The address of a page, served by the Python of that venv."""
+    python = ROOT / venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if not python.exists():
+        missing(venv)
+    here = sysconfig.get_paths()["purelib"]
+    command = [python, ROOT / "tests" / "browser" / "page.py", "--packages", here, "--loras", loras]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            lines = (line.split() for line in process.stdout)
+            address = next((words[1] for words in lines if words[:1] == ["ready"]), "")
+            assert address, "the page's server ended before it was up"
+            yield address.rstrip("/")
+        finally:
+            process.terminate()
+
+
+@pytest.fixture(scope="session", params=[".venv-gradio3", ".venv-gradio4"])
+def venv(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def loras(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few LoRAs in folders, one with a preview."""
+    folder = tmp_path_factory.mktemp("Lora")
+    for name in ("char/miku", "char/asuka", "style/watercolor_v2", "style/oil_paint", "detail"):
+        path = folder / f"{name}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        save_file({"weight": torch.zeros(1)}, path, {"ss_output_name": "Hatsune" if path.stem == "miku" else path.stem})
+    red_dot = "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63f8cfc0000003"
+    (folder / "char" / "miku.png").write_bytes(bytes.fromhex(red_dot + "010100c9fe92ef0000000049454e44ae426082"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def address(venv: str, loras: Path) -> Iterator[str]:
+    with serving(venv, loras) as address:
+        yield address.rstrip("/")
+
+
+@pytest.fixture(scope="module")  # not longer: while it is up, no other test can have an event loop
+def browser() -> Iterator[Any]:
+    try:
+        from playwright.sync_api import Error, sync_playwright
+    except ImportError:
+        missing("playwright")
+    with sync_playwright() as playwright:
+        chromium = os.environ.get("PM_CHROMIUM") or shutil.which("chromium")
+        try:
+            browser = playwright.chromium.launch(executable_path=chromium)
+        except Error as error:
+            missing(f"a Chromium that starts ({str(error).splitlines()[0]})")
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_tab(browser: Any, address: str) -> Iterator[OpenTab]:
+    """Opens the page; what its console says in complaint fails the test."""
+    complaints: list[str] = []
+    contexts: list[Any] = []
+
+    def open(query: str = "", *, at: str = address, width: int = 1280, script: str = "") -> Tab:
+        contexts.append(browser.new_context(viewport={"width": width, "height": 900}))
+        page = contexts[-1].new_page()
+        page.add_init_script(script)
+        page.set_default_timeout(10_000)
+        page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: complaints.append(dialog.message))
+        # gradio asks the network for fonts and the like, which a test must not depend on
+        page.route(lambda url: not url.startswith(at), lambda route: route.fulfill(body=""))
+        page.goto(f"{at}/?{query}")
+        tab = Tab(page)
+        page.wait_for_function("document.querySelector('#pm_recipe textarea')?.value === '# loaded'")
+        page.locator("#pm_data [data-loras]").wait_for(state="attached")
+        tab.write("")
+        return tab
+
+    yield open
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+@pytest.fixture
+def tab(open_tab: OpenTab) -> Tab:
+    return open_tab()

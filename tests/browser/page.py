@@ -1,0 +1,106 @@
+"""Serves the tab in a bare page, with the gradio of the Python that runs this file: one of the WebUIs'.
+
+    .venv-gradio4/bin/python tests/browser/page.py --packages .venv/lib/python3.11/site-packages --loras FOLDER
+
+Prints the page's address when it is up. `/?plain` is the same page without the tab's JavaScript.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--packages", type=Path, required=True, help="where torch is; this Python's own packages win")
+    parser.add_argument("--loras", type=Path, required=True)
+    arguments = parser.parse_args()
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # it would ask the network
+    sys.path[1:1] = [str(ROOT)]
+    sys.path.append(str(arguments.packages))
+    import gradio as gr
+
+    add_to_head(gr)
+    with tempfile.TemporaryDirectory() as data:
+        page = build(gr, arguments.loras, Path(data))
+        page.queue()
+        page.launch(
+            server_name="127.0.0.1",
+            prevent_thread_lock=True,
+            quiet=True,
+            show_api=False,
+            allowed_paths=[str(ROOT), str(arguments.loras)],
+        )
+        print("ready", page.local_url, flush=True)
+        threading.Event().wait()
+
+
+def add_to_head(gr: Any) -> None:
+    """The tab's script and style in each page, in the way that the WebUIs do it."""
+    original = gr.routes.templates.TemplateResponse
+    scripts = sorted((ROOT / "javascript").glob("*.js"))
+
+    def response(template: str, context: dict[str, Any]) -> Any:
+        answer = original(template, context)
+        plain = "plain" in context["request"].query_params
+        head = "".join(f'<script src="file={path}"></script>' for path in scripts if not plain)
+        style = f'<link rel="stylesheet" property="stylesheet" href="file={ROOT / "style.css"}">'
+        answer.body = answer.body.replace(b"</head>", f"{head}</head>".encode())
+        answer.body = answer.body.replace(b"</body>", f"{style}</body>".encode())
+        answer.init_headers()
+        return answer
+
+    gr.routes.templates.TemplateResponse = response
+
+
+def build(gr: Any, folder: Path, data: Path) -> Any:
+    """The tab beside a prompt, put together as the WebUIs put their tabs together."""
+    from lib_pm.ui import tab
+
+    with gr.Blocks(analytics_enabled=False) as prompts:
+        prompt = gr.Textbox(label="Prompt", lines=2, elem_id="txt2img_prompt")
+    power_merger = tab.build(make_desk(folder, data), {"txt2img_prompt": prompt})
+    with gr.Blocks(title="Power Merger", analytics_enabled=False) as page:
+        power_merger.render()
+        prompts.render()
+    return page
+
+
+def make_desk(folder: Path, data: Path) -> Any:
+    """A desk that knows aliases and pictures, as a WebUI's does, and starts each page with the same text."""
+    from lib_pm.jobs.desk import Desk
+    from lib_pm.jobs.draft import Draft
+    from lib_pm.jobs.recipes import Recipes
+
+    class SameStart(Recipes):
+        @property
+        def last(self) -> Draft:
+            return Draft("# loaded")
+
+        def keep_last(self, draft: Draft) -> None:
+            pass
+
+    class PageDesk(Desk):
+        def titles(self) -> Mapping[Path, str]:
+            return {path: "Hatsune" for path in self.files() if path.stem == "miku"}
+
+        def thumb(self, path: Path, beside: Collection[str]) -> str:
+            picture = path.with_suffix(".png")
+            return f"file={picture}" if picture.name in beside else ""
+
+    desk = PageDesk(folder, data, "cpu")
+    desk.recipes = SameStart(data)
+    return desk
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""The REST interface on an application of its own: every route, what is refused, no path in any answer."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+pytest.importorskip("httpx")
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from safetensors.torch import load_file
+
+from lib_pm.core.registry import MODES
+from lib_pm.host.api import PREFIX, add_routes
+from lib_pm.jobs.draft import Draft
+from lib_pm.jobs.order import Target, submit_merge
+from tests.desks import SeenDesk, done, files, make_desk
+
+MERGE = {"text": "<lora:style:0.8>\n<lora:char:0.6>", "mode": "add", "device": "cpu"}
+
+
+class Client:
+    """Every answer is looked through for the path of the LoRA folder."""
+
+    def __init__(self, desk: SeenDesk, logins: str | None = None) -> None:
+        app = FastAPI()
+        add_routes(app, desk, logins)
+        self.http = TestClient(app, raise_server_exceptions=False)
+        self._secret = str(desk.folder.parent)
+
+    def __call__(self, method: str, path: str, status: int = 200, **request: Any) -> Any:
+        answer = self.http.request(method, f"{PREFIX}/{path}", **request)
+        assert answer.status_code == status, answer.text
+        assert self._secret not in answer.text
+        return answer.json()
+
+    def finished(self, job: dict[str, Any]) -> dict[str, Any]:
+        for _ in range(3000):
+            job = self("GET", f"jobs/{job['id']}")
+            if job["state"] not in ("waiting", "running"):
+                return job
+            time.sleep(0.01)
+        raise AssertionError(job)
+
+
+@pytest.fixture
+def desk(tmp_path: Any) -> SeenDesk:
+    return make_desk(tmp_path)
+
+
+@pytest.fixture
+def client(desk: SeenDesk) -> Client:
+    return Client(desk)
+
+
+def test_loras(client: Client) -> None:
+    assert client("GET", "loras") == [
+        {"name": "other", "folder": "", "title": ""},
+        {"name": "style", "folder": "", "title": ""},
+        {"name": "char", "folder": "sub", "title": ""},
+    ]
+    for name in ("sub/char", "char"):
+        found = client("GET", f"loras/{name}")
+        assert found["file"] == "char.safetensors"
+        assert {layer["rank"] for layer in found["layers"].values()} == {3}
+
+
+def test_without_the_lora_folder(client: Client, desk: SeenDesk) -> None:
+    desk.folder.rename(desk.folder.with_name("elsewhere"))
+    assert "does not exist" in client("GET", "loras", 400)["detail"]
+
+
+def test_modes(client: Client) -> None:
+    modes = client("GET", "modes")
+    assert [mode["id"] for mode in modes] == list(MODES)
+
+
+def test_recipes(client: Client, desk: SeenDesk) -> None:
+    assert client("GET", "recipe") == []
+    draft = Draft("<lora:style:1>", "ties:density=0.5", "model")
+    desk.recipes.save("my own", draft)
+    assert client("GET", "recipe") == ["my own"]
+    assert client("GET", "recipe/my own") == draft.to_json()
+    assert "There is no recipe 'gone'" in client("GET", "recipe/gone", 400)["detail"]
+    assert "is not allowed" in client("GET", "recipe/..%2e", 400)["detail"]
+
+
+def test_a_merge_is_the_tabs(client: Client, desk: SeenDesk) -> None:
+    request = MERGE | {"mode": "ties_svd", "options": {"density": 0.3, "rank": 2}, "apply": "model", "name": "both"}
+    job = client.finished(client("POST", "merge", json=request | {"folder": "made", "save_dtype": "float32"}))
+    assert (job["state"], job["error"], job["what"]) == ("done", "", "Merging 2 LoRAs into both")
+    assert job["done"] == job["total"] > 0
+    (report,) = job["result"]
+    assert report["file"] == "made/both"
+    same = Draft(MERGE["text"], "ties_svd:density=0.3:rank=2", "model")
+    done(submit_merge(desk, same, Target("same", save_dtype="float32"), "cpu"))
+    written, expected = load_file(str(desk.find("both"))), load_file(str(desk.find("same")))
+    assert written.keys() == expected.keys()
+    assert all(tensor.equal(expected[name]) for name, tensor in written.items())
+
+
+def test_resizing(client: Client, desk: SeenDesk) -> None:
+    request = {"loras": ["style", "sub/char"], "rank": 2, "device": "cpu", "name": "_small"}
+    before = files(desk)
+    looked = client.finished(client("POST", "resize", json=request | {"preview": True}))
+    assert files(desk) == before
+    written = client.finished(client("POST", "resize", json=request))
+    assert [report["file"] for report in written["result"]] == ["style_small", "char_small"]
+    for look, report in zip(looked["result"], written["result"], strict=True):
+        assert look["kept_energy"] == report["kept_energy"]
+    ruled = client.finished(client("POST", "resize", json={"loras": ["style"], "rule": "sv_fro=0.9"}))
+    assert ruled["result"][0]["what"] == "style.safetensors resized to sv_fro 0.9"
+
+
+def test_analysing(client: Client) -> None:
+    job = client.finished(client("POST", "analyse", json=MERGE))
+    assert job["state"] == "done"
+    assert len(job["result"]) == 1
+
+
+def test_jobs_are_listed_and_cancelled(client: Client, desk: SeenDesk) -> None:
+    first = client.finished(client("POST", "merge", json=MERGE))
+    assert client("GET", "jobs") == [first]
+    assert client("DELETE", f"jobs/{first['id']}")["state"] == "done"
+    lock = desk.queue.submit("waits", lambda progress: time.sleep(0.5), desk.turn("cpu"))
+    waiting = client("POST", "merge", json=MERGE | {"name": "never"})
+    assert waiting["state"] == "waiting"
+    assert client("DELETE", f"jobs/{waiting['id']}")["state"] == "cancelled"
+    done(lock)
+    assert "never.safetensors" not in files(desk)
+    for method in ("GET", "DELETE"):
+        assert "There is no job 'nope'" in client(method, "jobs/nope", 404)["detail"]
+
+
+@pytest.mark.parametrize(
+    ("path", "request_", "message"),
+    [
+        ("merge", {"text": "<lora:styl:1>"}, "Did you mean style?"),
+        ("merge", {"text": "<lora:../../etc/passwd:1>"}, "There is no LoRA"),
+        ("merge", {"text": ""}, "There is no LoRA to merge"),
+        ("merge", {"mode": "tie"}, "There is no mode 'tie'"),
+        ("merge", {"options": {"density": 0.5}}, "has no option 'density'"),
+        ("merge", {"options": {"lambda": [1]}}, "lambda is [1]"),
+        ("merge", {"apply": "unet"}, "apply is 'unet'"),
+        ("merge", {"dtype": "int8"}, "dtype is 'int8'"),
+        ("merge", {"mode": "ties_svd", "precision": "most"}, "precision is 'most'"),
+        ("merge", {"name": "../both"}, "holds /"),
+        ("merge", {"name": ".."}, "is not allowed"),
+        ("merge", {"folder": "../x"}, "is not allowed"),
+        ("merge", {"folder": "/tmp"}, "is absolute"),
+        ("merge", {"name": "style"}, "style.safetensors is already there"),
+        ("merge", {"metadata": "some"}, "metadata is 'some'"),
+        ("merge", {"device": "tpu"}, "tpu"),
+        ("resize", {"loras": []}, "There is no LoRA to resize"),
+        ("resize", {"loras": ["gone"]}, "There is no LoRA 'gone'"),
+        ("resize", {"rank": 0}, "The rank is 0"),
+        ("resize", {"rank": 2, "rule": "best=1"}, "There is no dynamic rule 'best'"),
+        ("resize", {"rank": 2, "folder": ".."}, "is not allowed"),
+        ("analyse", {"text": "<lora:styl:1>"}, "Did you mean style?"),
+    ],
+)
+def test_what_is_wrong_is_said(
+    client: Client, desk: SeenDesk, path: str, request_: dict[str, Any], message: str
+) -> None:
+    before = files(desk)
+    whole = MERGE if path != "resize" else {"loras": ["style"], "rank": 2, "device": "cpu"}
+    assert message in client("POST", path, 400, json=whole | request_)["detail"]
+    assert files(desk) == before
+    assert client("GET", "jobs") == []
+
+
+def test_a_lora_that_is_not_there(client: Client, desk: SeenDesk) -> None:
+    (desk.folder.parent / "secret.safetensors").write_bytes(b"")
+    for name in ("gone", "..%2Fsecret", "%2Fetc%2Fpasswd"):
+        assert "There is no LoRA" in client("GET", f"loras/{name}", 400)["detail"]
+
+
+def test_a_job_that_fails_says_why(client: Client, desk: SeenDesk) -> None:
+    job = client.finished(client("POST", "merge", json=MERGE | {"text": "<lora:style:1><lora:other:1>"}))
+    assert (job["state"], job["result"]) == ("failed", None)
+    assert "disagree on their base model" in job["error"]
+
+
+class TestLogins:
+    """`--api-auth name:password,…`, as the WebUI's own routes have it."""
+
+    def test_nothing_without_one(self, desk: SeenDesk) -> None:
+        client = Client(desk, "me:secret,you:other")
+        routes = client.http.get("/openapi.json").json()["paths"]
+        for path, methods in routes.items():
+            for method in methods:
+                answer = client.http.request(method, path)
+                assert answer.status_code == 401, (method, path)
+                assert answer.headers["www-authenticate"] == "Basic"
+
+    @pytest.mark.parametrize("login", [("me", "other"), ("me", ""), ("", ""), ("nobody", "secret"), ("me", "sëcret")])
+    def test_a_wrong_one(self, desk: SeenDesk, login: tuple[str, str]) -> None:
+        Client(desk, "me:secret,you:other")("GET", "loras", 401, auth=login)
+
+    def test_a_wrong_one_beside_letters_that_are_not_ascii(self, desk: SeenDesk) -> None:
+        Client(desk, "me:sëcret")("GET", "loras", 401, auth=("me", "secret"))
+
+    @pytest.mark.parametrize("login", [("me", "secret"), ("you", "o:ther")])
+    def test_a_right_one(self, desk: SeenDesk, login: tuple[str, str]) -> None:
+        assert len(Client(desk, "me:secret,you:o:ther")("GET", "loras", auth=login)) == 3
+
+
+def test_the_documentation_lists_every_route(client: Client) -> None:
+    assert client.http.get("/docs").status_code == 200
+    paths = client.http.get("/openapi.json").json()["paths"]
+    assert {path.removeprefix(PREFIX): sorted(methods) for path, methods in paths.items()} == {
+        "/loras": ["get"],
+        "/loras/{name}": ["get"],
+        "/modes": ["get"],
+        "/recipe": ["get"],
+        "/recipe/{name}": ["get"],
+        "/merge": ["post"],
+        "/resize": ["post"],
+        "/analyse": ["post"],
+        "/jobs": ["get"],
+        "/jobs/{id}": ["delete", "get"],
+    }

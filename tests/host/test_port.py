@@ -1,0 +1,129 @@
+"""What the adapters share, and what the doubles' SD1 model cannot show: dotted names, models of other kinds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lib_pm.core.errors import MergeInputError
+from lib_pm.host import a1111, forge
+from lib_pm.host.port import find_host, layer_of, weight_sizes
+
+DOTTED = "transformer.single_transformer_blocks.0.attn.to_q"
+
+
+@pytest.mark.parametrize(
+    ("key", "layer"),
+    [
+        ("lora_unet_conv_in.lora_up.weight", "lora_unet_conv_in"),
+        ("lora_unet_conv_in.alpha", "lora_unet_conv_in"),
+        ("lora_unet_conv_in.diff", "lora_unet_conv_in"),
+        (f"{DOTTED}.lora_A.weight", DOTTED),
+    ],
+)
+def test_the_layer_of_a_tensor(key: str, layer: str) -> None:
+    assert layer_of(key) == layer
+
+
+def test_sizes_of_the_weights() -> None:
+    tensors = {
+        f"{DOTTED}.lora_A.weight": torch.zeros(4, 6),
+        f"{DOTTED}.lora_B.weight": torch.zeros(8, 4),
+        "conv.lora_up.weight": torch.zeros(8, 2, 1, 1),
+        "conv.lora_down.weight": torch.zeros(2, 3, 3, 3),
+        "conv.alpha": torch.tensor(2.0),
+        "whole.diff": torch.zeros(5, 3, 3, 3),
+    }
+    assert weight_sizes(tensors) == {DOTTED: (8, 6), "conv": (8, 27), "whole": (5, 27)}
+
+
+@dataclass
+class Patcher:
+    model: nn.Module
+    lora_patches: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+
+
+@dataclass
+class Objects:
+    unet: Patcher
+    clip: Any
+
+    def shallow_copy(self) -> Objects:
+        return replace(self)
+
+
+class Networks:
+    """Forge's loader for a transformer with one layer, which it knows by its dotted name."""
+
+    def model_lora_keys_unet(self, model: nn.Module, known: dict[str, str]) -> dict[str, str]:
+        return known | {DOTTED: "to_q.weight"}
+
+    def model_lora_keys_clip(self, model: nn.Module, known: dict[str, str]) -> dict[str, str]:
+        return known
+
+    def load_lora_for_models(
+        self, unet: Patcher, clip: Any, tensors: dict[str, Tensor], model: float, te: float, filename: str
+    ) -> tuple[Patcher, Any]:
+        return replace(unet, lora_patches={**unet.lora_patches, filename: {"to_q.weight": [tensors]}}), clip
+
+
+def test_dotted_names_arrive_on_forge() -> None:
+    """As a merge of Flux LoRAs under diffusers' names has them; a layer that the model lacks is left out."""
+    transformer = nn.ModuleDict({"to_q": nn.Linear(6, 8)})
+    objects = Objects(
+        Patcher(transformer), SimpleNamespace(cond_stage_model=nn.Identity(), patcher=Patcher(nn.Identity()))
+    )
+    model = SimpleNamespace(
+        forge_objects_original=objects, forge_objects_after_applying_lora=objects, current_lora_hash="[]"
+    )
+    tensors = {
+        f"{name}.{part}.weight": torch.zeros(*shape)
+        for name in (DOTTED, "transformer.other")
+        for part, shape in (("lora_A", (4, 6)), ("lora_B", (8, 4)))
+    }
+    placed = forge.replace(Networks(), model, "merge", tensors, [])
+    assert placed.layers == {DOTTED}
+    patched = model.forge_objects_after_applying_lora.unet.lora_patches["merge"]["to_q.weight"][0]
+    assert patched.keys() == {f"{DOTTED}.lora_A.weight", f"{DOTTED}.lora_B.weight"}
+    placed.undo()
+    assert model.forge_objects_after_applying_lora is objects
+    assert model.current_lora_hash == "[]"
+
+
+@pytest.mark.parametrize(
+    ("shape", "fits"),
+    [
+        (torch.Size([8, 6]), True),
+        ((8, 6), True),  # a part of a joint weight: the WebUI gives a plain tuple
+        (torch.Size([8, 7]), False),
+        (torch.Size([24, 6]), False),
+        (None, True),  # a module of no one shape
+    ],
+)
+def test_sizes_are_compared_with_what_a1111_says_of_its_modules(shape: Any, fits: bool) -> None:
+    module = SimpleNamespace(network_key=f"{DOTTED}.lora_A.weight", shape=shape)
+    assert a1111._fits(module, {DOTTED: (8, 6)}) is fits
+
+
+@pytest.mark.parametrize("channels", [4, 9])
+def test_a_first_convolution_of_four_channels_fits_an_inpainting_model(channels: int) -> None:
+    module = SimpleNamespace(network_key="lora_unet_conv_in.alpha", shape=torch.Size([320, channels, 3, 3]))
+    assert a1111._fits(module, {"lora_unet_conv_in": (320, 4 * 9)})
+
+
+@pytest.mark.parametrize(
+    ("model", "networks", "message"),
+    [
+        (None, SimpleNamespace(), "No model is loaded; choose a checkpoint first."),
+        (SimpleNamespace(), SimpleNamespace(), "This WebUI's Lora extension is of a kind that is not known here."),
+    ],
+)
+def test_a_webui_that_can_take_no_lora_is_told(model: Any, networks: Any, message: str) -> None:
+    with pytest.raises(MergeInputError) as caught:
+        find_host(model, networks)
+    assert str(caught.value) == message

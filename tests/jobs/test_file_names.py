@@ -1,0 +1,113 @@
+"""Names of files and folders that users type: what stays inside the LoRA folder, and what any system can hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lib_pm.core.errors import MergeInputError
+from lib_pm.jobs.names import LONGEST, check_folder, check_name, lora_file
+
+ROOT = Path("/loras")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["style", "my style v1.2", "ünïcode 漢字", "a-b_c(1)", "com10", "console", pytest.param("x" * LONGEST, id="long")],
+)
+def test_names(name: str) -> None:
+    assert check_name(name) == check_name(f"  {name} ") == name
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", "The name is empty"),
+        ("  ", "The name is empty"),
+        ("../style", "holds /"),
+        ("..\\style", "holds \\"),
+        ("c:style", "holds :"),
+        ("<lora>", "holds < >"),
+        ("a\0b", "holds \0"),
+        ("a\nb", "holds \n"),
+        ("..", "is not allowed"),
+        (".hidden", "is not allowed"),
+        ("style.", "is not allowed"),
+        ("CON", "is not allowed"),
+        ("lpt1.old", "is not allowed"),
+        pytest.param("x" * (LONGEST + 1), f"has {LONGEST + 1} bytes; allowed: {LONGEST}", id="long"),
+        pytest.param("漢" * 100, f"has 300 bytes; allowed: {LONGEST}", id="long in bytes"),
+        ("\ud800", "holds"),
+    ],
+)
+def test_what_is_no_name(name: str, message: str) -> None:
+    with pytest.raises(MergeInputError) as error:
+        check_name(name)
+    assert message in str(error.value)
+
+
+def test_the_message_says_what_the_name_is_of() -> None:
+    with pytest.raises(MergeInputError, match=r"^The recipe 'a\*' holds \*"):
+        check_name("a*", "recipe")
+
+
+@pytest.mark.parametrize(
+    ("folder", "expected"),
+    [("", ""), (" a ", "a"), ("a/b", "a/b"), ("a\\b", "a/b"), ("a//b/", "a/b"), ("a / b", "a/b")],
+)
+def test_folders(folder: str, expected: str) -> None:
+    assert check_folder(folder) == expected
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        ("/etc", "is absolute; allowed: one inside the LoRA folder"),
+        ("\\\\host\\share", "is absolute"),
+        ("C:/loras", "is absolute"),
+        ("d:loras", "is absolute"),
+        ("..", "The folder '..' is not allowed"),
+        ("a/../../b", "The folder '..' is not allowed"),
+        ("a/.", "The folder '.' is not allowed"),
+        ("a/ /b", "The folder is empty"),
+        ("a/<b", "The folder '<b' holds <"),
+    ],
+)
+def test_what_is_no_folder(folder: str, message: str) -> None:
+    with pytest.raises(MergeInputError) as error:
+        check_folder(folder)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("folder", "name", "expected"),
+    [
+        ("", "style", "style.safetensors"),
+        ("", " style.safetensors ", "style.safetensors"),
+        ("a/b", "style.v2", "a/b/style.v2.safetensors"),
+    ],
+)
+def test_the_file(folder: str, name: str, expected: str) -> None:
+    assert lora_file(ROOT, folder, name) == ROOT / expected
+
+
+def test_a_file_that_is_only_an_ending() -> None:
+    with pytest.raises(MergeInputError, match="The file name is empty"):
+        lora_file(ROOT, "", ".safetensors")
+
+
+parts = st.text("ab./\\: ~", max_size=8)
+
+
+@given(parts, parts)
+def test_whatever_is_typed_stays_inside(folder: str, name: str) -> None:
+    try:
+        path = lora_file(ROOT, folder, name)
+    except MergeInputError:
+        return
+    assert ROOT in path.parents
+    assert ".." not in path.parts
+    assert path.suffix == ".safetensors"

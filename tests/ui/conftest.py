@@ -1,0 +1,56 @@
+"""The tab, drawn over a folder of small LoRAs, with the WebUI's own controls that it reads and fills."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from lib_pm.jobs.queue import Queue
+from lib_pm.ui import tab, working
+from tests.desks import SeenDesk, fill
+from tests.ui.page import Page
+
+PLOT = "script_txt2img_xyz_plot_"
+
+
+def webui_controls() -> dict[str, Any]:
+    """The prompts and the X/Y/Z plot, as the WebUI draws them."""
+    names = {"txt2img_prompt", "img2img_prompt", "script_list", f"{PLOT}csv_mode"}
+    names |= {f"{PLOT}{axis}_{part}" for axis in "xyz" for part in ("type", "values")}
+    return {name: gr.Textbox("", elem_id=name) for name in sorted(names)}
+
+
+@pytest.fixture(scope="session")
+def _drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[SeenDesk, Page]:
+    """Drawn once: with gradio 6 that takes a second."""
+    desk = SeenDesk(tmp_path_factory.mktemp("tab") / "loras", tmp_path_factory.mktemp("data") / "data")
+    with pytest.MonkeyPatch.context() as patch:
+        page = Page(patch)
+        with gr.Blocks():
+            outside = webui_controls()
+        tab.build(desk, outside)
+    return desk, page
+
+
+@pytest.fixture
+def desk(_drawn: tuple[SeenDesk, Page]) -> SeenDesk:
+    """With the same files and nothing done yet."""
+    desk, _ = _drawn
+    for folder in desk.folder.parent, desk.recipes.folder:
+        shutil.rmtree(folder, ignore_errors=True)
+    fill(desk.folder)
+    desk.queue, desk.announced, desk.turns = Queue(), [], []
+    return desk
+
+
+@pytest.fixture
+def page(desk: SeenDesk, _drawn: tuple[SeenDesk, Page], monkeypatch: pytest.MonkeyPatch) -> Page:
+    """As it is when it was opened."""
+    monkeypatch.setattr(working, "INTERVAL", 0.01)
+    _, page = _drawn
+    page.open()
+    page.load()
+    return page

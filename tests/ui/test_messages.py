@@ -1,0 +1,140 @@
+"""What the tab says, as HTML in which names and metadata are text."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+
+import pytest
+
+from lib_pm.jobs.desk import Shown
+from lib_pm.jobs.inspect import Inspection
+from lib_pm.jobs.queue import Job
+from lib_pm.jobs.report import LayerReport, LoraReport, Report
+from lib_pm.ui.inspect_page import inspection_html
+from lib_pm.ui.lists import data_html, marker
+from lib_pm.ui.messages import note_html, problem_html, progress_html, report_html, seconds_text, table_html
+
+EVIL = """<img src=x onerror="alert('&')">"""
+
+
+class Parsed(HTMLParser):
+    """The tags, attributes and text that a browser would see."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: dict[str, str | None] = {}
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes |= dict(attrs)
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def evil_report() -> Report:
+    return Report(
+        EVIL,
+        [LoraReport(EVIL, 2, 1, ["a"])],
+        [LayerReport(EVIL, 4, 1, 0.5), LayerReport("b", 2, 1, None)],
+        {"c": EVIL},
+        [EVIL],
+        0.75,
+        1.0,
+        file=EVIL,
+        size=2**20,
+    )
+
+
+def evil_job() -> Job:
+    job = Job(EVIL)
+    job.state, job.done, job.total = "running", 1, 2
+    return job
+
+
+def evil_inspection() -> Inspection:
+    layer = {"shape": EVIL, "rank": 1, "alpha": 1.0, "block": EVIL, "kind": EVIL}
+    recipe = {"mode": EVIL, "loras": [{"name": EVIL}]}
+    return Inspection(EVIL, 1, EVIL, EVIL, {EVIL: 1}, {EVIL: layer}, {EVIL: 2}, {EVIL: EVIL}, recipe)
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        problem_html(EVIL),
+        note_html(EVIL),
+        progress_html(Job(EVIL)),
+        progress_html(evil_job()),
+        report_html(evil_report()),
+        table_html([EVIL], [[EVIL]]),
+        data_html([Shown(EVIL, EVIL, EVIL, EVIL)], [EVIL]),
+        marker("saved", EVIL),
+        inspection_html(evil_inspection()),
+    ],
+)
+def test_a_name_is_text_and_no_tag(html: str) -> None:
+    parsed = Parsed(html)
+    assert "img" not in parsed.tags
+    assert not {name for name in parsed.attributes if name.startswith("on")}
+    assert EVIL in parsed.text or any("onerror" in (value or "") for value in parsed.attributes.values())
+
+
+def test_a_report_says_what_was_done() -> None:
+    report = Report(
+        "TIES of 2 LoRAs",
+        [LoraReport("style", 3, 2, ["x"]), LoraReport("char", 3, 3)],
+        [LayerReport("one", 4, 2, 0.9), LayerReport("two", 2, 2, 0.8), LayerReport("three", 4, 1, None)],
+        {"four": "every weight is 0", "five": "every weight is 0"},
+        ["on the CPU"],
+        0.85,
+        200.4,
+        file="sub/both",
+        size=3 * 2**19,
+    )
+    text = Parsed(report_html(report)).text
+    for said in (
+        "TIES of 2 LoRAs",
+        "Written: sub/both (1.5 MB)",
+        "style2 of 31",
+        "char3 of 3",
+        "Result: 3 layers, rank 2 to 4.",
+        "Kept energy: 85.00% in all, least 80.00% in two.",
+        "Left out: 2 layers, every weight is 0.",
+        "on the CPU",
+        "3 min 20 s.",
+        "one490.00%",
+    ):
+        assert said in text
+    report.file = ""
+    assert "Nothing is written yet; the file would have about 1.5 MB." in Parsed(report_html(report)).text
+
+
+def test_a_report_without_layers() -> None:
+    assert "Result: 0 layers, rank none." in Parsed(report_html(Report("Nothing", []))).text
+
+
+def test_progress() -> None:
+    job = Job("Merging 2 LoRAs")
+    assert Parsed(progress_html(job)).text == "Merging 2 LoRAs: waiting for its turn."
+    job.state = "running"
+    assert Parsed(progress_html(job)).text == "Merging 2 LoRAs: opening the files"
+    job.done, job.total = 5, 20  # since the machine was started: no time is left
+    parsed = Parsed(progress_html(job))
+    assert parsed.text.startswith("Merging 2 LoRAs: 5 of 20 layers")
+    assert (parsed.attributes["value"], parsed.attributes["max"]) == ("5", "20")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.44, "0.4 s"), (9.94, "9.9 s"), (10, "10 s"), (12.4, "12 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s")],
+)
+def test_seconds(seconds: float, text: str) -> None:
+    assert seconds_text(seconds) == text
+
+
+def test_a_marker_is_new_each_time() -> None:
+    assert marker("saved", "a") != marker("saved", "a")
+    assert Parsed(marker("saved", EVIL)).attributes["data-saved"] == EVIL
