@@ -1,10 +1,11 @@
-"""Merges sample LoRAs on a small trained pipeline, live and saved: pictures, and whether the numbers are right."""
+"""Merges LoRAs on a small trained model, checks live against saved, draws grids, and opens a page to try it all."""
 
 from __future__ import annotations
 
 import argparse
 import io
 import os
+import shutil
 import sys
 import time
 import warnings
@@ -33,7 +34,10 @@ TOLERANCE = 1  # of 255: what rounding to 8 bits may make of the last bits of a 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lib_pm.demo", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for what the demo writes")
-    out: Path = parser.parse_args(arguments).out
+    parser.add_argument("--no-page", action="store_true", help="only pictures and numbers")
+    parser.add_argument("--port", type=int, help="of the page; default: the first free one from 7860 on")
+    options = parser.parse_args(arguments)
+    out: Path = options.out.absolute()
     _quiet()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a Windows pipe may lack a letter
@@ -55,7 +59,9 @@ def main(arguments: list[str] | None = None) -> int:
     for name, grid in {"pairs": pairs, "strengths": strengths, "densities": densities, "ranks": ranks}.items():
         grid(pipeline, library).save(out / f"{name}.png")
         print(f"  {out / name}.png")
-    print(f"{time.perf_counter() - start:.0f} s")
+    print(f"{time.perf_counter() - start:.0f} s", flush=True)
+    if good and not options.no_page:
+        show_page(pipeline, out, options.port)
     return 0 if good else 1
 
 
@@ -78,6 +84,15 @@ def ways(pipeline: Any, library: Library, merged: Path) -> dict[str, Image]:
     pipeline.unload_lora_weights()
     images["taken off"] = picture(pipeline, PROMPT)
     return images
+
+
+def show_page(pipeline: Any, out: Path, port: int | None) -> None:
+    """Serve the page until it is stopped. Its LoRAs are copies, beside which a merge may be saved."""
+    from lib_pm.demo.page import DemoDesk, build, launch
+
+    desk = DemoDesk(out / "loras", out / "data", "cpu")
+    shutil.copytree(LORAS, desk.folder, dirs_exist_ok=True)
+    launch(build(pipeline, desk), desk, server_port=port, inbrowser=True)
 
 
 def difference(one: Image, other: Image) -> Image:

@@ -12,25 +12,9 @@ from safetensors import safe_open
 
 from lib_pm.demo.__main__ import compare
 from lib_pm.demo.grid import sheet
-from lib_pm.demo.pipeline import build_pipeline, build_tokenizer
-from lib_pm.demo.samples import write_samples
 from lib_pm.jobs.reader import open_lora
-
-
-def test_the_same_seed_gives_the_same_weights() -> None:
-    state = torch.get_rng_state()
-    one, two, other = (build_pipeline(seed).unet.state_dict() for seed in (0, 0, 1))
-    assert all(torch.equal(one[name], two[name]) for name in one)
-    assert not torch.equal(one["conv_in.weight"], other["conv_in.weight"])
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_tokenizer_spells_what_it_does_not_know() -> None:
-    tokenizer = build_tokenizer()
-    assert tokenizer.tokenize("a cat, ox") == ["a</w>", "cat</w>", ",</w>", "o", "x</w>"]
-    ids = tokenizer("a cat").input_ids
-    assert (ids[0], ids[-1]) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
-    assert tokenizer.eos_token_id == len(tokenizer) - 1  # CLIP's pooled output looks for the largest id
+from tests.pipeline import build_pipeline
+from tests.samples import write_samples
 
 
 def test_samples_are_what_kohya_writes(tmp_path: Path) -> None:

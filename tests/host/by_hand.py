@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib_pm.demo.pipeline import render
-from lib_pm.demo.samples import kohya_layers, random_lora
+from lib_pm.demo.tiny.lora import kohya_layers
+from tests.pipeline import render
+from tests.samples import random_lora
 
 LoraDict = dict[str, Tensor]
 ALL_BLOCKS = ("Transformer2DModel", "ResnetBlock2D", "Downsample2D", "Upsample2D", "CLIPAttention", "CLIPMLP")

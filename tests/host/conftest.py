@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from lib_pm.demo.pipeline import build_pipeline, build_tokenizer
+from tests.pipeline import build_pipeline, build_tokenizer
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,12 +13,12 @@ import torch
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.registry import MODES
-from lib_pm.demo.pipeline import build_pipeline
-from lib_pm.demo.samples import random_lora, write_samples
 from lib_pm.host.diffusers import NAME, Stacked, apply, apply_stacked, remove
 from lib_pm.jobs.merge import merge, merge_to_file
 from lib_pm.jobs.recipe import LoraUse, make_recipe
 from tests.host.by_hand import LoraDict, changed_by_hand, lora_modules, mixed, pixels
+from tests.pipeline import build_pipeline
+from tests.samples import random_lora, write_samples
 
 KINDS: dict[str, Callable[[Any], LoraDict]] = {
     "locon": lambda pipeline: random_lora(pipeline, rank=8, alpha=4, conv_rank=4, text_encoder=False),

@@ -14,8 +14,6 @@ import torch.nn.functional as F  # noqa: N812 (its usual name)
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lib_pm.demo.samples import kohya_layers
-
 _TRANSFORMERS = ("Transformer2DModel",)
 _CONVOLUTIONS = ("ResnetBlock2D", "Downsample2D", "Upsample2D")
 _TEXT = ("CLIPAttention", "CLIPMLP")
@@ -75,6 +73,18 @@ class TrainedLora:
             metadata["ss_network_args"] = json.dumps(arguments)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, path, metadata)
+
+
+def kohya_layers(model: nn.Module, prefix: str, blocks: tuple[str, ...]) -> Iterator[tuple[str, nn.Module]]:
+    """Yield (kohya name, module) for every linear layer and convolution inside a block whose class is in `blocks`."""
+    # transformers 5 took the `text_model` level out of CLIPTextModel; LoRA files keep the name with it.
+    level = "text_model." if type(model).__name__ == "CLIPTextModel" and not hasattr(model, "text_model") else ""
+    for block_path, block in model.named_modules():
+        if type(block).__name__ not in blocks:
+            continue
+        for path, module in block.named_modules():
+            if isinstance(module, (nn.Linear, nn.Conv2d)):
+                yield f"{prefix}_{level}{block_path}.{path}".replace(".", "_"), module
 
 
 def _adding(down: Tensor, up: Tensor) -> Any:

@@ -1,4 +1,4 @@
-"""Two sample LoRAs for the demo pipeline, written as kohya's sd-scripts writes them.
+"""LoRAs for the pipeline with random weights, written as kohya's sd-scripts writes them.
 
 Their factors are random, so they show no style; each layer's delta is about as large, next to the weight it changes,
 as in a strong real LoRA, so that a mistake in a merge shows in the image.
@@ -7,13 +7,14 @@ as in a strong real LoRA, so that a mistake in a merge shows in the image.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from lib_pm.demo.tiny.lora import kohya_layers
 
 # What kohya's `networks.lora` trains, by the class of the surrounding block.
 _UNET_BLOCKS = ("Transformer2DModel",)
@@ -24,7 +25,7 @@ _TEXT_BLOCKS = ("CLIPAttention", "CLIPMLP")
 def write_samples(folder: Path, pipeline: Any) -> tuple[Path, Path]:
     """Write `style.safetensors` (a LoCon, rank 8, conv rank 4) and `character.safetensors` (rank 4, with text encoder).
 
-    Returns the two paths. Existing files of these names are replaced: the folder is the demo's own.
+    Returns the two paths. Existing files of these names are replaced: the folder is the test's own.
     """
     folder.mkdir(parents=True, exist_ok=True)
     style = random_lora(pipeline, rank=8, alpha=4.0, conv_rank=4, conv_alpha=1.0, text_encoder=False, seed=1)
@@ -74,18 +75,6 @@ def random_lora(
         tensors[f"{name}.lora_down.weight"] = down.to(dtype).contiguous()
         tensors[f"{name}.alpha"] = torch.tensor(a, dtype=dtype)
     return tensors
-
-
-def kohya_layers(model: nn.Module, prefix: str, blocks: tuple[str, ...]) -> Iterator[tuple[str, nn.Module]]:
-    """Yield (kohya name, module) for every linear layer and convolution inside a block whose class is in `blocks`."""
-    # transformers 5 took the `text_model` level out of CLIPTextModel; LoRA files keep the name with it.
-    level = "text_model." if type(model).__name__ == "CLIPTextModel" and not hasattr(model, "text_model") else ""
-    for block_path, block in model.named_modules():
-        if type(block).__name__ not in blocks:
-            continue
-        for path, module in block.named_modules():
-            if isinstance(module, (nn.Linear, nn.Conv2d)):
-                yield f"{prefix}_{level}{block_path}.{path}".replace(".", "_"), module
 
 
 def _metadata(
