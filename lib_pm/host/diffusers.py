@@ -102,8 +102,8 @@ def remove(pipeline: Any, name: str = NAME) -> None:
 def apply_stacked(pipeline: Any, loras: Sequence[Stacked], *, name: str = f"{NAME}_stack") -> list[Applied]:
     """Load several LoRAs side by side at their strengths, as without Power Merger: what `concat` must equal.
 
-    They are named `name`_0, `name`_1 …; take each off with `remove`. LoRAs that were on before are switched off.
-    Errors as for `apply`, with none of these left on.
+    They are named `name`_0, `name`_1 …; take each off with `remove`. With one or more, LoRAs that were on
+    before are switched off. Errors as for `apply`, with none of these left on.
     """
     with ExitStack() as undo:
         applied = []
@@ -114,7 +114,8 @@ def apply_stacked(pipeline: Any, loras: Sequence[Stacked], *, name: str = f"{NAM
             {part: lora.clip if part.startswith("text_encoder") else lora.model for part in one.layers}
             for one, lora in zip(applied, loras, strict=True)
         ]
-        pipeline.set_adapters([one.name for one in applied], strengths)
+        if applied:  # diffusers fails on none
+            pipeline.set_adapters([one.name for one in applied], strengths)
         undo.pop_all()
     return applied
 

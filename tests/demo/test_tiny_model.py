@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 
 pytest.importorskip("diffusers")
 pytest.importorskip("peft")
-from lib_pm.demo.quality.measure import measure
+from lib_pm.demo.quality.measure import captions_right, measure
 from lib_pm.demo.quality.settings import STACKED, Loras, Setting
 from lib_pm.demo.tiny.checks import Seen, look
 from lib_pm.demo.tiny.model import render
-from lib_pm.demo.tiny.scenes import NEW_SHAPES, SHAPES, STYLES, Scene, held_out_scenes
+from lib_pm.demo.tiny.scenes import NEW_SHAPES, SHAPES, STYLES, Scene
 from lib_pm.demo.tiny.train_loras import KINDS
 from lib_pm.demo.tiny.weights import LORAS, WEIGHTS, load_pipeline
 from lib_pm.host.diffusers import Stacked, apply, apply_stacked, remove
@@ -66,10 +66,7 @@ def test_the_weights_are_small() -> None:
 
 
 def test_captions_it_was_never_shown(pipeline: Any) -> None:
-    scenes = held_out_scenes(20)
-    pictures = render(pipeline, [scene.caption for scene in scenes], list(range(20)))
-    right = sum(look(picture).agrees(scene) for picture, scene in zip(pictures, scenes, strict=True))
-    assert right >= 17  # of 200 more than nine in ten are: see data/README.md
+    assert captions_right(pipeline, 20) >= 17  # of 200 more than nine in ten are: see docs/quality.md
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from lib_pm.demo.quality.settings import CONTENT_ALONE, STACKED, STYLE_ALONE, Loras, Setting
 from lib_pm.demo.tiny.checks import Seen, look
 from lib_pm.demo.tiny.model import render
-from lib_pm.demo.tiny.scenes import Scene, random_scenes
+from lib_pm.demo.tiny.scenes import Scene, held_out_scenes, random_scenes
 from lib_pm.demo.tiny.weights import LORAS
 from lib_pm.host.diffusers import Stacked, apply, apply_stacked, remove
 from lib_pm.jobs.merge import merge
@@ -39,6 +39,13 @@ def measure(pipeline: Any, loras: Loras, setting: Setting, seeds: int) -> Score:
     with _applied(pipeline, loras, setting):
         pictures = render(pipeline, [scene.caption for scene in scenes], list(range(seeds)))
     return score([look(picture) for picture in pictures], scenes, loras)
+
+
+def captions_right(pipeline: Any, count: int) -> int:
+    """How many of `count` captions that the training never saw give the captioned shape in the captioned colour."""
+    scenes = held_out_scenes(count)
+    pictures = render(pipeline, [scene.caption for scene in scenes], list(range(count)))
+    return sum(look(picture).agrees(scene) for picture, scene in zip(pictures, scenes, strict=True))
 
 
 def score(seen: Sequence[Seen], scenes: Sequence[Scene], loras: Loras) -> Score:
