@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 import shutil
 import sys
 import time
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from PIL.Image import Image
 
 from lib_pm.demo.grid import sheet
 from lib_pm.demo.grids import densities, pairs, picture, ranks, stacked, strengths, with_lora
+from lib_pm.demo.quiet import hush_libraries
 from lib_pm.demo.tiny.weights import LORAS, load_pipeline
 from lib_pm.jobs.library import Library
 from lib_pm.jobs.merge import merge, merge_to_file
@@ -38,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, help="of the page; default: the first free one from 7860 on")
     options = parser.parse_args(arguments)
     out: Path = options.out.absolute()
-    _quiet()
+    hush_libraries()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a Windows pipe may lack a letter
     start = time.perf_counter()
@@ -121,16 +120,6 @@ def compare(images: Mapping[str, Image]) -> bool:
         good &= found <= allowed
         print(f"  {found:3}  {why}: {'as it should be' if found <= allowed else f'WRONG, expected {allowed} at most'}")
     return good
-
-
-def _quiet() -> None:
-    """Keep the libraries' own remarks out of what the demo says; has to come before they are imported."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    warnings.filterwarnings("ignore", module=r"(peft|diffusers|transformers)\b")
-    import transformers
-
-    transformers.logging.disable_progress_bar()
 
 
 if __name__ == "__main__":

@@ -50,7 +50,9 @@ def build(pipeline: Any, desk: Desk) -> Any:
             guidance = gr.Slider(1, 10, GUIDANCE, step=0.5, label="Guidance")
         button = gr.Button("Generate", variant="primary", elem_id="txt2img_generate")
         said = gr.HTML(elem_id="demo_said")
-        gallery = gr.Gallery(label="Pictures, and what the check sees in them", columns=4, elem_id="txt2img_gallery")
+        gallery = gr.Gallery(
+            label="Pictures, and what the check sees in them", columns=4, format="png", elem_id="txt2img_gallery"
+        )
 
         def generate(text: str, seed: float, count: float, steps: float, guidance: float, *held: Any) -> list[Any]:
             seeds = [int(seed) + index for index in range(int(count))]
@@ -76,7 +78,7 @@ def launch(page: Any, desk: Desk, **options: Any) -> None:
     page.queue().launch(
         server_name="127.0.0.1",
         head=scripts,
-        css=(ROOT / "style.css").read_text("utf-8"),
+        css=(ROOT / "style.css").read_text("utf-8") + "#demo_said .pm-problem { color: var(--error-text-color); }",
         allowed_paths=[str(desk.folder)],
         **options,
     )

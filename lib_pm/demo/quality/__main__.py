@@ -14,6 +14,7 @@ import torch
 from lib_pm.demo.quality.document import markdown, plot
 from lib_pm.demo.quality.measure import captions_right
 from lib_pm.demo.quality.results import measure_all
+from lib_pm.demo.quiet import hush_libraries
 from lib_pm.demo.tiny.weights import load_pipeline
 
 COUNTS = (2, 3, 4)
@@ -33,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     start = time.monotonic()
+    hush_libraries()
     pipeline = load_pipeline()
     results = measure_all(pipeline, options.loras, options.seeds, options.kept)
     right = captions_right(pipeline, CAPTIONS)

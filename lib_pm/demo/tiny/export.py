@@ -18,6 +18,7 @@ import torch.nn.functional as F  # noqa: N812 (its usual name)
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lib_pm.demo.quiet import hush_libraries
 from lib_pm.demo.tiny.model import HEADS, SCALING, VAE_GROUPS, VAE_WIDTHS, WIDTH, clip_merges
 from lib_pm.demo.tiny.weights import LORAS, load_pipeline
 
@@ -185,6 +186,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m lib_pm.demo.tiny.export", description=__doc__)
     parser.add_argument("folder", type=Path)
     folder: Path = parser.parse_args().folder
+    hush_libraries()
     export(load_pipeline(), folder)
     shutil.copytree(LORAS, folder / "loras", dirs_exist_ok=True)
 

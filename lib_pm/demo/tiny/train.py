@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from lib_pm.demo.quiet import hush_libraries
 from lib_pm.demo.tiny.model import build_models, build_tokenizer
 from lib_pm.demo.tiny.train_base import train_base
 from lib_pm.demo.tiny.train_loras import KINDS, train_lora
@@ -31,6 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--lora", choices=list(KINDS), help="only this one of the LoRAs")
     options = parser.parse_args(arguments)
+    hush_libraries()
     folder: Path = options.folder
     out: Path = options.out or folder
     folder.mkdir(parents=True, exist_ok=True)
