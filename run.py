@@ -2,10 +2,10 @@
 
 The tests also get a Chromium if the machine has none, and .venv-gradio3 and .venv-gradio4: the gradio of each WebUI.
 
-    python run.py demo [--out FOLDER]   merges two sample LoRAs on a small pipeline and shows what came out
+    python run.py demo [--no-page]      merges LoRAs on a small trained model, opens a page to try it all
     python run.py test [pytest args]    style, types, import directions, tests; with arguments only pytest
     python run.py bench [pytest args]   the benchmarks
-    python run.py bench quality         how much merges keep of their LoRAs, seen in pictures; takes an hour
+    python run.py bench quality         how much merges keep of their LoRAs, seen in pictures; takes two hours
 
 Needs Python 3.10 and nothing else: standard library only.
 """

@@ -19,6 +19,8 @@ from PIL.Image import Image
 from lib_pm.demo.grid import sheet
 from lib_pm.demo.grids import densities, pairs, picture, ranks, stacked, strengths, with_lora
 from lib_pm.demo.quiet import hush_libraries
+from lib_pm.demo.tiny.scenes import NEW_SHAPES
+from lib_pm.demo.tiny.train_loras import KINDS
 from lib_pm.demo.tiny.weights import LORAS, load_pipeline
 from lib_pm.jobs.library import Library
 from lib_pm.jobs.merge import merge, merge_to_file
@@ -91,6 +93,10 @@ def show_page(pipeline: Any, out: Path, port: int | None) -> None:
 
     desk = DemoDesk(out / "loras", out / "data", "cpu")
     shutil.copytree(LORAS, desk.folder, dirs_exist_ok=True)
+    for name in KINDS:  # the pictures of their rows
+        shape = name if name in NEW_SHAPES else "circle"
+        use = LoraUse(desk.find(name))
+        stacked(pipeline, f"a red {shape} on a yellow background", [use]).save(use.path.with_suffix(".png"))
     launch(build(pipeline, desk), desk, server_port=port, inbrowser=True)
 
 
