@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from lib_pm.cli import main
 from lib_pm.core.registry import MODES
 from lib_pm.demo.quality import results as results_module
-from lib_pm.demo.quality.document import markdown, plot
+from lib_pm.demo.quality.document import markdown, plot, write_table
 from lib_pm.demo.quality.measure import Score, interval, score, together
 from lib_pm.demo.quality.results import Results, measure_all
 from lib_pm.demo.quality.settings import BASELINES, Loras, Setting, lora_sets, settings
@@ -74,9 +76,20 @@ def test_the_page_has_a_row_for_every_setting(fake_results: Results) -> None:
         fake_results[loras, add] = replace(fake_results[loras, add], all=0.5)
     page = markdown(fake_results, [2], 32, "note")
     rows = [line for line in page.splitlines() if line.endswith(" |")]
-    assert "| `add` |  |  | 100 | 50 | 100 | 50 | 44 … 56 |" in rows
-    assert "| `ties_svd` | 0.2 | full | 100 | 50 | 100 | 25 | 20 … 30 |" in rows
-    assert sum("… " in row for row in rows) == len(settings(2))
+    assert "| `add` |  |  | 100 (99-100) | 50 (44-56) | 100 (99-100) | 50 (44-56) |" in rows
+    assert "| `ties_svd` | 0.2 | full | 100 (99-100) | 50 (44-56) | 100 (99-100) | 25 (20-30) |" in rows
+    assert sum("(" in row for row in rows) == len(settings(2))
+
+
+def test_the_table_has_a_line_for_every_set_and_setting(fake_results: Results) -> None:
+    file = io.StringIO()
+    write_table(fake_results, file)
+    lines = list(csv.DictReader(io.StringIO(file.getvalue())))
+    assert len(lines) == len(fake_results)
+    found = next(line for line in lines if (line["loras"], line["mode"]) == ("star+outline", "add"))
+    assert [found[name] for name in ("pictures", "all", "style")] == ["32", "0.25", "0.5"]
+    low, high = interval(0.25, 32)
+    assert (float(found["all_low"]), float(found["all_high"])) == pytest.approx((low, high), rel=1e-3)
 
 
 def test_the_plot_is_an_svg_with_a_bar_for_every_setting(fake_results: Results) -> None:

@@ -1,4 +1,4 @@
-"""Measures how much a merge keeps of its LoRAs and of the caption, and writes docs/quality.md and docs/quality.svg."""
+"""Measures how much a merge keeps of its LoRAs and of the caption, and writes quality.md, .svg and .csv."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from lib_pm.demo.quality.document import markdown, plot
+from lib_pm.demo.quality.document import markdown, plot, write_table
 from lib_pm.demo.quality.measure import captions_right
 from lib_pm.demo.quality.results import measure_all
 from lib_pm.demo.quiet import hush_libraries
@@ -23,7 +23,7 @@ CAPTIONS = 200
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lib_pm bench quality", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder for the page and the plot")
+    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder for the page, the plot and the table")
     parser.add_argument("--seeds", type=int, default=32, help="pictures for each set of LoRAs and each setting")
     parser.add_argument("--loras", type=int, nargs="+", choices=COUNTS, default=COUNTS, help="how many are merged")
     parser.add_argument(
@@ -47,6 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
     page = markdown(results, options.loras, options.seeds, note)
     (options.out / "quality.md").write_text(page, encoding="utf-8")
     (options.out / "quality.svg").write_text(plot(results, options.loras[0]), encoding="utf-8")
+    with (options.out / "quality.csv").open("w", encoding="utf-8", newline="") as file:
+        write_table(results, file)
     print(f"{options.out / 'quality.md'}; {time.monotonic() - start:.0f} s")
     return 0
 

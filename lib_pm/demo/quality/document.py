@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from html import escape
+from typing import TextIO
 
 from lib_pm.demo.quality.measure import Score, interval, together
 from lib_pm.demo.quality.results import Results, of_setting
@@ -30,20 +32,21 @@ def markdown(results: Results, counts: Sequence[int], seeds: int, note: str) -> 
 _INTRODUCTION = """\
 Written by `python run.py bench quality`. The pictures are of the small model in `lib_pm/demo/tiny`, all LoRAs at
 strength 1, {seeds} pictures for each set of LoRAs: "a *colour* *content* on a *colour* background", the same captions
-and seeds in every row. Plain image checks (`lib_pm/demo/tiny/checks.py`) say whether the content's shape is there,
-whether all styles are, and whether shape and background have the caption's colours; *all* is the share of pictures, in
-percent, in which all of it holds, with its 95 % interval (Wilson). *rank* is `svd_rank`: {full} cuts nothing off,
-{limited} is that of most of the LoRAs. One small model with drawn pictures: it shows what a method does to LoRAs that
-meet, not how it will look on yours."""
+and seeds in every row. Plain image checks (`lib_pm/demo/tiny/checks.py`) say in which share of the pictures, in
+percent, the content's shape is there, all styles are, and shape and background have the caption's colours; *all* is
+where all of it holds. Behind each is its 95 % interval (Wilson). *rank* is `svd_rank`: full ({full}) cuts nothing off,
+{limited} is that of most of the LoRAs. Each set of LoRAs by itself is in [quality.csv](quality.csv).
+
+One small model with drawn pictures: it shows what a method does to LoRAs that meet, not how it will look on yours."""
+_PARTS = ("content", "style", "caption", "all")
 
 
 def _table(results: Results, count: int) -> str:
-    lines = ["| | density | rank | content | style | caption | all | 95 % |", "|---|---|---|---|---|---|---|---|"]
+    lines = [f"| | density | rank | {' | '.join(_PARTS)} |", "|---|---|---|---|---|---|---|"]
     for setting in settings(count):
         score = together(of_setting(results, count, setting))
-        shares = [_percent(getattr(score, part)) for part in ("content", "style", "caption", "all")]
-        low, high = interval(score.all, score.pictures)
-        cells = [_name(setting), setting.density, setting.rank, *shares, f"{_percent(low)} … {_percent(high)}"]
+        shares = [_with_interval(getattr(score, part), score.pictures) for part in _PARTS]
+        cells = [_name(setting), setting.density, setting.rank, *shares]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -64,6 +67,23 @@ def _name(setting: Setting) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f}"
+
+
+def _with_interval(share: float, pictures: int) -> str:
+    low, high = map(_percent, interval(share, pictures))
+    return f"{_percent(share)} ({low}-{high})"
+
+
+def write_table(results: Results, file: TextIO) -> None:
+    """All scores as CSV: a line for each set of LoRAs and setting, shares 0..1 with the ends of their intervals."""
+    writer = csv.writer(file, lineterminator="\n")
+    bounds = [f"{part}{end}" for part in _PARTS for end in ("", "_low", "_high")]
+    writer.writerow(["loras", "mode", "density", "rank", "pictures", *bounds])
+    for (loras, setting), score in results.items():
+        shares = [getattr(score, part) for part in _PARTS]
+        found = [number for share in shares for number in (share, *interval(share, score.pictures))]
+        row = ["+".join(loras.names), setting.mode, setting.density, setting.rank, score.pictures]
+        writer.writerow([*row, *(f"{number:.4g}" for number in found)])
 
 
 def plot(results: Results, count: int) -> str:
