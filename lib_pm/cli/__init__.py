@@ -122,6 +122,11 @@ def _modes(options: argparse.Namespace) -> None:
 
 
 def _bench(options: argparse.Namespace) -> None:
-    from lib_pm.demo.quality.__main__ import main as measure  # needs diffusers
+    from lib_pm.demo.quality.__main__ import main as measure
 
-    measure(options.rest)
+    try:
+        measure(options.rest)
+    except ModuleNotFoundError as error:
+        raise MergeInputError(
+            f"{error.name} is not installed; the score draws pictures with it: pip install 'power-merger[diffusers]'."
+        ) from error

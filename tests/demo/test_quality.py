@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -125,3 +126,11 @@ def test_the_command_line_hands_its_options_on(capsys: pytest.CaptureFixture[str
         main(["bench", "quality", "--help"])
     assert stop.value.code == 0
     assert "--seeds" in capsys.readouterr().out
+
+
+def test_without_diffusers_it_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    assert main(["bench", "quality"]) == 2
+    assert "error: transformers is not installed; the score" in capsys.readouterr().err
