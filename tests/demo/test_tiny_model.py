@@ -132,10 +132,10 @@ def test_live_is_stacked_and_saved_is_live(pipeline: Any, tmp_path: Path) -> Non
 
 
 def test_a_merge_holds_content_and_style(pipeline: Any) -> None:
-    loras = Loras("star", ("outline",))
+    loras = Loras("heart", ("outline",))
     merged, stacked = (measure(pipeline, loras, setting, 16) for setting in (Setting("concat"), Setting(STACKED)))
     assert merged == stacked
-    assert merged.all >= 0.5
+    assert merged.all >= 0.8  # docs/quality.md: in all of 32
 
 
 def test_weights_without_one_are_refused(tmp_path: Path) -> None:

@@ -34,8 +34,8 @@ Written by `python run.py bench quality`. The pictures are of the small model in
 strength 1, {seeds} pictures for each set of LoRAs: "a *colour* *content* on a *colour* background", the same captions
 and seeds in every row. Plain image checks (`lib_pm/demo/tiny/checks.py`) say in which share of the pictures, in
 percent, the content's shape is there, all styles are, and shape and background have the caption's colours; *all* is
-where all of it holds. Behind each is its 95 % interval (Wilson). *rank* is `svd_rank`: full ({full}) cuts nothing off,
-{limited} is that of most of the LoRAs. Each set of LoRAs by itself is in [quality.csv](quality.csv).
+where all of it holds. Behind each is its 95 % interval (Wilson, of independent pictures). *rank* is `svd_rank`: full
+({full}) cuts nothing off, {limited} is that of most of the LoRAs. [quality.csv](quality.csv) has each set by itself.
 
 One small model with drawn pictures: it shows what a method does to LoRAs that meet, not how it will look on yours."""
 _PARTS = ("content", "style", "caption", "all")
