@@ -21,6 +21,7 @@ def markdown(results: Results, counts: Sequence[int], seeds: int, note: str) -> 
         _INTRODUCTION.format(seeds=seeds, full=FULL_RANK, limited=LIMITED_RANK),
         note,
         "![Share of pictures in which everything is right, two LoRAs](quality.svg)",
+        "Two LoRAs, all of it right: grey the stack, blue exact, orange on factors, green on full deltas.",
     ]
     for count in counts:
         parts.append(f"## {count} LoRAs\n\n{_table(results, count)}")
