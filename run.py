@@ -5,7 +5,7 @@ The tests also get a Chromium if the machine has none, and .venv-gradio3 and .ve
     python run.py demo [--no-page]      merges LoRAs on a small trained model, opens a page to try it all
     python run.py test [pytest args]    style, types, import directions, tests; with arguments only pytest
     python run.py bench [pytest args]   the benchmarks
-    python run.py bench quality         how much merges keep of their LoRAs, seen in pictures; takes two hours
+    python run.py bench quality         how much merges keep of their LoRAs, seen in pictures; takes hours
 
 Needs Python 3.10 and nothing else: standard library only.
 """
