@@ -17,11 +17,12 @@ from PIL import ImageChops
 from PIL.Image import Image
 
 from lib_pm.demo.grid import sheet
-from lib_pm.demo.grids import densities, pairs, picture, ranks, stacked, strengths, with_lora
+from lib_pm.demo.grids import densities, pairs, picture, ranks, read, strengths
 from lib_pm.demo.quiet import hush_libraries
 from lib_pm.demo.tiny.scenes import NEW_SHAPES
 from lib_pm.demo.tiny.train_loras import KINDS
 from lib_pm.demo.tiny.weights import LORAS, load_pipeline
+from lib_pm.host.diffusers import Stacked
 from lib_pm.jobs.library import Library
 from lib_pm.jobs.merge import merge, merge_to_file
 from lib_pm.jobs.prompt import parse_prompt
@@ -72,14 +73,14 @@ def ways(pipeline: Any, library: Library, merged: Path) -> dict[str, Image]:
     uses = [LoraUse(library.find(tag.name), tag.model, tag.clip) for tag in tags]
     images = {"base": picture(pipeline, PROMPT)}
     for use in uses:
-        images[use.name] = stacked(pipeline, PROMPT, [use])
-    images["stacked"] = stacked(pipeline, PROMPT, uses)
+        images[use.name] = picture(pipeline, PROMPT, read(use))
+    images["stacked"] = picture(pipeline, PROMPT, *map(read, uses))
 
     # In float32, so that no rounding to the file's dtype is in the comparison
     recipe: Recipe = make_recipe(uses, "concat", save_dtype="float32")
     report = merge_to_file(recipe, merged, overwrite=True)
     print(f"\n{TAGS} <pm:concat>\n{report.to_text()}\n")
-    images["merged"] = with_lora(pipeline, PROMPT, merge(recipe)[0])
+    images["merged"] = picture(pipeline, PROMPT, Stacked(merge(recipe)[0]))
     pipeline.load_lora_weights(str(merged.parent), weight_name=merged.name, local_files_only=True)
     images["saved"] = picture(pipeline, PROMPT)
     pipeline.unload_lora_weights()
@@ -96,7 +97,7 @@ def show_page(pipeline: Any, out: Path, port: int | None) -> None:
     for name in KINDS:  # the pictures of their rows
         shape = name if name in NEW_SHAPES else "circle"
         use = LoraUse(desk.find(name))
-        stacked(pipeline, f"a red {shape} on a yellow background", [use]).save(use.path.with_suffix(".png"))
+        picture(pipeline, f"a red {shape} on a yellow background", read(use)).save(use.path.with_suffix(".png"))
     launch(build(pipeline, desk), desk, server_port=port, inbrowser=True)
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.demo.tiny.model import render
-from lib_pm.host.diffusers import Stacked, apply_stacked, remove
+from lib_pm.host.diffusers import Stacked, stacked
 from lib_pm.jobs.cache import MergeCache
 from lib_pm.jobs.desk import Desk
 from lib_pm.jobs.prompt import TAG, LoraTag, parse_pm, parse_prompt, write_pm
@@ -56,13 +56,9 @@ class Generator:
             loras.append(Stacked(found.tensors))
         elif tag.mode:
             notes.append("there is no <lora:…> in the prompt to merge")
-        applied = apply_stacked(self._pipeline, loras)
-        try:
-            prompt = " ".join(TAG.sub(" ", text).split())
+        prompt = " ".join(TAG.sub(" ", text).split())
+        with stacked(self._pipeline, loras):
             pictures = render(self._pipeline, [prompt] * len(seeds), seeds, steps=steps, guidance=guidance)
-        finally:
-            for one in applied:
-                remove(self._pipeline, one.name)
         return Made(pictures, merged, tuple(filter(None, notes)))
 
     def _use(self, tag: LoraTag) -> LoraUse:

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from safetensors.torch import load_file
-from torch import Tensor
 
 from lib_pm.core.registry import MODES
 from lib_pm.demo.grid import sheet
 from lib_pm.demo.tiny.model import render
 from lib_pm.demo.tiny.scenes import NEW_SHAPES, STYLES
-from lib_pm.host.diffusers import Stacked, apply, apply_stacked, remove
+from lib_pm.host.diffusers import Stacked, stacked
 from lib_pm.jobs.library import Library
 from lib_pm.jobs.merge import merge
 from lib_pm.jobs.recipe import LoraUse, make_recipe
@@ -25,25 +24,16 @@ DENSITIES = (0.1, 0.3, 0.5, 0.7, 0.9)
 RANKS = (1, 2, 4, 8, 16)
 
 
-def picture(pipeline: Any, prompt: str) -> Image.Image:
-    pixels = render(pipeline, [prompt], [SEED])[0]
+def picture(pipeline: Any, prompt: str, *loras: Stacked) -> Image.Image:
+    """The picture of a prompt with the LoRAs stacked."""
+    with stacked(pipeline, loras):
+        pixels = render(pipeline, [prompt], [SEED])[0]
     return Image.fromarray((pixels.transpose(1, 2, 0) * 255).round().astype(np.uint8))
 
 
-def with_lora(pipeline: Any, prompt: str, tensors: Mapping[str, Tensor]) -> Image.Image:
-    applied = apply(pipeline, tensors)
-    image = picture(pipeline, prompt)
-    remove(pipeline, applied.name)
-    return image
-
-
-def stacked(pipeline: Any, prompt: str, uses: Sequence[LoraUse]) -> Image.Image:
-    """The LoRAs beside each other, as the WebUI stacks them."""
-    applied = apply_stacked(pipeline, [Stacked(load_file(use.path), use.model, use.clip) for use in uses])
-    image = picture(pipeline, prompt)
-    for one in applied:
-        remove(pipeline, one.name)
-    return image
+def read(use: LoraUse) -> Stacked:
+    """The LoRA by itself, as the WebUI stacks it."""
+    return Stacked(load_file(use.path), use.model, use.clip)
 
 
 def pairs(pipeline: Any, library: Library) -> Image.Image:
@@ -107,7 +97,7 @@ def _merged(
         for name, strength in zip(names, strengths or [1.0] * len(names), strict=True)
     ]
     tensors, _ = merge(make_recipe(uses, mode, options))
-    return with_lora(pipeline, _prompt(shape), tensors) if tensors else picture(pipeline, _prompt(shape))
+    return picture(pipeline, _prompt(shape), *([Stacked(tensors)] if tensors else []))
 
 
 def _prompt(shape: str) -> str:

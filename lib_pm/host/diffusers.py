@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,6 +118,17 @@ def apply_stacked(pipeline: Any, loras: Sequence[Stacked], *, name: str = f"{NAM
             pipeline.set_adapters([one.name for one in applied], strengths)
         undo.pop_all()
     return applied
+
+
+@contextmanager
+def stacked(pipeline: Any, loras: Sequence[Stacked]) -> Iterator[None]:
+    """Within it, the LoRAs are on the pipeline as `apply_stacked` puts them there."""
+    applied = apply_stacked(pipeline, loras)
+    try:
+        yield
+    finally:
+        for one in applied:
+            remove(pipeline, one.name)
 
 
 def _load_with_diffusers(pipeline: Any, layers: Sequence[Fitted], name: str) -> bool:

@@ -21,7 +21,7 @@ from lib_pm.demo.tiny.model import render
 from lib_pm.demo.tiny.scenes import NEW_SHAPES, SHAPES, STYLES, Scene
 from lib_pm.demo.tiny.train_loras import KINDS
 from lib_pm.demo.tiny.weights import LORAS, WEIGHTS, load_pipeline
-from lib_pm.host.diffusers import Stacked, apply, apply_stacked, remove
+from lib_pm.host.diffusers import Stacked, apply, remove, stacked
 from lib_pm.jobs.merge import merge, merge_to_file
 from lib_pm.jobs.reader import open_lora
 from lib_pm.jobs.recipe import LoraUse, make_recipe
@@ -39,10 +39,8 @@ def plain(shape: str) -> list[Scene]:
 
 
 def seen_with(pipeline: Any, names: list[str], scenes: list[Scene]) -> list[Seen]:
-    applied = apply_stacked(pipeline, [Stacked(load_file(LORAS / f"{name}.safetensors")) for name in names])
-    pictures = render(pipeline, [scene.caption for scene in scenes], list(range(len(scenes))))
-    for one in applied:
-        remove(pipeline, one.name)
+    with stacked(pipeline, [Stacked(load_file(LORAS / f"{name}.safetensors")) for name in names]):
+        pictures = render(pipeline, [scene.caption for scene in scenes], list(range(len(scenes))))
     return [look(picture) for picture in pictures]
 
 
@@ -112,10 +110,8 @@ def test_live_is_stacked_and_saved_is_live(pipeline: Any, tmp_path: Path) -> Non
         return render(pipeline, prompts, seeds) * 255
 
     base = picture()
-    applied = apply_stacked(pipeline, [Stacked(load_file(use.path), use.model, use.clip) for use in uses])
-    stacked = picture()
-    for one in applied:
-        remove(pipeline, one.name)
+    with stacked(pipeline, [Stacked(load_file(use.path), use.model, use.clip) for use in uses]):
+        side_by_side = picture()
     tensors, _ = merge(recipe)
     one = apply(pipeline, tensors)
     live = picture()
@@ -125,16 +121,16 @@ def test_live_is_stacked_and_saved_is_live(pipeline: Any, tmp_path: Path) -> Non
     saved = picture()
     pipeline.unload_lora_weights()
 
-    assert np.abs(stacked - base).max() > 50
-    assert np.abs(live - stacked).max() <= 1
+    assert np.abs(side_by_side - base).max() > 50
+    assert np.abs(live - side_by_side).max() <= 1
     assert np.abs(saved - live).max() <= 1
     assert np.abs(picture() - base).max() == 0
 
 
 def test_a_merge_holds_content_and_style(pipeline: Any) -> None:
     loras = Loras("heart", ("outline",))
-    merged, stacked = (measure(pipeline, loras, setting, 16) for setting in (Setting("concat"), Setting(STACKED)))
-    assert merged == stacked
+    merged, both = (measure(pipeline, loras, setting, 16) for setting in (Setting("concat"), Setting(STACKED)))
+    assert merged == both
     assert merged.all >= 0.8  # docs/quality.md: in all of 32
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -16,7 +15,7 @@ from lib_pm.demo.tiny.checks import Seen, look
 from lib_pm.demo.tiny.model import render
 from lib_pm.demo.tiny.scenes import Scene, held_out_scenes, random_scenes
 from lib_pm.demo.tiny.weights import LORAS
-from lib_pm.host.diffusers import Stacked, apply, apply_stacked, remove
+from lib_pm.host.diffusers import Stacked, stacked
 from lib_pm.jobs.merge import merge
 from lib_pm.jobs.recipe import LoraUse, make_recipe
 
@@ -36,7 +35,7 @@ def measure(pipeline: Any, loras: Loras, setting: Setting, seeds: int) -> Score:
     """The score of `seeds` pictures: the content in random colours on a plain ground, the same for every setting."""
     scenes = list(islice(random_scenes(1, (loras.content,), textures=("",)), seeds))
     scenes = [Scene(scene.shape, scene.colour, scene.background) for scene in scenes]
-    with _applied(pipeline, loras, setting):
+    with stacked(pipeline, _used(loras, setting)):
         pictures = render(pipeline, [scene.caption for scene in scenes], list(range(seeds)))
     return score([look(picture) for picture in pictures], scenes, loras)
 
@@ -74,17 +73,11 @@ def interval(share: float, count: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-@contextmanager
-def _applied(pipeline: Any, loras: Loras, setting: Setting) -> Iterator[None]:
+def _used(loras: Loras, setting: Setting) -> list[Stacked]:
+    """What is on the pipeline: the LoRAs themselves, or their merge."""
     paths = {name: LORAS / f"{name}.safetensors" for name in loras.names}
     stacks = {CONTENT_ALONE: loras.names[:1], STYLE_ALONE: loras.styles, STACKED: loras.names}
     if setting.mode in stacks:
-        applied = apply_stacked(pipeline, [Stacked(load_file(paths[name])) for name in stacks[setting.mode]])
-    else:
-        tensors, _ = merge(make_recipe([LoraUse(path) for path in paths.values()], setting.mode, setting.options))
-        applied = [apply(pipeline, tensors)]
-    try:
-        yield
-    finally:
-        for one in applied:
-            remove(pipeline, one.name)
+        return [Stacked(load_file(paths[name])) for name in stacks[setting.mode]]
+    tensors, _ = merge(make_recipe([LoraUse(path) for path in paths.values()], setting.mode, setting.options))
+    return [Stacked(tensors)]
