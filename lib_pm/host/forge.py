@@ -76,10 +76,12 @@ def _add(
 
 
 def _online(networks: Any, model: Any) -> dict[str, bool]:
-    """Whether to patch in each forward, decided as the WebUI's own loader does. Forge alone asks for it."""
+    """Whether to patch in each forward, decided as the WebUI's own loader does. Forge and Forge Neo ask for it."""
     settings = getattr(networks, "dynamic_args", None)
     if settings is None:
         return {}
+    if not isinstance(settings, dict):  # Forge Neo's is a class, and what the user chose there holds for every dtype
+        return {"online_mode": bool(settings.online_lora)}
     plain = model.forge_objects.unet.model.storage_dtype in _PLAIN_DTYPES
     return {"online_mode": bool(settings.get("online_lora", False)) and not plain}
 

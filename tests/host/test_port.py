@@ -95,6 +95,47 @@ def test_dotted_names_arrive_on_forge() -> None:
     assert model.current_lora_hash == "[]"
 
 
+class OnTheFly(Networks):
+    """A loader that is told whether to patch in each forward."""
+
+    def __init__(self, dynamic_args: Any) -> None:
+        self.dynamic_args = dynamic_args
+        self.told: list[bool] = []
+
+    def load_lora_for_models(self, *given: Any, online_mode: bool, **named: Any) -> tuple[Patcher, Any]:
+        self.told.append(online_mode)
+        return super().load_lora_for_models(*given, **named)
+
+
+@pytest.mark.parametrize(
+    ("settings", "dtype", "online"),
+    [
+        ({"online_lora": True}, torch.float16, False),
+        ({"online_lora": True}, torch.float8_e4m3fn, True),
+        ({"online_lora": False}, torch.float8_e4m3fn, False),
+        # Forge Neo's: its own loader asks for no dtype
+        (SimpleNamespace(online_lora=True), torch.float16, True),
+        (SimpleNamespace(online_lora=False), torch.float16, False),
+    ],
+)
+def test_on_the_fly_is_as_the_host_has_it(settings: Any, dtype: torch.dtype, online: bool) -> None:
+    transformer = nn.ModuleDict({"to_q": nn.Linear(6, 8)})
+    transformer.storage_dtype = dtype
+    objects = Objects(
+        Patcher(transformer), SimpleNamespace(cond_stage_model=nn.Identity(), patcher=Patcher(nn.Identity()))
+    )
+    model = SimpleNamespace(
+        forge_objects=objects,
+        forge_objects_original=objects,
+        forge_objects_after_applying_lora=objects,
+        current_lora_hash="[]",
+    )
+    networks = OnTheFly(settings)
+    tensors = {f"{DOTTED}.lora_A.weight": torch.zeros(4, 6), f"{DOTTED}.lora_B.weight": torch.zeros(8, 4)}
+    forge.replace(networks, model, "merge", tensors, [])
+    assert networks.told == [online]
+
+
 @pytest.mark.parametrize(
     ("shape", "fits"),
     [
