@@ -19,9 +19,9 @@ from lib_pm.jobs.merge import merge
 from lib_pm.jobs.recipe import LoraUse, make_recipe
 
 SEED = 1
-STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
-DENSITIES = (0.1, 0.3, 0.5, 0.7, 0.9)
-RANKS = (1, 2, 4, 8, 16)
+STRENGTHS = (0.0, 0.3, 0.6, 0.9, 1.2)
+DENSITIES = (0.2, 0.5, 0.8)
+RANKS = (1, 2, 4, 8)
 
 
 def picture(pipeline: Any, prompt: str, *loras: Stacked) -> Image.Image:
