@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from lib_pm.core.registry import MODES
 from lib_pm.demo.grid import sheet
+from lib_pm.demo.quality.settings import DENSITIES, FULL_RANK
 from lib_pm.demo.tiny.model import render
 from lib_pm.demo.tiny.scenes import NEW_SHAPES, STYLES
 from lib_pm.host.diffusers import Stacked, stacked
@@ -20,7 +21,6 @@ from lib_pm.jobs.recipe import LoraUse, make_recipe
 
 SEED = 1
 STRENGTHS = (0.0, 0.3, 0.6, 0.9, 1.2)
-DENSITIES = (0.2, 0.5, 0.8)
 RANKS = (1, 2, 4, 8)
 
 
@@ -105,4 +105,4 @@ def _prompt(shape: str) -> str:
 
 
 def _full_rank(id: str) -> dict[str, Any]:
-    return {"svd_rank": 64} if "svd_rank" in MODES[id].options else {}
+    return {"svd_rank": FULL_RANK} if "svd_rank" in MODES[id].options else {}
