@@ -53,10 +53,12 @@ def _tabs() -> list[tuple[Any, str, str]]:
 
 
 def _add_routes(demo: Any, app: Any) -> None:
-    if shared.cmd_opts.api or shared.cmd_opts.nowebui:
+    flags = shared.cmd_opts
+    if flags.api or flags.nowebui:
         from lib_pm.host.api import add_routes
+        from lib_pm.host.origin import Origins
 
-        add_routes(app, _desk, shared.cmd_opts.api_auth)
+        add_routes(app, _desk, flags.api_auth, Origins(flags.cors_allow_origins, flags.cors_allow_origins_regex))
 
 
 script_callbacks.on_ui_settings(add_settings)

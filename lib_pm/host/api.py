@@ -13,6 +13,8 @@ from pydantic import BaseModel, Field
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.registry import find_mode
+from lib_pm.host.guard import Answer, GuardedRoute, printable
+from lib_pm.host.origin import Origins, check_sender
 from lib_pm.jobs.analysis import Analysis
 from lib_pm.jobs.desk import Desk
 from lib_pm.jobs.draft import Draft
@@ -26,8 +28,9 @@ from lib_pm.jobs.recipe import APPLY, DEFAULT_MODE, DTYPES, PRECISIONS
 from lib_pm.jobs.report import Report
 from lib_pm.jobs.resize import NO_LIMIT, NewRank, parse_dynamic
 
-Answer = TypeVar("Answer")
+T = TypeVar("T")
 PREFIX = "/power-merger/v1"
+NO_OTHERS = Origins()
 _TEXT = "A `<lora:NAME:CLIP:MODEL:lbw=…>` for each LoRA, as in a prompt; a `<pm:…>` tag among them wins over `mode`."
 _NAME = "Of the file, without ending; empty: made of the LoRAs' names."
 _FOLDER = "Below the LoRA folder."
@@ -104,10 +107,16 @@ class RecipeAnswer(BaseModel):
     precision: str
 
 
-def add_routes(app: FastAPI, desk: Desk, logins: str | None) -> None:
-    """Add the interface to the WebUI's own. logins: its `--api-auth`, `name:password,…`."""
+def add_routes(app: FastAPI, desk: Desk, logins: str | None, origins: Origins = NO_OTHERS) -> None:
+    """Add the interface to the WebUI's own. logins: its `--api-auth`, `name:password,…`. origins: see there."""
     locked = [Depends(_check_login(logins))] if logins else []
-    router = APIRouter(prefix=PREFIX, tags=["Power Merger"], dependencies=locked)
+    router = APIRouter(
+        prefix=PREFIX,
+        tags=["Power Merger"],
+        dependencies=[*locked, Depends(check_sender(origins))],
+        default_response_class=Answer,
+        route_class=GuardedRoute,
+    )
 
     @router.get("/loras", response_model=list[LoraAnswer])
     def loras() -> list[dict[str, Any]]:
@@ -195,12 +204,12 @@ def _result(result: list[Report] | Analysis) -> list[dict[str, Any]]:
     return [part.to_json() for part in ([result] if isinstance(result, Analysis) else result)]
 
 
-def _checked(desk: Desk, work: Callable[[], Answer], status: int = 400) -> Answer:
+def _checked(desk: Desk, work: Callable[[], T], status: int = 400) -> T:
     """What the user can mend is an answer with its message."""
     try:
         return work()
     except MergeInputError as error:
-        raise HTTPException(status, desk.public(str(error))) from error
+        raise HTTPException(status, printable(desk.public(str(error)))) from error
 
 
 def _check_login(logins: str) -> Any:

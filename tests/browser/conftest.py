@@ -29,19 +29,19 @@ def missing(what: str) -> NoReturn:
 
 
 @contextmanager
-def serving(venv: str, loras: Path) -> Iterator[str]:
-    """The address of a page, served by the Python of that venv."""
+def serving(venv: str, loras: Path, script: str = "page.py") -> Iterator[str]:
+    """The address of what a script of this folder serves with the Python of that venv."""
     python = ROOT / venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if not python.exists():
         missing(venv)
     here = sysconfig.get_paths()["purelib"]
-    command = [python, ROOT / "tests" / "browser" / "page.py", "--packages", here, "--loras", loras]
+    command = [python, ROOT / "tests" / "browser" / script, "--packages", here, "--loras", loras]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             lines = (line.split() for line in process.stdout)
             address = next((words[1] for words in lines if words[:1] == ["ready"]), "")
-            assert address, "the page's server ended before it was up"
+            assert address, f"{script} ended before it was up"
             yield address.rstrip("/")
         finally:
             process.terminate()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -13,7 +14,8 @@ from fastapi.testclient import TestClient
 from safetensors.torch import load_file
 
 from lib_pm.core.registry import MODES
-from lib_pm.host.api import PREFIX, add_routes
+from lib_pm.host.api import NO_OTHERS, PREFIX, add_routes
+from lib_pm.host.origin import Origins
 from lib_pm.jobs.draft import Draft
 from lib_pm.jobs.order import Target, submit_merge
 from tests.desks import SeenDesk, done, files, make_desk
@@ -24,9 +26,9 @@ MERGE = {"text": "<lora:style:0.8>\n<lora:char:0.6>", "mode": "add", "device": "
 class Client:
     """Every answer is looked through for the path of the LoRA folder."""
 
-    def __init__(self, desk: SeenDesk, logins: str | None = None) -> None:
+    def __init__(self, desk: SeenDesk, logins: str | None = None, origins: Origins = NO_OTHERS) -> None:
         app = FastAPI()
-        add_routes(app, desk, logins)
+        add_routes(app, desk, logins, origins)
         self.http = TestClient(app, raise_server_exceptions=False)
         self._secret = str(desk.folder.parent)
 
@@ -222,3 +224,95 @@ def test_the_documentation_lists_every_route(client: Client) -> None:
         "/jobs": ["get"],
         "/jobs/{id}": ["delete", "get"],
     }
+
+
+class TestSenders:
+    """What browsers say of the page that asks; `tests/browser/test_origin.py` has real ones."""
+
+    OWN: ClassVar = {"origin": "http://testserver"}
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {},  # a program
+            OWN,
+            {"origin": "http://testserver:80"},
+            {"origin": "http://TestServer"},
+            OWN | {"sec-fetch-site": "same-origin"},
+            {"origin": "https://behind.a.proxy", "sec-fetch-site": "same-origin"},
+            {"origin": "https://pm.example", "x-forwarded-host": "pm.example"},
+            {"origin": "https://pm.example", "x-forwarded-host": "pm.example:443"},
+            {"origin": "https://pm.example:8443", "x-forwarded-host": "inner, pm.example:8443"},
+            {"origin": "http://[::1]:7860", "host": "[::1]:7860"},
+            {"origin": "https://listed.example", "sec-fetch-site": "cross-site"},
+            {"origin": "https://a.pattern.example", "sec-fetch-site": "same-site"},
+        ],
+    )
+    def test_they_may(self, desk: SeenDesk, headers: dict[str, str]) -> None:
+        origins = Origins("https://listed.example,https://other.example", r"https://\w+\.pattern\.example")
+        client = Client(desk, origins=origins)
+        client.finished(client("POST", "merge", json=MERGE, headers=headers))
+        client("DELETE", "jobs/nope", 404, headers=headers)
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {"origin": "http://evil.example"},
+            {"origin": "null"},
+            {"origin": ""},
+            {"origin": "http://testserver:7861"},  # another port of the same machine
+            {"origin": "http://testserver:7861", "sec-fetch-site": "same-site"},
+            {"origin": "http://testserver.evil.example"},
+            {"origin": "http://testserver@evil.example"},
+            {"origin": "http://[::1"},
+            {"origin": "http://testserver:port"},
+            OWN | {"sec-fetch-site": "cross-site"},
+            {"sec-fetch-site": "cross-site"},
+            {"sec-fetch-site": "same-site"},
+            {"origin": "https://listed.example.evil.example"},
+        ],
+    )
+    def test_they_may_not(self, desk: SeenDesk, headers: dict[str, str]) -> None:
+        client = Client(desk, origins=Origins("https://listed.example", r"https://listed\.example"))
+        before = files(desk)
+        for path in ("merge", "resize", "analyse"):
+            detail = client("POST", path, 403, json=MERGE, headers=headers)["detail"]
+            assert repr(headers.get("origin") or "elsewhere") in detail
+            assert "--cors-allow-origins" in detail
+        client("DELETE", "jobs/nope", 403, headers=headers)
+        assert client("GET", "jobs", headers=headers) == []
+        assert files(desk) == before
+
+    def test_any_origin_may_if_the_webui_is_told_so(self, desk: SeenDesk) -> None:
+        client = Client(desk, origins=Origins("*"))
+        client.finished(client("POST", "merge", json=MERGE, headers={"origin": "null", "sec-fetch-site": "cross-site"}))
+
+    @pytest.mark.parametrize(
+        "kind", ["application/json", "application/json; charset=utf-8", "Application/JSON;charset=UTF-8"]
+    )
+    def test_json_is_taken(self, client: Client, kind: str) -> None:
+        content = json.dumps(MERGE)
+        client.finished(client("POST", "merge", content=content, headers={"content-type": kind}))
+
+    @pytest.mark.parametrize(
+        "kind",
+        [
+            None,
+            "",
+            "text/plain",
+            "text/plain;charset=application/json",
+            "application/x-www-form-urlencoded",
+            "multipart/form-data; boundary=x",
+            "json",
+            "application/ld+json",
+        ],
+    )
+    def test_nothing_else_is(self, client: Client, desk: SeenDesk, kind: str | None) -> None:
+        """A page can send all but the last without the browser asking the WebUI first."""
+        before = files(desk)
+        headers = {} if kind is None else {"content-type": kind}
+        for path in ("merge", "resize", "analyse"):
+            detail = client("POST", path, 415, content=json.dumps(MERGE).encode(), headers=headers)["detail"]
+            assert repr(kind or "") in detail
+            assert "application/json" in detail
+        assert (files(desk), client("GET", "jobs")) == (before, [])
