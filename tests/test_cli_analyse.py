@@ -85,7 +85,7 @@ def test_plots(capsys: pytest.CaptureFixture[str]) -> None:
         (["a.safetensors", "--threads", "0"], "threads is 0"),
         (["a.safetensors", "--device", "tpu"], "device is 'tpu'"),
         (["<lora:a:1:pm=off>", "--lora-dir", "."], "pm=off"),
-        (["a.safetensors", "--plots", "a.safetensors"], "cannot be written"),
+        (["a.safetensors", "--plots", "a.safetensors"], "could not be written"),
     ],
 )
 def test_errors_are_one_line(capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from lib_pm.jobs.analyse import analyse
 from lib_pm.jobs.charts import blocks_svg, spectrum_svg
 from lib_pm.jobs.presets import load_presets
 from lib_pm.jobs.recipe import DEFAULT_MODE, make_recipe
+from lib_pm.jobs.whole_file import write_text
 from lib_pm.terminal import progress_bar
 
 PLOTS = {"blocks.svg": blocks_svg, "spectrum.svg": spectrum_svg}
@@ -41,16 +41,5 @@ def _analyse(options: argparse.Namespace) -> None:
     with progress_bar(quiet=False) as progress:
         found = analyse(recipe, device=options.device, progress=progress, workers=options.threads)
     for target, plot in zip(targets, PLOTS.values(), strict=False):
-        _write(target, plot(found))
+        write_text(target, plot(found), str(target), overwrite=options.overwrite)
     print_result(options, found.to_json, found.to_text)
-
-
-def _write(target: Path, text: str) -> None:
-    """Whole or not at all."""
-    beside = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(target)
-    except OSError as error:
-        raise MergeInputError(f"{target} cannot be written: {error.strerror or error}.") from error

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from lib_pm.core.errors import MergeInputError
+from lib_pm.jobs.whole_file import copy_file, reason, write_text
 
 _KINDS = ("png", "jpg", "jpeg", "webp", "gif")
 _PICTURES = tuple(f"{middle}.{kind}" for middle in ("", ".preview") for kind in _KINDS)
@@ -49,12 +49,13 @@ def write_card(lora: Path, card: Card) -> None:
     if value is None:
         raise MergeInputError(f"{lora.stem}.json cannot be read, and would be lost; mend it or take it away.")
     value[_ACTIVATION] = card.activation.strip()
-    try:
-        lora.with_suffix(".json").write_text(json.dumps(value, indent=4, ensure_ascii=False), encoding="utf-8")
-        if card.picture and not find_picture(lora):
-            shutil.copyfile(card.picture, lora.with_suffix(card.picture.suffix))
-    except OSError as error:
-        raise MergeInputError(f"The card of {lora.stem} could not be written: {error.strerror}.") from error
+    text = json.dumps(value, indent=4, ensure_ascii=False)
+    write_text(lora.with_suffix(".json"), text, f"The card of {lora.stem}")
+    if card.picture and not find_picture(lora):
+        try:
+            copy_file(card.picture, lora.with_suffix(card.picture.suffix))
+        except OSError as error:
+            raise MergeInputError(f"The picture of {lora.stem} could not be written: {reason(error)}.") from error
 
 
 def _read(lora: Path) -> dict[str, object] | None:

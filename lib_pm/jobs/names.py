@@ -3,28 +3,49 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from pathlib import Path
 
 from lib_pm.core.errors import MergeInputError
+from lib_pm.jobs.visible import described, unseen, visible
 
-_FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\ud800-\udfff]')
-_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # on Windows
+_FORBIDDEN = re.compile(r'[<>:"/\\|?*]')
+# Devices of Windows, with any ending and with spaces before it; it takes a raised digit for a digit.
+_DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|clock\$|(com|lpt)[0-9¹²³])\s*(\..*)?", re.IGNORECASE)
 LONGEST = 200  # bytes: file systems have 255, and an ending is added
 
 
 def check_name(name: str, what: str = "name") -> str:
-    """The name without spaces around it; a MergeInputError says what is wrong with it."""
+    """The name without spaces around it; a MergeInputError says what is wrong with it, on whatever system."""
     name = name.strip()
-    bad = sorted(set(_FORBIDDEN.findall(name)))
     if not name:
         raise MergeInputError(f"The {what} is empty.")
-    if bad:
+    if bad := [described(char) for char in unseen(name)]:
+        raise MergeInputError(f"The {what} '{visible(name)}' holds {', '.join(bad)}, which cannot be seen.")
+    if bad := sorted(set(_FORBIDDEN.findall(name))):
         raise MergeInputError(f"The {what} {name!r} holds {' '.join(bad)}, which a file's name cannot.")
-    if name.startswith(".") or name.endswith(".") or _RESERVED.fullmatch(name):
-        raise MergeInputError(f"The {what} {name!r} is not allowed; choose another.")
+    if name.startswith(".") or name.endswith("."):
+        raise MergeInputError(f"The {what} {name!r} is not allowed: it begins or ends with a dot.")
+    if _DEVICE.fullmatch(name):
+        raise MergeInputError(f"The {what} {name!r} is not allowed: on Windows it is a device.")
     if len(name.encode()) > LONGEST:
-        raise MergeInputError(f"The {what} has {len(name.encode())} bytes; allowed: {LONGEST}.")
+        raise MergeInputError(f"The {what} {name!r} has {len(name.encode())} bytes; allowed: {LONGEST}.")
     return name
+
+
+def twin(path: Path) -> Path | None:
+    """A file that differs from this one only in case or in how its letters are encoded, if this one is not there.
+
+    On Windows and macOS the two are one.
+    """
+    if path.exists() or not path.parent.is_dir():
+        return None
+    same = (other for other in path.parent.iterdir() if _one(other.name) == _one(path.name))
+    return next(same, None)
+
+
+def _one(name: str) -> str:
+    return unicodedata.normalize("NFC", name.casefold())
 
 
 def check_folder(folder: str) -> str:

@@ -16,7 +16,7 @@ from lib_pm.jobs.devices import choose_device
 from lib_pm.jobs.draft import Draft
 from lib_pm.jobs.merge import merge_to_file
 from lib_pm.jobs.metadata import check_keep
-from lib_pm.jobs.names import lora_file
+from lib_pm.jobs.names import lora_file, twin
 from lib_pm.jobs.progress import Progress
 from lib_pm.jobs.queue import Job
 from lib_pm.jobs.recipe import Recipe, dtype_name
@@ -167,7 +167,7 @@ def _path(desk: Desk, target: Target, otherwise: str) -> Path:
 def _free(path: Path) -> Path:
     """The path, or the first one with a number behind it that no file has."""
     stem, number = path.stem, 1
-    while path.exists():
+    while path.exists() or twin(path):
         number += 1
         path = path.with_name(f"{stem}_{number}.safetensors")
     return path

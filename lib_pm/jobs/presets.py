@@ -35,4 +35,5 @@ def load_presets(path: Path | None = None) -> dict[str, str]:
     try:
         return BUILT_IN | read_presets(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
-        raise MergeInputError(f"The block weight presets in {path} cannot be read: {error}.") from error
+        why = error.strerror if isinstance(error, OSError) else error  # without its folder: it is shown over the API
+        raise MergeInputError(f"The block weight presets in {path.name} cannot be read: {why}.") from error

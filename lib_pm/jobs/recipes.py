@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.jobs.draft import Draft, from_json
 from lib_pm.jobs.names import check_name
+from lib_pm.jobs.whole_file import write_text
 
 
 @dataclass(frozen=True)
@@ -26,10 +25,7 @@ class Recipes:
         return _read(self._existing(name), f"The recipe {name!r}")
 
     def save(self, name: str, draft: Draft, *, overwrite: bool = False) -> None:
-        path = self._path(name)
-        if path.exists() and not overwrite:
-            raise MergeInputError(f"There is a recipe {path.stem!r} already; choose another name or allow overwriting.")
-        _write(path, draft)
+        _write(self._path(name), draft, overwrite=overwrite)
 
     def delete(self, name: str) -> None:
         self._existing(name).unlink()
@@ -69,16 +65,7 @@ def _read(path: Path, where: str) -> Draft:
         raise MergeInputError(f"{where} cannot be read: {error.strerror}.") from error
 
 
-def _write(path: Path, draft: Draft) -> None:
-    """Whole or not at all: a page that is closed in between loses nothing."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, suffix=".tmp", delete=False) as file:
-            json.dump(draft.to_json(), file, indent=2, ensure_ascii=False)
-        try:
-            os.replace(file.name, path)
-        except OSError:
-            os.unlink(file.name)
-            raise
-    except OSError as error:
-        raise MergeInputError(f"The recipe {path.stem!r} could not be written: {error.strerror}.") from error
+def _write(path: Path, draft: Draft, *, overwrite: bool = True) -> None:
+    """A page that is closed in between loses nothing."""
+    text = json.dumps(draft.to_json(), indent=2, ensure_ascii=False)
+    write_text(path, text, f"The recipe {path.stem!r}", overwrite=overwrite)

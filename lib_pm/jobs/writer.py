@@ -7,21 +7,19 @@ is put in at the end.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO
 
 import torch
 from torch import Tensor
 
 from lib_pm.core.errors import MergeInputError
+from lib_pm.jobs.names import check_name, twin
+from lib_pm.jobs.whole_file import WholeFile, already_there, reason
 
 _DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64"}
 _LEGACY_START, _LEGACY_LENGTH = 0x100000, 0x10000
@@ -35,7 +33,7 @@ def header_size(shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, st
 
 
 class StreamWriter:
-    """Writes to a temporary file in the target's folder; `finish` renames it, leaving the `with` block removes it.
+    """Writes to a `WholeFile`: `finish` puts it in its place, leaving the `with` block removes what is left.
 
     Every failure of the file system is a MergeInputError that names the file.
     """
@@ -43,17 +41,15 @@ class StreamWriter:
     def __init__(self, target: Path, reserved: int, *, overwrite: bool = False) -> None:
         self.target = target
         self._reserved = reserved
-        self._overwrite = overwrite
         self._entries: dict[str, dict[str, object]] = {}
         self._written = 0
         self._hash = hashlib.sha256()
         check_target(target, overwrite)
         try:
-            handle, name = tempfile.mkstemp(prefix=f".{target.stem}.", suffix=".tmp", dir=target.parent)
+            self._whole = WholeFile(target, overwrite=overwrite)
         except OSError as error:
             raise _file_error(target, error) from error
-        self._temporary = Path(name)
-        self._file: IO[bytes] = os.fdopen(handle, "w+b")
+        self._file = self._whole.file
         self._file.seek(8 + reserved)
 
     def add(self, name: str, tensor: Tensor) -> None:
@@ -95,12 +91,9 @@ class StreamWriter:
         try:
             self._file.seek(0)
             self._file.write(self._reserved.to_bytes(8, "little") + header.ljust(self._reserved))
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            check_target(self.target, self._overwrite)  # it may have appeared in the meantime
-            os.chmod(self._temporary, 0o666 & ~_umask())
-            os.replace(self._temporary, self.target)
+            self._whole.place()
+        except FileExistsError as error:  # it came in the meantime
+            raise already_there(self.target) from error
         except OSError as error:
             raise _file_error(self.target, error) from error
 
@@ -110,22 +103,26 @@ class StreamWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with contextlib.suppress(OSError):  # a full disk fails again at this flush; the first failure is on its way
-            self._file.close()
-        self._temporary.unlink(missing_ok=True)
+        self._whole.__exit__(kind, error, trace)
 
 
 def check_target(target: Path, overwrite: bool) -> None:
     """A MergeInputError if the file cannot be written there; asked before the work begins, not after it."""
     if target.suffix != ".safetensors":
         raise MergeInputError(f"The output {target} should end in .safetensors.")
+    check_name(target.stem, "output's name")
     try:
         if not target.parent.is_dir():
             raise MergeInputError(f"The output folder {target.parent} does not exist.")
         if target.is_dir():
             raise MergeInputError(f"The output {target} is a folder.")
         if target.exists() and not overwrite:
-            raise MergeInputError(f"{target} is already there; choose another name or allow overwriting.")
+            raise already_there(target)
+        if other := twin(target):
+            raise MergeInputError(
+                f"{other.name} is in {target.parent} already, which on Windows and macOS is the same file as "
+                f"{target.name}; choose another name, or write it as that."
+            )
     except OSError as error:  # a folder that may not be entered, a name that is too long
         raise _file_error(target, error) from error
 
@@ -148,20 +145,5 @@ def _numel(shape: tuple[int, ...]) -> int:
     return product
 
 
-def _umask() -> int:
-    """The process's file mode mask: a temporary file is private, the LoRA should be as any other file."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def _file_error(target: Path, error: OSError) -> MergeInputError:
-    reasons = {
-        errno.ENOSPC: "the disk is full",
-        errno.EDQUOT: "the disk quota is used up",
-        errno.EACCES: "the folder or file may not be written to",
-        errno.EPERM: "the folder or file may not be written to",
-        errno.EROFS: "the folder is read-only",
-    }
-    reason = reasons.get(error.errno or 0, error.strerror or str(error))
-    return MergeInputError(f"{target} could not be written: {reason}. Nothing was left behind.")
+    return MergeInputError(f"{target} could not be written: {reason(error)}. Nothing was left behind.")

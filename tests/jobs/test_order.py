@@ -189,10 +189,10 @@ class TestRefusals:
     def test_a_folder_that_may_not_be_written_to(self, desk: SeenDesk, monkeypatch: pytest.MonkeyPatch) -> None:
         """(Permissions would not stop a test that runs as root.)"""
 
-        def refuse(prefix: str, suffix: str, dir: Path) -> None:
-            raise OSError(30, "Read-only file system", str(dir))
+        def refuse(folder: Path) -> None:
+            raise OSError(30, "Read-only file system", str(folder))
 
-        monkeypatch.setattr("lib_pm.jobs.writer.tempfile.mkstemp", refuse)
+        monkeypatch.setattr("lib_pm.jobs.leftovers.new_temporary", refuse)
         job = submit_merge(desk, DRAFT, Target("out"), "cpu")
         assert desk.public(failed(job)) == (
             "out.safetensors could not be written: the folder is read-only. Nothing was left behind."

@@ -45,7 +45,7 @@ def test_they_come_back_by_name(recipes: Recipes) -> None:
 
 def test_none_is_overwritten_unasked(recipes: Recipes) -> None:
     recipes.save("a", DRAFT)
-    with pytest.raises(MergeInputError, match="There is a recipe 'a' already; choose another name or allow"):
+    with pytest.raises(MergeInputError, match="The recipe 'a' is already there; choose another name or allow"):
         recipes.save("a ", Draft("<lora:new:1>"))
     assert recipes.load("a") == DRAFT
     recipes.save("a", Draft("<lora:new:1>"), overwrite=True)
@@ -117,9 +117,9 @@ def test_what_cannot_be_written_or_read_is_said_without_a_path(
     with monkeypatch.context() as patch:
         patch.setattr("os.replace", refuse)
         with pytest.raises(MergeInputError) as unwritten:
-            recipes.save("b", DRAFT)
+            recipes.save("b", DRAFT, overwrite=True)
     assert str(unread.value) == "The recipe 'a' cannot be read: Permission denied."
-    assert str(unwritten.value) == "The recipe 'b' could not be written: Permission denied."
+    assert str(unwritten.value) == "The recipe 'b' could not be written: the folder or file may not be written to."
     assert files(recipes) == ["recipes/a.json"], "nothing is left behind"
 
 
