@@ -1,4 +1,4 @@
-"""What takes a process of its own: threads set from outside, and Ctrl-C."""
+"""What takes a process of its own: threads set from outside, Ctrl-C and `kill`."""
 
 from __future__ import annotations
 
@@ -73,7 +73,8 @@ def test_another_seed_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there it is sent to all processes of a console")
-def test_ctrl_c(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "kill"])
+def test_ctrl_c(tmp_path: Path, sent: signal.Signals) -> None:
     """In the middle of a merge: no partial file, the old one untouched, status 1, one line."""
     shapes = {f"lora_unet_down_blocks_{i // 9}_attentions_{i % 9}_proj_in": (3200, 3200) for i in range(99)}
     write(tmp_path / "a.safetensors", make_lora(shapes, 2))
@@ -85,7 +86,7 @@ def test_ctrl_c(tmp_path: Path) -> None:
         assert time.monotonic() < give_up
         time.sleep(0.02)
     time.sleep(0.2)
-    job.send_signal(signal.SIGINT)
+    job.send_signal(sent)
     printed, errors = job.communicate(timeout=30)
     assert (job.returncode, printed, errors) == (1, "", "cancelled; nothing was written\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "out.safetensors"]

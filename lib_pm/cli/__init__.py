@@ -6,8 +6,11 @@ import argparse
 import gc
 import io
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,6 +25,7 @@ from lib_pm.jobs.modes import modes_json, modes_markdown, modes_text
 from lib_pm.jobs.progress import Cancelled
 from lib_pm.jobs.recipe import DTYPES
 from lib_pm.jobs.resize import NO_LIMIT, NewRank, parse_dynamic, resize_to_file
+from lib_pm.jobs.visible import visible
 from lib_pm.terminal import progress_bar
 
 
@@ -38,10 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     gc.freeze()  # what has been imported stays; without this the collector walks through all of torch again and again
     try:
         options = _parser().parse_args(arguments)
-        options.run(options)
-        sys.stdout.flush()
+        with _terminated_as_by_ctrl_c():
+            options.run(options)
+            sys.stdout.flush()
     except MergeInputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {visible(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, Cancelled):
         print("cancelled; nothing was written", file=sys.stderr)
@@ -50,6 +55,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0
+
+
+@contextmanager
+def _terminated_as_by_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM (`kill`, a shutdown, a batch system's time limit) do what Ctrl-C does: nothing is left behind."""
+    ours = threading.current_thread() is threading.main_thread()  # others may set no handlers
+    if not ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _parser() -> argparse.ArgumentParser:

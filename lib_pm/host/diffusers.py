@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.host.modules import Fitted, components, fit_layers
+from lib_pm.jobs.visible import visible
 
 _log = logging.getLogger(__name__)
 NAME = "power_merger"
@@ -143,11 +144,13 @@ def _load_with_diffusers(pipeline: Any, layers: Sequence[Fitted], name: str) -> 
     try:
         pipeline.load_lora_weights(state, adapter_name=name)
     except _REFUSALS as error:
-        _log.info("diffusers does not take this LoRA (%s); its layers are put in with PEFT directly", error)
+        why = visible(str(error))
+        _log.info("diffusers does not take this LoRA (%s); its layers are put in with PEFT directly", why)
         return False
     wrong = _not_arrived(pipeline, layers, name)
     if wrong:
-        _log.info("diffusers changed %d layers, first %s; they are put in with PEFT directly", len(wrong), wrong[0])
+        count, first = len(wrong), visible(wrong[0])
+        _log.info("diffusers changed %d layers, first %s; they are put in with PEFT directly", count, first)
     return not wrong
 
 

@@ -20,6 +20,7 @@ from lib_pm.jobs.cache import MergeCache, Merged
 from lib_pm.jobs.progress import Cancelled, Progress
 from lib_pm.jobs.prompt import LoraTag, Request, parse_lora, parse_pm, write_pm
 from lib_pm.jobs.recipe import LoraUse, Recipe, make_recipe
+from lib_pm.jobs.visible import as_lines, visible
 
 _log = logging.getLogger(__name__)
 INFOTEXT = "Power Merger"  # the key in the image's infotext
@@ -148,7 +149,7 @@ def _some(layers: Iterable[str]) -> str:
 def _tell(p: Any, text: str) -> None:
     """To the image's comments, which the page shows, and to the log."""
     p.comment(f"Power Merger: {text}")
-    _log.warning("Power Merger: %s", text)
+    _log.warning("Power Merger: %s", visible(text))
 
 
 def _record(p: Any, applied: str) -> None:
@@ -165,7 +166,7 @@ def stop(p: Any, error: Exception) -> None:
     """
     known = isinstance(error, MergeInputError)
     told = MergeInputError(f"Power Merger: {error}") if known else error
-    _log.error("%s", told, exc_info=None if known else error)
+    _log.error("%s", as_lines(str(told).splitlines()), exc_info=None if known else error)
     p.comment(str(told))
 
     def refuse(*args: Any, **kwargs: Any) -> NoReturn:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lib_pm.jobs.visible import as_lines
+
 # The shares of the energy, in percent, for which the rank that keeps them is told.
 KEPT = (90, 95, 99)
 # So that rounding does not ask for one rank more.
@@ -138,7 +140,7 @@ class Analysis:
             lines += _by_block("cosine", {block: number(found.cosine) for block, found in blocks})
             lines += _by_block("sign conflict", {block: percent(found.conflict) for block, found in blocks})
         lines += [f"  note: {note}" for note in self.notes]
-        return "\n".join([*lines, f"  {self.seconds:.2f} s"])
+        return as_lines([*lines, f"  {self.seconds:.2f} s"])
 
 
 def number(value: float | None) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from lib_pm.core.keys.families import kind
 from lib_pm.jobs.metadata import RECIPE_KEY, merged_tags
 from lib_pm.jobs.reader import load_json, open_lora
+from lib_pm.jobs.visible import as_lines
 
 TAGS_SHOWN = 10
 
@@ -54,7 +55,7 @@ class Inspection:
         lines += [
             f"  {key}: {value if len(value) <= 100 else value[:99] + '…'}" for key, value in sorted(shown.items())
         ]
-        return "\n".join(lines)
+        return as_lines(lines)
 
 
 def inspect_file(path: Path) -> Inspection:

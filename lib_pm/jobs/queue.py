@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.jobs.progress import Cancelled, Progress
+from lib_pm.jobs.visible import visible
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
 Turn = AbstractContextManager[Any]
@@ -74,7 +75,7 @@ class Job:
             self.error = str(error)
             self._end("failed")
         except Exception as error:  # noqa: BLE001 (nobody is above this thread: the log gets it, the user its message)
-            _log.exception("%s failed", self.what)
+            _log.exception("%s failed", visible(self.what))
             self.error = f"{type(error).__name__}: {error}"
             self._end("failed")
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from lib_pm.jobs.plan import PlannedLayer
 from lib_pm.jobs.run import Finished
+from lib_pm.jobs.visible import as_lines
 
 
 @dataclass
@@ -75,7 +76,7 @@ class Report:
         lines.append(f"  {self.seconds:.2f} s{memory}")
         if self.file:
             lines.append(f"  written: {self.file} ({self.size / 2**20:.1f} MB)")
-        return "\n".join(lines)
+        return as_lines(lines)
 
 
 class ReportWriter:

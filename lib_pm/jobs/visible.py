@@ -27,7 +27,7 @@ def visible(text: str) -> str:
     return text
 
 
-def lines(texts: Iterable[str]) -> str:
+def as_lines(texts: Iterable[str]) -> str:
     """Texts as lines, each of them `visible`, so that none can pass for two."""
     return "\n".join(map(visible, texts))
 

@@ -209,3 +209,25 @@ def test_file_mode_follows_the_umask(tmp_path: Path, mask: int) -> None:
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "out.safetensors").stat().st_mode) == 0o666 & ~mask
+
+
+@pytest.mark.parametrize(("there", "wanted"), [("Style", "style"), ("Straße", "STRASSE"), ("größe", "gro\u0308ße")])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_name_that_elsewhere_is_another_spelling_of_a_files(
+    tmp_path: Path, overwrite: bool, there: str, wanted: str
+) -> None:
+    """On Windows and macOS the two are one file: a folder that is copied there would lose one of them."""
+    (tmp_path / f"{there}.safetensors").write_text("theirs")
+    with pytest.raises(MergeInputError) as caught:
+        merge_to_file(recipe(tmp_path), tmp_path / f"{wanted}.safetensors", overwrite=overwrite)
+    assert there in str(caught.value)
+    assert (tmp_path / f"{there}.safetensors").read_text() == "theirs"
+    merge_to_file(recipe(tmp_path), tmp_path / f"{there}.safetensors", overwrite=True)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", ["CON", "com¹.x", "a:b", "a\u202eb", "a."])
+def test_names_that_some_system_cannot_hold(tmp_path: Path, name: str) -> None:
+    with pytest.raises(MergeInputError, match="output's name"):
+        merge_to_file(recipe(tmp_path), tmp_path / f"{name}.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["in.safetensors"]
