@@ -53,12 +53,14 @@ def _tabs() -> list[tuple[Any, str, str]]:
 
 
 def _add_routes(demo: Any, app: Any) -> None:
-    flags = shared.cmd_opts
-    if flags.api or flags.nowebui:
+    flags = vars(shared.cmd_opts).get
+    if flags("api") or flags("nowebui"):
         from lib_pm.host.api import add_routes
         from lib_pm.host.origin import Origins
 
-        add_routes(app, _desk, flags.api_auth, Origins(flags.cors_allow_origins, flags.cors_allow_origins_regex))
+        add_routes(
+            app, _desk, flags("api_auth"), Origins(flags("cors_allow_origins"), flags("cors_allow_origins_regex"))
+        )
 
 
 script_callbacks.on_ui_settings(add_settings)

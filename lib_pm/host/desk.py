@@ -9,23 +9,28 @@ from urllib.parse import quote
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.host import a1111, forge
-from lib_pm.host.port import find_lora, lora_extension
+from lib_pm.host.port import find_lora, lora_extension, webui_library
 from lib_pm.host.settings import read_settings
 from lib_pm.jobs.card import find_picture
 from lib_pm.jobs.desk import Desk
 from lib_pm.jobs.devices import choose_device
+from lib_pm.jobs.library import Library
 from lib_pm.jobs.queue import Turn
 
 DATA = "data"  # the folder for recipes, in the extension's own
 
 
 class WebuiDesk(Desk):
-    """The folder is the WebUI's; names are found as in a prompt."""
+    """The folders are the WebUI's; names are found as in a prompt."""
 
     def __init__(self, extension: Path) -> None:
         from modules import shared
 
         super().__init__(Path(os.path.abspath(shared.cmd_opts.lora_dir)), extension / DATA, read_settings().device)
+
+    @property
+    def library(self) -> Library:
+        return webui_library()
 
     def titles(self) -> Mapping[Path, str]:
         """The aliases that the WebUI read from the files' metadata."""

@@ -7,6 +7,7 @@ else. Nothing of the WebUI is kept here: Reload UI leaves these modules in memor
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,9 +76,20 @@ def find_lora(networks: Any, name: str) -> Path:
     disk = known.get(name)
     if disk is not None:
         return Path(disk.filename)
-    from modules import shared
+    return webui_library().find(name)
 
-    return Library(Path(shared.cmd_opts.lora_dir)).find(name)
+
+def webui_library() -> Library:
+    """The folders that the WebUI's Lora extension searches; beside its own one, `--lora-dirs` or an old LyCORIS folder.
+
+    Its page of cards says which: those whose pictures it may show.
+    """
+    from modules import shared, ui_extra_networks
+
+    pages = [page for page in ui_extra_networks.extra_pages if page.name == "lora"]
+    named = [folder for page in pages for folder in page.allowed_directories_for_previews()]
+    first, *others = dict.fromkeys(Path(os.path.abspath(folder)) for folder in (shared.cmd_opts.lora_dir, *named))
+    return Library(first, tuple(others))
 
 
 def layer_of(key: str) -> str:

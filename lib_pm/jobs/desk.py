@@ -38,20 +38,21 @@ class Desk:
         self.recipes = Recipes(data)
         self.queue = Queue()
 
-    def files(self) -> list[Path]:
-        return Library(self.folder).files()
+    @property
+    def library(self) -> Library:
+        """The LoRAs that there are; new ones are written into its folder, not into its others."""
+        return Library(self.folder)
 
     def loras(self) -> list[Shown]:
         """All LoRAs by their shortest names that are clear, sorted as people do."""
-        files, titles = self.files(), self.titles()
-        stems = Counter(path.stem for path in files)
+        names, titles = self.library.names(), self.titles()
+        stems = Counter(path.stem for path in names)
         beside = cache(lambda folder: frozenset(os.listdir(folder)))
         shown = []
-        for path in files:
-            parent = path.parent.relative_to(self.folder)
-            folder = "" if parent == Path() else parent.as_posix()
-            name = path.stem if stems[path.stem] == 1 else clear_name(path, self.folder)
-            shown.append(Shown(name, folder, titles.get(path, ""), self.thumb(path, beside(path.parent))))
+        for path, full in names.items():
+            name = path.stem if stems[path.stem] == 1 else clear_name(full)
+            picture = self.thumb(path, beside(path.parent))
+            shown.append(Shown(name, full.rpartition("/")[0], titles.get(path, ""), picture))
         return sorted(shown, key=lambda lora: (lora.folder.casefold(), lora.name.casefold()))
 
     def titles(self) -> Mapping[Path, str]:
@@ -64,12 +65,13 @@ class Desk:
 
     def find(self, name: str) -> Path:
         """The file of a LoRA's name, alias, or sub-folder and name; a MergeInputError names near ones."""
-        return Library(self.folder).find(name)
+        return self.library.find(name)
 
     def name_of(self, path: Path) -> str:
         """The name to write into a tag for that file."""
-        same = [other for other in self.files() if other.stem == path.stem]
-        return path.stem if len(same) < 2 else clear_name(path, self.folder)
+        names = self.library.names()
+        alone = sum(other.stem == path.stem for other in names) < 2
+        return path.stem if alone or path not in names else clear_name(names[path])
 
     def folders(self) -> list[str]:
         """The sub-folders, "" for the LoRA folder itself first."""
@@ -88,5 +90,8 @@ class Desk:
         """A LoRA was written there."""
 
     def public(self, text: str) -> str:
-        """A message without the path of the LoRA folder: whoever reads it may not be who owns the machine."""
-        return text.replace(f"{self.folder}{os.sep}", "").replace(str(self.folder), self.folder.name)
+        """A message without the paths of the LoRA folders: whoever reads it may not be who owns the machine."""
+        library = self.library
+        for folder in (library.folder, *library.others):
+            text = text.replace(f"{folder}{os.sep}", "").replace(str(folder), folder.name)
+        return text

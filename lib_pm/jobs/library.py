@@ -14,51 +14,78 @@ from lib_pm.core.errors import MergeInputError
 
 @dataclass(frozen=True)
 class Library:
-    """The LoRAs below a folder, searched when asked, so that a new file is found at once."""
+    """The LoRAs below a folder, searched when asked, so that a new file is found at once.
+
+    others: folders that a WebUI searches too; one that is not there holds no LoRAs.
+    """
 
     folder: Path
+    others: tuple[Path, ...] = ()
 
-    def files(self) -> list[Path]:
+    def names(self) -> dict[Path, str]:
+        """All LoRAs, sorted, with their full names: `a`, `sub/a`, and of another folder with its name `LyCORIS/a`."""
         if not self.folder.is_dir():
             raise MergeInputError(f"The LoRA folder {self.folder} does not exist.")
-        found = (Path(base, name) for base, _, names in os.walk(self.folder, followlinks=True) for name in names)
-        return sorted(path for path in found if path.suffix.lower() == ".safetensors")
+        found = _below(self.folder)
+        taken = {name.partition("/")[0].casefold() for name in found.values() if "/" in name}
+        for other in self.others:
+            start, number = other.name or "other", 1
+            while start.casefold() in taken:
+                number += 1
+                start = f"{other.name} ({number})"
+            taken.add(start.casefold())
+            for path, name in _below(other).items():
+                found.setdefault(path, f"{start}/{name}")  # there already, if one folder is in the other
+        return found
 
     def find(self, name: str) -> Path:
         """The one file of that name; `./a` is the one outside of all sub-folders.
 
         A MergeInputError names near ones, or all that it could be.
         """
-        files = self.files()
-        wanted = name.replace("\\", "/").removesuffix(".safetensors")
-        relative = {path: path.relative_to(self.folder).with_suffix("").as_posix() for path in files}
+        names = self.names()
+        files, wanted = list(names), name.replace("\\", "/").removesuffix(".safetensors")
         if wanted.startswith("./"):
-            files, wanted = [path for path in files if path.parent == self.folder], wanted[2:]
+            files, wanted = [path for path in files if "/" not in names[path]], wanted[2:]
         for matches in (
-            [path for path in files if relative[path] == wanted],
+            [path for path in files if names[path] == wanted],
             [path for path in files if path.stem == wanted],
-            [path for path in files if relative[path].lower() == wanted.lower() or path.stem.lower() == wanted.lower()],
+            [path for path in files if names[path].lower() == wanted.lower() or path.stem.lower() == wanted.lower()],
         ):
             if matches:
-                return _only(matches, name, relative)
+                return _only(matches, name, names)
         aliased = [path for path in files if _alias(path) == wanted]  # last: it opens every file
         if aliased:
-            return _only(aliased, name, relative)
+            return _only(aliased, name, names)
         near = difflib.get_close_matches(wanted, sorted({path.stem for path in files}), n=3)
         hint = f" Did you mean {' or '.join(near)}?" if near else f" It holds {len(files)} LoRAs."
         raise MergeInputError(f"There is no LoRA {name!r} in the folder {self.folder.name or self.folder}.{hint}")
 
 
-def clear_name(path: Path, folder: Path) -> str:
+def clear_name(full: str) -> str:
     """The name of a file that has others of its name elsewhere: with its sub-folder, or `./a` if it is in none."""
-    relative = path.relative_to(folder).with_suffix("").as_posix()
-    return relative if "/" in relative else f"./{relative}"
+    return full if "/" in full else f"./{full}"
 
 
-def _only(matches: list[Path], name: str, relative: dict[Path, str]) -> Path:
+def _below(folder: Path) -> dict[Path, str]:
+    """The LoRAs below a folder with their names from there; none whose name is no text, as no tag can hold it."""
+    found = (Path(base, name) for base, _, names in os.walk(folder, followlinks=True) for name in names)
+    files = sorted(path for path in found if path.suffix.lower() == ".safetensors" and _is_text(path.name))
+    return {path: path.relative_to(folder).with_suffix("").as_posix() for path in files}
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _only(matches: list[Path], name: str, names: dict[Path, str]) -> Path:
     if len(matches) > 1:
         raise MergeInputError(
-            f"{name!r} could be any of {', '.join(relative[path] for path in matches)}; write it in full."
+            f"{name!r} could be any of {', '.join(names[path] for path in matches)}; write it in full."
         )
     return matches[0]
 

@@ -91,7 +91,7 @@ def make_desk(folder: Path, data: Path) -> Any:
 
     class PageDesk(Desk):
         def titles(self) -> Mapping[Path, str]:
-            return {path: "Hatsune" for path in self.files() if path.stem == "miku"}
+            return {path: "Hatsune" for path in self.library.names() if path.stem == "miku"}
 
         def thumb(self, path: Path, beside: Collection[str]) -> str:
             picture = path.with_suffix(".png")

@@ -93,6 +93,33 @@ class TestDesk:
         assert [lora.name for lora in desk.loras()] == ["new"]
         assert desk.find("new") == webui.lora_folder / "new.safetensors"
 
+    def test_loras_of_the_webuis_other_folders(self, webui: Double, tmp_path: Path) -> None:
+        """A1111 has that of its old LyCORIS extension, Forge Neo those of `--lora-dirs`; Forge has none."""
+        flags, other = webui.module("shared").cmd_opts, tmp_path / "elsewhere" / "LyCORIS"
+        flags.lyco_dir_backcompat = str(other)  # Forge has the flag too, but does not look there
+        flags.lora_dirs = [str(other)]
+        put(webui, "a", tensors(webui, 1))
+        for name in ("a", "sub/b"):
+            put(webui, f"../../elsewhere/LyCORIS/{name}", tensors(webui, 2))
+        desk = make_desk(webui, tmp_path)
+        desk.announce(webui.lora_folder / "a.safetensors")
+        assert [(lora.name, lora.folder) for lora in desk.loras()] == [
+            ("./a", ""),
+            ("LyCORIS/a", "LyCORIS"),
+            ("b", "LyCORIS/sub"),
+        ]
+        assert desk.find("LyCORIS/a") == other / "a.safetensors"
+        assert desk.find("./a") == webui.lora_folder / "a.safetensors"
+        assert desk.find("b") == other / "sub" / "b.safetensors"
+        in_prompt = webui_networks().available_networks["a"].filename  # the WebUI takes the one that it reads last
+        assert desk.name_of(desk.find("a")) == desk.name_of(Path(in_prompt)) == "LyCORIS/a"
+        assert desk.public(f"{other / 'a.safetensors'} is damaged") == "a.safetensors is damaged"
+        merged, alone = (webui.txt2img(f"{PROMPT}{tag}").image for tag in ("<lora:b:1><pm:concat>", ""))
+        assert not same(merged, alone)
+        if webui.kind == "forge":
+            flags.lora_dirs = []
+            assert [lora.name for lora in desk.loras()] == ["a"]
+
     def test_its_turn_is_the_webuis_on_a_gpu_only(
         self, webui: Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,64 @@ def test_a_file_outside_of_all_sub_folders_has_a_name_of_its_own(tmp_path: Path)
     for place in (tmp_path / "a.safetensors", tmp_path / "sub" / "a.safetensors"):
         place.parent.mkdir(exist_ok=True)
         place.touch()
-        assert Library(tmp_path).find(clear_name(place, tmp_path)) == place
-    assert clear_name(tmp_path / "a.safetensors", tmp_path) == "./a"
+        library = Library(tmp_path)
+        assert library.find(clear_name(library.names()[place])) == place
+    assert clear_name("a") == "./a"
     with pytest.raises(MergeInputError, match=r"no LoRA '\./b'"):
         Library(tmp_path).find("./b")
+
+
+class TestSeveralFolders:
+    """A1111 has one beside the LoRA folder, Forge Neo as many as it is told."""
+
+    @staticmethod
+    def library(root: Path, *names: str) -> Library:
+        """The folder `Lora` and all others that the names begin with."""
+        for name in names:
+            path = root / f"{name}.safetensors"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        others = dict.fromkeys(root.joinpath(*name.split("/")[:2]) for name in names if name.startswith("more"))
+        return Library(root / "Lora", tuple(others))
+
+    def test_their_files_have_the_folders_name_before_their_own(self, tmp_path: Path) -> None:
+        library = self.library(tmp_path, "Lora/a", "Lora/sub/b", "more/LyCORIS/a", "more/LyCORIS/sub/c")
+        names = {path.relative_to(tmp_path).as_posix(): name for path, name in library.names().items()}
+        assert names == {
+            "Lora/a.safetensors": "a",
+            "Lora/sub/b.safetensors": "sub/b",
+            "more/LyCORIS/a.safetensors": "LyCORIS/a",
+            "more/LyCORIS/sub/c.safetensors": "LyCORIS/sub/c",
+        }
+        assert library.find("c") == library.others[0] / "sub" / "c.safetensors"
+
+    @pytest.mark.parametrize(
+        "names",
+        [
+            ("Lora/a", "more/LyCORIS/a"),
+            ("Lora/a", "more1/loras/a", "more2/loras/a"),
+            ("Lora/loras/a", "Lora/Loras (2)/a", "more/loras/a"),
+            ("Lora/a", "Lora/sub/a", "more/x/sub/a", "more/x/a"),
+        ],
+    )
+    def test_every_name_finds_its_own_file(self, tmp_path: Path, names: tuple[str, ...]) -> None:
+        library = self.library(tmp_path, *names)
+        found = library.names()
+        assert len(found) == len(set(found.values())) == len(names)
+        for path, full in found.items():
+            assert library.find(clear_name(full)) == path
+
+    def test_a_folder_that_is_in_another_or_not_there_adds_nothing(self, tmp_path: Path) -> None:
+        library = self.library(tmp_path, "Lora/a", "Lora/sub/b")
+        with_others = Library(library.folder, (tmp_path / "gone", library.folder / "sub", library.folder))
+        assert with_others.names() == library.names()
+        assert list(Library(library.folder, (tmp_path,)).names().values()) == ["a", "sub/b"]
+
+
+def test_a_name_that_is_no_text_is_not_listed(tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").touch()
+    try:
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/b\xff.safetensors")).touch()
+    except OSError:
+        pytest.skip("this file system has text for names alone")
+    assert list(Library(tmp_path).names().values()) == ["a"]

@@ -6,6 +6,7 @@ import os
 
 from modules import errors, shared
 from network import NetworkOnDisk
+from ui_extra_networks_lora import ExtraNetworksPageLora
 
 available_networks: dict[str, NetworkOnDisk] = {}
 available_network_aliases: dict[str, NetworkOnDisk] = {}
@@ -14,7 +15,11 @@ forbidden_network_aliases: dict[str, int] = {}
 
 
 def process_network_files(names: list[str] | None = None) -> None:
-    for filename in shared.walk_files(shared.cmd_opts.lora_dir, allowed_extensions=[".pt", ".ckpt", ".safetensors"]):
+    for filename in (
+        filename
+        for folder in ExtraNetworksPageLora().allowed_directories_for_previews()
+        for filename in shared.walk_files(folder, allowed_extensions=[".pt", ".ckpt", ".safetensors"])
+    ):
         name = os.path.splitext(os.path.basename(filename))[0]
         if names and name not in names:
             continue

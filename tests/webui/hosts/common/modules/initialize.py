@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from modules import extensions, extra_networks, script_callbacks, scripts, shared, ui
+from modules import extensions, extra_networks, script_callbacks, scripts, shared, ui, ui_extra_networks
 from modules.api import api
 
 
@@ -43,6 +43,7 @@ def reload_ui() -> api.Api:
 def _load() -> api.Api:
     scripts.load_scripts()
     extra_networks.initialize()
+    ui_extra_networks.initialize()
     for key, info in shared.options_templates.items():
         if key not in shared.opts.data_labels:
             shared.opts.add_option(key, info)

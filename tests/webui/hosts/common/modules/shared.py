@@ -14,6 +14,8 @@ from modules.shared_state import State
 
 cmd_opts = types.SimpleNamespace(
     lora_dir=os.path.join(paths.models_path, "Lora"),
+    lyco_dir_backcompat=os.path.join(paths.models_path, "LyCORIS"),
+    lora_dirs=[],
     ckpt_dir=None,
     api=True,
     api_auth=None,
