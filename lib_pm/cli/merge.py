@@ -13,7 +13,7 @@ from lib_pm.core.dense import EXCESS
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.keys.families import KINDS
 from lib_pm.core.params import Option
-from lib_pm.core.registry import MODES
+from lib_pm.core.registry import MODES, find_mode
 from lib_pm.jobs.inspect import inspect_file
 from lib_pm.jobs.merge import merge_to_file
 from lib_pm.jobs.metadata import KEEP, RECIPE_KEY
@@ -36,8 +36,8 @@ def add_merge(commands: Any) -> argparse.ArgumentParser:
     add_loras(merge, nargs="*", what="what to merge")
     merge.add_argument("--recipe", type=Path, help="repeat the merge that made this file (or a recipe's JSON)")
     merge.add_argument("--mode", metavar="MODE", help=f"{', '.join(MODES)} (default {DEFAULT_MODE})")
-    for option in _all_options().values():
-        text = f"{option.declared.help} {option.allowed}; default {_default(option)}"
+    for option in (option.in_files for option in _all_options().values()):
+        text = f"{option.help} {option.allowed}; default {_default(option)}"
         merge.add_argument(f"--{option.name.replace('_', '-')}", dest=f"option_{option.name}", metavar="N", help=text)
     merge.add_argument("--apply", metavar="PART", help=f"{choices(APPLY)}: what is merged (default {APPLY[0]})")
     merge.add_argument("--layers", help=f"kinds of layers to merge, of {', '.join(KINDS)} (default all)")
@@ -82,10 +82,15 @@ def _recipe(options: argparse.Namespace, request: Request) -> Recipe:
     mode = request.tag.mode
     if options.mode and mode and options.mode != mode:
         raise MergeInputError(f"--mode says {options.mode} and the <pm:…> tag says {mode}; give one of them.")
+    flags = given(options, _all_options(), "option_")
+    for name, value in flags.items():
+        option = find_mode(options.mode or mode or DEFAULT_MODE).option(name)
+        if option and value != option.declared.word:  # what the word is for is said by what refuses it
+            option.in_files.parse(value)
     return make_recipe(
         uses(options, request),
         options.mode or mode or DEFAULT_MODE,
-        {**request.tag.options, **given(options, _all_options(), "option_")},
+        {**request.tag.options, **flags},
         presets=load_presets(options.lbw_presets),
         **settings,
     )

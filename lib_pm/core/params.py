@@ -16,7 +16,8 @@ class Declared:
     """What a keyword of a method is, attached to its type with `Annotated`.
 
     slider: the range a slider shows, where other values are allowed too. empty: what nothing at all (None) stands for,
-    if allowed. word: one that is allowed beside numbers; its value is None.
+    if allowed. word: one that is allowed beside numbers; its value is None. word_help: what the word does, where the
+    result is applied; it is not for files.
     """
 
     label: str
@@ -27,6 +28,7 @@ class Declared:
     slider: tuple[float, float] | None = None
     empty: str = ""
     word: str = ""
+    word_help: str = ""
     short: str = ""
 
 
@@ -39,6 +41,18 @@ class Option:
     type: type
     default: OptionValue
     declared: Declared
+
+    @property
+    def help(self) -> str:
+        """What it does, and what its word does."""
+        declared = self.declared
+        return f"{declared.help[:-1]}; {declared.word} {declared.word_help}." if declared.word_help else declared.help
+
+    @property
+    def in_files(self) -> Option:
+        """The option as it is offered where the result becomes a file: without a word that is for applying it."""
+        applied = self.declared.word_help
+        return replace(self, declared=replace(self.declared, word="", word_help="")) if applied else self
 
     @property
     def allowed(self) -> str:
@@ -89,13 +103,17 @@ Lambda = Annotated[
     float,
     Declared("Lambda", "Factor on the merged result.", low=-math.inf, slider=(-2, 2), step=0.05),
 ]
-_SVD_RANK = Declared(
-    "SVD rank", "Rank of the result, at most what the layer allows.", low=1, slider=(1, 320), short="rank"
-)
-SvdRank = Annotated[int, _SVD_RANK]
-SvdRankOrFull = Annotated[
+SvdRank = Annotated[
     int | None,
-    replace(_SVD_RANK, word="full", help=f"{_SVD_RANK.help[:-1]}; full applies the merged weights as they are."),
+    Declared(
+        "SVD rank",
+        "Rank of the result, at most what the layer allows.",
+        low=1,
+        slider=(1, 320),
+        word="full",
+        word_help="applies the merged weights as they are",
+        short="rank",
+    ),
 ]
 SvdConvRank = Annotated[
     int | None,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.memo import Content
-from lib_pm.core.params import Declared, Lambda, Option, OptionValue, SvdConvRank, SvdRank, SvdRankOrFull
+from lib_pm.core.params import Declared, Lambda, Option, OptionValue, SvdConvRank, SvdRank
 
 Space = Literal["exact", "factors", "delta"]
 MethodFunction = TypeVar("MethodFunction", bound=Callable[..., Tensor])
@@ -32,11 +32,7 @@ def _every_mode(*, lambda_: Lambda = 1.0) -> None:
 
 
 def _truncated_mode(*, svd_rank: SvdRank = 16, svd_conv_rank: SvdConvRank = None) -> None:
-    """The options of a sum that ends in a truncation; at full rank it is `concat`."""
-
-
-def _elementwise_mode(*, svd_rank: SvdRankOrFull = 16, svd_conv_rank: SvdConvRank = None) -> None:
-    """The options of the modes whose result has no rank of its own, so that it is truncated or applied whole."""
+    """The options of what ends in a truncation. At full rank a sum is `concat`, and all others are applied whole."""
 
 
 @dataclass(frozen=True, eq=False)  # a row of a table: it is itself
@@ -123,10 +119,7 @@ def find_option(name: str) -> Option | None:
 
 
 def all_options() -> dict[str, Option]:
-    """Every option of every mode by name, in the order of the modes that have most of them.
-
-    Where modes differ in an option, it is that of those modes, which take a word beside numbers.
-    """
+    """Every option of every mode by name, in the order of the modes that have most of them."""
     options: dict[str, Option] = {}
     for mode in sorted(MODES.values(), key=lambda mode: -len(mode.options)):
         for name, option in mode.options.items():
@@ -187,7 +180,7 @@ def merge_method(
 def _mode(method: Method, space: Space) -> Mode:
     options = dict(method.options)
     if space == "delta":
-        options |= declared_options(_truncated_mode if method.linear else _elementwise_mode)
+        options |= declared_options(_truncated_mode)
     options |= declared_options(_every_mode)
     suffix, words = ("_svd", " (SVD)") if space == "delta" else ("", "")
     return Mode(method.id + suffix, method.title + words, method, space, options)

@@ -69,7 +69,7 @@ def merge_layer(
     """Merge one layer. None if nothing is left of it: no LoRA has a weight there, or svd_conv_rank 0 leaves it out.
 
     name: the canonical name of the layer, part of what random masks depend on. values: all options of the mode.
-    svd_rank None gives a FullLayer.
+    svd_rank None gives a FullLayer, and the exact sum as factors where the mode is one.
     dtype: of the computation. precision: of the truncation of dense deltas; all others are exact.
     empty: where the stack of deltas is put, see `Scratch`. memo: what other merges of these layers have found out, for
     this one to use and to add to. The bytes are the same with and without it.
@@ -189,9 +189,11 @@ def merged_rank(mode: Mode, shape: LayerShape, ranks: Sequence[int], values: Map
     if not ranks:
         return 0
     limit = _svd_rank(shape, values)
-    if limit is None:
-        return {"exact": sum(ranks), "factors": max(ranks), "delta": shape.max_rank}[mode.space]
-    return min(limit, shape.max_rank, sum(ranks) if mode.method.linear else limit)
+    if mode.space == "factors":
+        return max(ranks)
+    if mode.method.linear:
+        return sum(ranks) if limit is None else min(limit, shape.max_rank, sum(ranks))
+    return shape.max_rank if limit is None else min(limit, shape.max_rank)
 
 
 def _svd_rank(shape: LayerShape, values: Mapping[str, OptionValue]) -> int | None:

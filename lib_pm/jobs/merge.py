@@ -61,7 +61,7 @@ def merge_to_file(
     keep: which metadata, see `metadata.KEEP`. force: merge LoRAs that say they are for different base models. Nothing
     to write (every weight 0) is an error.
     """
-    if recipe.options.get("svd_rank", 0) is None:
+    if recipe.options.get("svd_rank", 0) is None and not recipe.mode.method.linear:
         raise MergeInputError(
             "svd_rank is full, which is for merges that are applied and not saved: the file would hold every weight of "
             "the model. To save, give it a number."

@@ -35,7 +35,8 @@ def modes_text() -> str:
     lines = []
     for mode in MODES.values():
         lines += [f"{mode.id}: {mode.title}", f"  {mode.method.formula}, in {SPACES[mode.space]}", f"  {mode.when}"]
-        lines += [f"  --{_flag(option)}: {option.declared.help} {_range(option)}" for option in mode.options.values()]
+        options = (option.in_files for option in mode.options.values())  # the command line's, which writes files
+        lines += [f"  --{_flag(option)}: {option.help} {_range(option)}" for option in options]
     return "\n".join(lines)
 
 
@@ -72,5 +73,5 @@ def _option_json(option: Option) -> dict[str, Any]:
         "high": declared.high if math.isfinite(declared.high) else None,
         "step": declared.step,
         "slider": declared.slider,
-        "help": declared.help,
+        "help": option.help,
     }

@@ -41,7 +41,8 @@ def draw_text() -> Any:
 
 def draw_mode(text: Any, mode: str) -> DraftControls:
     """Draw what belongs to the text beside it."""
-    controls = mode_controls(mode, lambda name: f"pm_{name}")
+    # The tab makes files; `full` is taken where another page or a prompt says it.
+    controls = mode_controls(mode, lambda name: f"pm_{name}", info=lambda option: option.in_files.help)
     apply = gr.Radio(list(APPLY), value=APPLY[0], label="Apply", elem_id="pm_apply")
     with gr.Accordion("Computation", open=False):
         dtype = gr.Dropdown(list(DTYPES), value="float32", label="dtype of the computation", elem_id="pm_dtype")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import gradio as gr
@@ -29,14 +30,19 @@ class ModeControls:
         return [self.mode, *self.options]
 
 
-def mode_controls(value: str, elem_id: Callable[[str], str]) -> ModeControls:
-    """Draw the choice of a mode, what it does, and its options, of which only those of the chosen mode show."""
+def mode_controls(
+    value: str, elem_id: Callable[[str], str], info: Callable[[Option], str] = attrgetter("help")
+) -> ModeControls:
+    """Draw the choice of a mode, what it does, and its options, of which only those of the chosen mode show.
+
+    info: what is said of an option.
+    """
     chosen = find_mode(value)
     modes = gr.Dropdown(label="Mode", choices=list(MODES), value=value, interactive=True, elem_id=elem_id("mode"))
     explained = gr.HTML(mode_help(chosen), elem_id=elem_id("help"))
     with gr.Row():
         options = [
-            option_control(option, elem_id=elem_id(name), visible=name in chosen.options)
+            option_control(option, info=info(option), elem_id=elem_id(name), visible=name in chosen.options)
             for name, option in OPTIONS.items()
         ]
 
@@ -53,7 +59,7 @@ def mode_controls(value: str, elem_id: Callable[[str], str]) -> ModeControls:
 def option_control(option: Option, **arguments: Any) -> Any:
     """A control for one option. Its value is never None: the WebUI's API asks for the value's type."""
     declared, number = option.declared, option.type is int
-    arguments = {"label": declared.label, "info": declared.help, "interactive": True, "min_width": 240, **arguments}
+    arguments = {"label": declared.label, "info": option.help, "interactive": True, "min_width": 240, **arguments}
     if declared.empty or declared.word:
         return gr.Textbox(value=option.text(option.default), placeholder=declared.empty, max_lines=1, **arguments)
     if declared.high <= 1:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from lib_pm import cli
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.registry import MODES, find_mode
 from lib_pm.jobs.merge import merge, merge_to_file
@@ -88,7 +91,49 @@ def test_it_is_written_and_read_back_as_text_and_as_json(paths: list[Path]) -> N
     assert recipe_from_json(full.to_json(["", ""]), paths).options == full.options
 
 
-@pytest.mark.parametrize("mode", ["add_svd", "concat", "ties"])
+def test_of_a_sum_it_is_the_exact_sum(paths: list[Path], tmp_path: Path) -> None:
+    """Of factors, so that it may be a file: byte for byte what `concat` makes."""
+    exact, _ = merge(recipe(paths, "concat"))
+    whole, report = merge(recipe(paths, "add_svd", svd_rank="full"))
+    assert whole.keys() == exact.keys()
+    assert all(torch.equal(whole[name], exact[name]) for name in exact)
+    assert report.notes == []
+    merge_to_file(recipe(paths, "add_svd", svd_rank="full"), tmp_path / "out.safetensors")
+    saved = load_file(tmp_path / "out.safetensors")
+    assert all(torch.equal(saved[name], exact[name]) for name in exact)
+
+
+def test_of_a_sum_convolutions_may_be_truncated(paths: list[Path]) -> None:
+    conv = "lora_unet_down_blocks_0_resnets_0_conv1"
+    tensors, _ = merge(recipe(paths, "add_svd", svd_rank="full", svd_conv_rank=3))
+    exact, _ = merge(recipe(paths, "concat"))
+    for name in SHAPES:
+        same = name != conv
+        assert (deltas(tensors)[name].shape, tensors[f"{name}.lora_down.weight"].shape[0]) == (
+            deltas(exact)[name].shape,
+            8 if same else 3,
+        )
+        assert (relative_error(deltas(tensors)[name], deltas(exact)[name]) < 1e-6) == same
+
+
+def test_it_is_offered_where_it_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where a result is applied, and not where it becomes a file."""
+    for mode in MODES.values():
+        option = mode.option("rank")
+        if option:
+            assert "full" in option.help
+            assert "full" in option.allowed
+            assert "full" not in option.in_files.help + option.in_files.allowed
+    for command in (["merge", "--help"], ["modes"]):
+        with contextlib.suppress(SystemExit):
+            cli.main(command)
+        told = capsys.readouterr().out
+        ranks = [text.split("--")[0] for text in told.split("--svd-rank")[1:]]
+        assert ranks
+        assert not any("full" in text for text in ranks)
+
+
+@pytest.mark.parametrize("mode", ["concat", "ties"])
 def test_other_modes_do_not_know_it(mode: str) -> None:
     with pytest.raises(MergeInputError, match="svd_rank"):
         find_mode(mode).values({"svd_rank": "full"})
