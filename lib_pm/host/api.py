@@ -23,7 +23,7 @@ from lib_pm.jobs.metadata import KEEP
 from lib_pm.jobs.modes import modes_json
 from lib_pm.jobs.order import Target, submit_analyse, submit_merge, submit_resize
 from lib_pm.jobs.prompt import write_pm
-from lib_pm.jobs.queue import Job
+from lib_pm.jobs.queue import Job, QueueFull
 from lib_pm.jobs.recipe import APPLY, DEFAULT_MODE, DTYPES, PRECISIONS
 from lib_pm.jobs.report import Report
 from lib_pm.jobs.resize import NO_LIMIT, NewRank, parse_dynamic
@@ -209,6 +209,7 @@ def _checked(desk: Desk, work: Callable[[], T], status: int = 400) -> T:
     try:
         return work()
     except MergeInputError as error:
+        status = 429 if isinstance(error, QueueFull) else status
         raise HTTPException(status, printable(desk.public(str(error)))) from error
 
 

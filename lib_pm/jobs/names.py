@@ -12,6 +12,7 @@ from lib_pm.jobs.visible import described, unseen, visible
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*]')
 # Devices of Windows, with any ending and with spaces before it; it takes a raised digit for a digit.
 _DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|clock\$|(com|lpt)[0-9¹²³])\s*(\..*)?", re.IGNORECASE)
+DEEPEST = 8  # folders in one another
 LONGEST = 200  # bytes: file systems have 255, and an ending is added
 
 
@@ -53,7 +54,10 @@ def check_folder(folder: str) -> str:
     folder = folder.strip().replace("\\", "/")
     if folder.startswith("/") or re.match(r"[A-Za-z]:", folder):
         raise MergeInputError(f"The folder {folder!r} is absolute; allowed: one inside the LoRA folder.")
-    return "/".join(check_name(part, "folder") for part in folder.split("/") if part)
+    parts = [part for part in folder.split("/") if part]
+    if len(parts) > DEEPEST:
+        raise MergeInputError(f"The folder is {len(parts)} folders deep; allowed: {DEEPEST}.")
+    return "/".join(check_name(part, "folder") for part in parts)
 
 
 def lora_file(root: Path, folder: str, name: str) -> Path:

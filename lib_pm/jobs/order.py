@@ -17,11 +17,13 @@ from lib_pm.jobs.draft import Draft
 from lib_pm.jobs.merge import merge_to_file
 from lib_pm.jobs.metadata import check_keep
 from lib_pm.jobs.names import lora_file, twin
+from lib_pm.jobs.new_folder import check_can_be_made, made
 from lib_pm.jobs.progress import Progress
 from lib_pm.jobs.queue import Job
 from lib_pm.jobs.recipe import Recipe, dtype_name
 from lib_pm.jobs.report import Report
 from lib_pm.jobs.resize import NewRank, preview_resize, resize_to_file
+from lib_pm.jobs.whole_file import reason
 from lib_pm.jobs.writer import check_target
 
 _LONGEST = 60  # of a name that is made up here
@@ -57,15 +59,16 @@ def submit_merge(desk: Desk, draft: Draft, target: Target, device: str) -> Job:
 
     def work(progress: Progress) -> list[Report]:
         path = place()  # a job before this one may have taken the name that was made up
-        report = merge_to_file(
-            recipe,
-            path,
-            device=device,
-            progress=progress,
-            overwrite=target.overwrite,
-            keep=target.keep,
-            force=target.force,
-        )
+        with made(path.parent, desk.folder):
+            report = merge_to_file(
+                recipe,
+                path,
+                device=device,
+                progress=progress,
+                overwrite=target.overwrite,
+                keep=target.keep,
+                force=target.force,
+            )
         report.notes += [note] if note else []
         return [_told(desk, report, path)]
 
@@ -97,16 +100,17 @@ def submit_resize(
 
     def resized(lora: Path, progress: Progress) -> Report:
         path = place(lora)
-        report = resize_to_file(
-            lora,
-            path,
-            new,
-            save_dtype=dtype,
-            device=device,
-            progress=progress,
-            overwrite=target.overwrite,
-            keep=target.keep,
-        )
+        with made(path.parent, desk.folder):
+            report = resize_to_file(
+                lora,
+                path,
+                new,
+                save_dtype=dtype,
+                device=device,
+                progress=progress,
+                overwrite=target.overwrite,
+                keep=target.keep,
+            )
         return _told(desk, report, path)
 
     def work(progress: Progress) -> list[Report]:
@@ -153,14 +157,17 @@ def default_name(recipe: Recipe) -> str:
 
 
 def _path(desk: Desk, target: Target, otherwise: str) -> Path:
+    """Where it is to be written, in a folder that need not be there yet; a MergeInputError if it cannot be."""
     path = lora_file(desk.folder, target.folder, target.name.strip() or otherwise)
-    if not target.name.strip() and not target.overwrite:
-        path = _free(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MergeInputError(f"The folder {target.folder!r} cannot be made: {error.strerror}.") from error
-    check_target(path, target.overwrite)
+        if not target.name.strip() and not target.overwrite:
+            path = _free(path)
+        if not path.parent.is_dir():
+            check_can_be_made(path.parent, desk.folder)
+        else:
+            check_target(path, target.overwrite)
+    except OSError as error:  # a folder that may not be entered, names that are too long together
+        raise MergeInputError(f"{path.stem} cannot be written there: {reason(error)}.") from error
     return path
 
 

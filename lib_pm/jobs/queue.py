@@ -6,8 +6,10 @@ import logging
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, Literal
 
 from lib_pm.core.errors import MergeInputError
@@ -18,6 +20,7 @@ State = Literal["waiting", "running", "done", "failed", "cancelled"]
 Turn = AbstractContextManager[Any]
 
 KEPT = 50  # jobs that can still be asked for after they ended
+MOST_WAITING = 100
 _log = logging.getLogger(__name__)
 
 
@@ -74,7 +77,7 @@ class Job:
         except MergeInputError as error:
             self.error = str(error)
             self._end("failed")
-        except Exception as error:  # noqa: BLE001 (nobody is above this thread: the log gets it, the user its message)
+        except BaseException as error:  # noqa: BLE001 (nobody is above this: the log gets it, the user its message)
             _log.exception("%s failed", visible(self.what))
             self.error = f"{type(error).__name__}: {error}"
             self._end("failed")
@@ -89,42 +92,76 @@ class Job:
         self._ended.set()
 
 
+class QueueFull(MergeInputError):
+    """Too much waits already; later there is room again."""
+
+
 class Queue:
-    """Runs each job in a thread of its own, when the one before it has ended."""
+    """Runs jobs one after the other, in a thread that is there while there are any."""
 
     def __init__(self) -> None:
         self._jobs: list[Job] = []
-        self._last: threading.Thread | None = None
+        self._waiting: deque[tuple[Job, Callable[[], None]]] = deque()
+        self._works = False
         self._lock = threading.Lock()
 
     def submit(self, what: str, work: Callable[[Progress], Any], turn: Turn) -> Job:
-        """what: for the user. turn: entered before the work begins and left after it, a lock of the WebUI's, say."""
+        """what: for the user. turn: entered before the work begins and left after it, a lock of the WebUI's, say.
+
+        QueueFull if MOST_WAITING wait already, or if the system has no thread for it.
+        """
         job = Job(what)
         with self._lock:
-            before = self._last
-
-            def start() -> None:
-                if before:
-                    before.join()
-                job.run(work, turn)
-
-            self._last = threading.Thread(target=start, name=f"Power Merger: {what}", daemon=True)
-            ended = [old for old in self._jobs if old.ended]
-            self._jobs = [*ended[-KEPT:], *(old for old in self._jobs if not old.ended), job]
-            self._last.start()
+            self._forget_ended()
+            if len(self._waiting) >= MOST_WAITING:
+                raise QueueFull(
+                    f"{len(self._waiting)} jobs are waiting already; allowed: {MOST_WAITING}. Wait for some to end, or "
+                    "cancel them."
+                )
+            self._waiting.append((job, partial(job.run, work, turn)))
+            if not self._works:
+                self._start()
+            self._jobs.append(job)
         return job
 
     @property
     def jobs(self) -> list[Job]:
-        return list(self._jobs)
+        """All that have not ended, and the last of those that have, oldest first."""
+        with self._lock:
+            self._forget_ended()
+            return list(self._jobs)
 
     @property
     def current(self) -> Job | None:
         """The one that runs, or is the next to."""
-        return next((job for job in self._jobs if not job.ended), None)
+        return next((job for job in self.jobs if not job.ended), None)
 
     def find(self, id: str) -> Job:
-        job = next((job for job in self._jobs if job.id == id), None)
+        job = next((job for job in self.jobs if job.id == id), None)
         if job is None:
-            raise MergeInputError(f"There is no job {id!r}; the last {KEPT} are kept.")
+            raise MergeInputError(f"There is no job {id!r}; of those that ended the last {KEPT} are kept.")
         return job
+
+    def _start(self) -> None:
+        try:
+            threading.Thread(target=self._work, name="Power Merger", daemon=True).start()
+        except RuntimeError as error:  # nothing else waits: there would be a thread
+            self._waiting.clear()
+            raise QueueFull(f"The system cannot start a thread for it ({error}); try again later.") from error
+        self._works = True
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._works = False
+                    return
+                _, run = self._waiting.popleft()
+            run()
+
+    def _forget_ended(self) -> None:
+        """Those that were cancelled while they waited hold nothing any more; of the ended ones the last are kept."""
+        self._waiting = deque(waiting for waiting in self._waiting if not waiting[0].ended)
+        ended = [job for job in self._jobs if job.ended]
+        forgotten = set(ended[:-KEPT])
+        self._jobs = [job for job in self._jobs if job not in forgotten]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from typing import Any, ClassVar
 
@@ -18,6 +19,7 @@ from lib_pm.host.api import NO_OTHERS, PREFIX, add_routes
 from lib_pm.host.origin import Origins
 from lib_pm.jobs.draft import Draft
 from lib_pm.jobs.order import Target, submit_merge
+from lib_pm.jobs.queue import KEPT, MOST_WAITING
 from tests.desks import SeenDesk, done, files, make_desk
 
 MERGE = {"text": "<lora:style:0.8>\n<lora:char:0.6>", "mode": "add", "device": "cpu"}
@@ -134,6 +136,24 @@ def test_jobs_are_listed_and_cancelled(client: Client, desk: SeenDesk) -> None:
     assert "never.safetensors" not in files(desk)
     for method in ("GET", "DELETE"):
         assert "There is no job 'nope'" in client(method, "jobs/nope", 404)["detail"]
+
+
+def test_too_many_jobs_are_refused_for_now(client: Client, desk: SeenDesk) -> None:
+    go_on = threading.Event()
+    first = desk.queue.submit("waits", lambda progress: go_on.wait(30), desk.turn("cpu"))
+    while first.state == "waiting":
+        time.sleep(0.01)
+    try:
+        jobs = [client("POST", "analyse", json=MERGE) for _ in range(MOST_WAITING)]
+        for path, body in (("analyse", MERGE), ("merge", MERGE), ("resize", {"loras": ["style"], "rank": 2})):
+            assert f"allowed: {MOST_WAITING}" in client("POST", path, 429, json=body)["detail"]
+        assert len(client("GET", "jobs")) == MOST_WAITING + 1
+        for job in jobs:
+            assert client("DELETE", f"jobs/{job['id']}")["state"] == "cancelled"
+        assert len(client("GET", "jobs")) == KEPT + 1
+        assert "last 50 are kept" in client("GET", f"jobs/{jobs[0]['id']}", 404)["detail"]
+    finally:
+        go_on.set()
 
 
 @pytest.mark.parametrize(

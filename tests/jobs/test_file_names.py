@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.jobs.names import LONGEST, check_folder, check_name, lora_file
+from lib_pm.jobs.names import DEEPEST, LONGEST, check_folder, check_name, lora_file
 
 ROOT = Path("/loras")
 
@@ -140,3 +140,11 @@ def test_whatever_is_typed_stays_inside(folder: str, name: str) -> None:
     assert ROOT in path.parents
     assert ".." not in path.parts
     assert path.suffix == ".safetensors"
+
+
+def test_how_deep_a_folder_may_be() -> None:
+    deepest = "/".join("abcdefghijkl"[:DEEPEST])
+    assert check_folder(deepest) == check_folder(f"{deepest}//") == deepest
+    for count in (DEEPEST + 1, 100_000):
+        with pytest.raises(MergeInputError, match=rf"is {count} folders deep; allowed: {DEEPEST}"):
+            check_folder("x/" * count)

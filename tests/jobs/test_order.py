@@ -18,6 +18,7 @@ from lib_pm.jobs.desk import Desk
 from lib_pm.jobs.draft import Draft
 from lib_pm.jobs.merge import merge_to_file
 from lib_pm.jobs.order import Target, read_draft, submit_merge, submit_resize
+from lib_pm.jobs.progress import Cancelled
 from lib_pm.jobs.queue import Job
 from lib_pm.jobs.report import Report
 from lib_pm.jobs.resize import NewRank
@@ -203,8 +204,68 @@ class TestRefusals:
             raise PermissionError(13, "Permission denied", str(path))
 
         monkeypatch.setattr(Path, "mkdir", refuse)
-        with pytest.raises(MergeInputError, match=r"^The folder 'new' cannot be made: Permission denied\.$"):
-            submit_merge(desk, DRAFT, Target("out", "new"), "cpu")
+        said = desk.public(failed(submit_merge(desk, DRAFT, Target("out", "new/sub"), "cpu")))
+        assert said == "The folder 'new/sub' cannot be made: the folder or file may not be written to."
+
+
+class TestNewFolder:
+    """It is made when the job writes, not when it is asked for, and not for nothing."""
+
+    @staticmethod
+    def behind(desk: SeenDesk, target: Target) -> tuple[Job, threading.Event]:
+        """A merge that waits until the event."""
+        go_on = threading.Event()
+        desk.queue.submit("something long", lambda progress: go_on.wait(30), nullcontext())
+        return submit_merge(desk, DRAFT, target, "cpu"), go_on
+
+    def test_it_is_made_for_the_file(self, desk: SeenDesk) -> None:
+        before = desk.folders()
+        job, go_on = self.behind(desk, Target("out", "sub/new/deep"))
+        assert desk.folders() == before
+        go_on.set()
+        done(job)
+        assert sorted({*desk.folders()} - {*before}) == ["sub/new", "sub/new/deep"]
+
+    def test_a_job_that_was_cancelled_before_makes_none(self, desk: SeenDesk) -> None:
+        before = desk.folders()
+        job, go_on = self.behind(desk, Target("out", "new"))
+        job.cancel()
+        go_on.set()
+        done(submit_merge(desk, DRAFT, Target("behind"), "cpu"))
+        assert desk.folders() == before
+
+    @pytest.mark.parametrize("how", ["cancelled", "failed"])
+    def test_a_job_that_does_not_get_to_the_end_leaves_none(
+        self, desk: SeenDesk, monkeypatch: pytest.MonkeyPatch, how: str
+    ) -> None:
+        before = desk.folders()
+
+        def stop(job: Job, *args: object) -> None:
+            raise Cancelled if how == "cancelled" else MergeInputError("no")
+
+        monkeypatch.setattr(Job, "_progress", stop)
+        for ask in (
+            lambda: submit_merge(desk, DRAFT, Target("out", "sub/new/deep"), "cpu"),
+            lambda: submit_resize(desk, ["style"], NewRank(2), Target("out", "sub/new/deep"), "cpu"),
+        ):
+            job = ask()
+            assert job.wait(30)
+            assert job.state == how
+            assert desk.folders() == before
+
+    def test_one_that_has_something_else_in_it_stays(self, desk: SeenDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+        def stop(job: Job, *args: object) -> None:
+            (desk.folder / "sub" / "new" / "theirs.txt").touch()
+            raise Cancelled
+
+        monkeypatch.setattr(Job, "_progress", stop)
+        job = submit_merge(desk, DRAFT, Target("out", "sub/new/deep"), "cpu")
+        assert job.wait(30)
+        assert [folder for folder in desk.folders() if "new" in folder] == ["sub/new"]
+
+    def test_what_is_in_its_way_is_said_at_once(self, desk: SeenDesk) -> None:
+        with pytest.raises(MergeInputError, match=r"'style.safetensors/a' cannot be made: style.safetensors is a file"):
+            submit_merge(desk, DRAFT, Target("out", "style.safetensors/a"), "cpu")
 
 
 def test_no_report_holds_a_path(desk: SeenDesk) -> None:

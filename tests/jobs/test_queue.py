@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -14,7 +16,7 @@ import pytest
 from lib_pm.core.errors import MergeInputError
 from lib_pm.jobs import queue as queue_module
 from lib_pm.jobs.progress import Progress
-from lib_pm.jobs.queue import KEPT, Job, Queue
+from lib_pm.jobs.queue import KEPT, MOST_WAITING, Job, Queue, QueueFull
 
 SECONDS = 10  # how long a test waits for what should come at once
 
@@ -249,8 +251,90 @@ def test_the_last_jobs_are_kept_and_none_that_has_not_ended_is_lost(queue: Queue
     work = works()
     running = [submit(queue, work), *(submit(queue, lambda progress: None) for _ in range(KEPT + 3))]
     assert queue.jobs == [*first[-KEPT:], *running]
-    with pytest.raises(MergeInputError, match=f"There is no job '{first[0].id}'; the last {KEPT} are kept."):
+    with pytest.raises(MergeInputError, match=f"no job '{first[0].id}'; .* last {KEPT} are kept"):
         queue.find(first[0].id)
     work.finish()
     for job in running:
         ended(job)
+
+
+def test_those_that_have_ended_are_not_kept_until_the_next_comes(queue: Queue, works: Callable[[], Work]) -> None:
+    work = works()
+    jobs = [submit(queue, work), *(submit(queue, lambda progress: None) for _ in range(KEPT + 3))]
+    work.finish()
+    for job in jobs:
+        ended(job)
+    assert queue.jobs == jobs[-KEPT:]
+    with pytest.raises(MergeInputError, match=jobs[0].id):
+        queue.find(jobs[0].id)
+
+
+def our_threads() -> int:
+    return sum(thread.name.startswith("Power Merger") for thread in threading.enumerate())
+
+
+def test_jobs_that_wait_hold_no_threads(queue: Queue, works: Callable[[], Work]) -> None:
+    eventually(lambda: our_threads() == 0)  # of other tests
+    work = works()
+    jobs = [submit(queue, work) for _ in range(60)]
+    assert our_threads() == 1
+    work.finish()
+    for job in jobs:
+        ended(job)
+    eventually(lambda: our_threads() == 0)
+    assert ended(submit(queue, lambda progress: 7)).result == 7
+
+
+def test_what_was_cancelled_while_it_waited_is_let_go(queue: Queue, works: Callable[[], Work]) -> None:
+    class Large:
+        def __call__(self, progress: Progress) -> None: ...
+
+    submit(queue, works())
+    large = Large()
+    held = weakref.ref(large)
+    submit(queue, large).cancel()
+    del large
+    submit(queue, works())
+    gc.collect()
+    assert held() is None
+
+
+def test_only_so_many_may_wait(queue: Queue, works: Callable[[], Work]) -> None:
+    work = works()
+    running = submit(queue, work)
+    assert work.entered.wait(SECONDS)
+    waiting = [submit(queue, lambda progress: 7) for _ in range(MOST_WAITING)]
+    for _ in range(2):
+        with pytest.raises(QueueFull, match=rf"{MOST_WAITING} jobs are waiting .* allowed: {MOST_WAITING}"):
+            submit(queue, lambda progress: None)
+    assert queue.jobs == [running, *waiting]
+    waiting[5].cancel()
+    waiting.append(submit(queue, lambda progress: 7))
+    work.finish()
+    assert [ended(job).state for job in waiting].count("done") == MOST_WAITING
+
+
+def test_a_thread_that_cannot_start_is_an_error_and_the_next_job_runs(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(QueueFull, match="can't start new thread"):
+            submit(queue, lambda progress: None)
+    assert (queue.jobs, queue.current) == ([], None)
+    assert ended(submit(queue, lambda progress: 7)).result == 7
+
+
+def test_whatever_a_job_raises_the_next_one_runs(queue: Queue, works: Callable[[], Work]) -> None:
+    def work(progress: Progress) -> None:
+        raise SystemExit("enough")
+
+    first = works()
+    submit(queue, first)
+    job, behind = submit(queue, work), submit(queue, lambda progress: 7)
+    first.finish()
+    assert (ended(job).state, job.error) == ("failed", "SystemExit: enough")
+    assert ended(behind).result == 7
