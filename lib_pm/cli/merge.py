@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lib_pm.cli.words import EPILOG, add_loras, choices, given, path_of, raw_text, request_of, show, uses
+from lib_pm.cli.words import EPILOG, add_loras, choices, given, paths_of, raw_text, request_of, show, uses
 from lib_pm.core.dense import EXCESS
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.keys.families import KINDS
@@ -121,7 +121,7 @@ def _repeated(options: argparse.Namespace, request: Request) -> Recipe:
     tags = request.loras or [LoraTag(name) for name in names]
     if len(tags) != len(names):
         raise MergeInputError(f"The recipe is of {len(names)} LoRAs ({', '.join(names)}), {len(tags)} were given.")
-    return recipe_from_json(written, [path_of(tag, options.lora_dir) for tag in tags])
+    return recipe_from_json(written, paths_of(tags, options.lora_dir))
 
 
 def _all_options() -> Mapping[str, Option]:

@@ -38,7 +38,8 @@ def add_running(command: argparse.ArgumentParser) -> None:
 
 def uses(options: argparse.Namespace, request: Request) -> list[LoraUse]:
     """The LoRAs of a command with the files that they are."""
-    return [LoraUse(path_of(tag, options.lora_dir), tag.model, tag.clip, tag.lbw) for tag in request.loras]
+    paths = paths_of(request.loras, options.lora_dir)
+    return [LoraUse(path, tag.model, tag.clip, tag.lbw) for path, tag in zip(paths, request.loras, strict=True)]
 
 
 def request_of(words: Sequence[str]) -> Request:
@@ -56,12 +57,18 @@ def request_of(words: Sequence[str]) -> Request:
     return Request(loras, *tags)
 
 
-def path_of(tag: LoraTag, folder: Path | None) -> Path:
+def paths_of(tags: Iterable[LoraTag], folder: Path | None) -> list[Path]:
+    """The files that the tags name, by their paths or in the folder of LoRAs, if there is one."""
+    library = Library(folder) if folder else None
+    return [_path_of(tag, library) for tag in tags]
+
+
+def _path_of(tag: LoraTag, library: Library | None) -> Path:
     path = Path(tag.name)
     if path.suffix == ".safetensors" and os.path.exists(path):
         return path
-    if folder:
-        return Library(folder).find(tag.name)
+    if library:
+        return library.find(tag.name)
     if path.suffix.lower() != ".safetensors":
         raise MergeInputError(
             f"{tag.name!r} is no .safetensors file; a LoRA's name is looked up in the folder that --lora-dir gives."

@@ -89,7 +89,7 @@ def webui_library() -> Library:
     pages = [page for page in ui_extra_networks.extra_pages if page.name == "lora"]
     named = [folder for page in pages for folder in page.allowed_directories_for_previews()]
     first, *others = dict.fromkeys(Path(os.path.abspath(folder)) for folder in (shared.cmd_opts.lora_dir, *named))
-    return Library(first, tuple(others))
+    return Library(first, tuple(others), aliases=None)  # find_lora asks the WebUI, which has read them
 
 
 def layer_of(key: str) -> str:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from lib_pm.jobs.aliases import Aliases
+from lib_pm.jobs.folders import walk
 from lib_pm.jobs.library import Library, clear_name
 from lib_pm.jobs.presets import load_presets
 from lib_pm.jobs.queue import Queue, Turn
@@ -37,11 +39,12 @@ class Desk:
         self.device = device
         self.recipes = Recipes(data)
         self.queue = Queue()
+        self._aliases = Aliases()
 
     @property
     def library(self) -> Library:
         """The LoRAs that there are; new ones are written into its folder, not into its others."""
-        return Library(self.folder)
+        return Library(self.folder, aliases=self._aliases)
 
     def loras(self) -> list[Shown]:
         """All LoRAs by their shortest names that are clear, sorted as people do."""
@@ -75,8 +78,7 @@ class Desk:
 
     def folders(self) -> list[str]:
         """The sub-folders, "" for the LoRA folder itself first."""
-        bases = [Path(base) for base, _, _ in os.walk(self.folder, followlinks=True)]
-        below = (base.relative_to(self.folder).as_posix() for base in bases)
+        below = (folder.relative_to(self.folder).as_posix() for folder, _ in walk(self.folder))
         return sorted("" if folder == "." else folder for folder in below)
 
     def presets(self) -> Mapping[str, str]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from lib_pm.core.errors import MergeInputError
+from lib_pm.jobs.aliases import Aliases
+from lib_pm.jobs.folders import walk
 
 
 @dataclass(frozen=True)
@@ -17,10 +16,12 @@ class Library:
     """The LoRAs below a folder, searched when asked, so that a new file is found at once.
 
     others: folders that a WebUI searches too; one that is not there holds no LoRAs.
+    aliases: what is known of the files' second names; None where somebody else knows them, so that no file is opened.
     """
 
     folder: Path
     others: tuple[Path, ...] = ()
+    aliases: Aliases | None = field(default_factory=Aliases, compare=False)
 
     def names(self) -> dict[Path, str]:
         """All LoRAs, sorted, with their full names: `a`, `sub/a`, and of another folder with its name `LyCORIS/a`."""
@@ -54,8 +55,7 @@ class Library:
         ):
             if matches:
                 return _only(matches, name, names)
-        aliased = [path for path in files if _alias(path) == wanted]  # last: it opens every file
-        if aliased:
+        if self.aliases and (aliased := self.aliases.find(wanted, files)):
             return _only(aliased, name, names)
         near = difflib.get_close_matches(wanted, sorted({path.stem for path in files}), n=3)
         hint = f" Did you mean {' or '.join(near)}?" if near else f" It holds {len(files)} LoRAs."
@@ -69,7 +69,7 @@ def clear_name(full: str) -> str:
 
 def _below(folder: Path) -> dict[Path, str]:
     """The LoRAs below a folder with their names from there; none whose name is no text, as no tag can hold it."""
-    found = (Path(base, name) for base, _, names in os.walk(folder, followlinks=True) for name in names)
+    found = (base / name for base, names in walk(folder) for name in names)
     files = sorted(path for path in found if path.suffix.lower() == ".safetensors" and _is_text(path.name))
     return {path: path.relative_to(folder).with_suffix("").as_posix() for path in files}
 
@@ -88,12 +88,3 @@ def _only(matches: list[Path], name: str, names: dict[Path, str]) -> Path:
             f"{name!r} could be any of {', '.join(names[path] for path in matches)}; write it in full."
         )
     return matches[0]
-
-
-def _alias(path: Path) -> str:
-    """The file's ss_output_name, which the WebUI takes as its second name."""
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            return str((file.metadata() or {}).get("ss_output_name", ""))
-    except (SafetensorError, OSError):
-        return ""  # a damaged file has no name; it is reported when it is asked for by its own

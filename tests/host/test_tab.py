@@ -120,6 +120,19 @@ class TestDesk:
             flags.lora_dirs = []
             assert [lora.name for lora in desk.loras()] == ["a"]
 
+    def test_an_unknown_name_opens_no_file(
+        self, webui: Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The WebUI has read the aliases; a file that it has not seen yet is found by its own name."""
+        desk = make_desk(webui, tmp_path)
+        desk.announce(put(webui, "v2", tensors(webui, 1), {"ss_output_name": "alias"}))
+        put(webui, "new", tensors(webui, 1), {"ss_output_name": "newer"})
+        monkeypatch.setattr("lib_pm.jobs.aliases.safe_open", lambda *_, **__: pytest.fail("a file was opened"))
+        assert (desk.find("alias").stem, desk.find("new").stem) == ("v2", "new")
+        for name in ("newer", "alia", "nothing like it"):
+            with pytest.raises(ValueError, match=f"no LoRA '{name}'"):
+                desk.find(name)
+
     def test_its_turn_is_the_webuis_on_a_gpu_only(
         self, webui: Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

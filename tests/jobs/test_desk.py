@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.jobs import library
+from lib_pm.jobs import aliases, library
 from lib_pm.jobs.desk import Desk, Shown
 from tests.loras import make_lora, write
 
@@ -75,6 +75,34 @@ def test_an_alias_finds_its_file(tmp_path: Path) -> None:
     assert desk.name_of(desk.find("Style")) == path.stem
 
 
+def test_an_unknown_name_opens_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tab asks at each keystroke; what it learnt holds until a file changes."""
+    desk, opened, safe_open = desk_of(tmp_path), [], aliases.safe_open
+    tensors = make_lora({"lora_unet_mid_block_attentions_0_proj_in": (4, 4)}, 1)
+    for name in "abc":
+        write(desk.folder / f"{name}.safetensors", tensors, {"ss_output_name": f"alias {name}"})
+
+    def counted(path: str, framework: str) -> object:
+        opened.append(Path(path).name)
+        return safe_open(path, framework)
+
+    def ask(name: str) -> str:
+        opened.clear()
+        try:
+            return desk.find(name).stem
+        except MergeInputError:
+            return ""
+
+    monkeypatch.setattr(aliases, "safe_open", counted)
+    assert (ask("alias x"), opened) == ("", ["a.safetensors", "b.safetensors", "c.safetensors"])
+    assert (ask("alias b"), opened) == ("b", [])
+    write(desk.folder / "b.safetensors", tensors, {"ss_output_name": "alias xyz"})
+    assert (ask("alias b"), opened) == ("", ["b.safetensors"])
+    (desk.folder / "c.safetensors").unlink()
+    write(desk.folder / "d.safetensors", tensors, {"ss_output_name": "alias c"})
+    assert (ask("alias c"), opened) == ("d", ["d.safetensors"])
+
+
 def test_folders(tmp_path: Path) -> None:
     desk = desk_of(tmp_path, "a", "z/a", "b/c/a")
     (desk.folder / "empty").mkdir()
@@ -83,17 +111,17 @@ def test_folders(tmp_path: Path) -> None:
 
 def test_two_thousand_loras_are_walked_once_and_none_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     desk = desk_of(tmp_path, *(f"folder {number % 50}/style {number // 2}" for number in range(2000)))
-    walks, walk = [], library.os.walk
+    walks, walk = [], library.walk
 
-    def counted(top: Path, **how: bool) -> object:
+    def counted(top: Path) -> object:
         walks.append(top)
-        return walk(top, **how)
+        return walk(top)
 
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("a file was opened")
 
-    monkeypatch.setattr(library.os, "walk", counted)
-    monkeypatch.setattr(library, "safe_open", refuse)
+    monkeypatch.setattr(library, "walk", counted)
+    monkeypatch.setattr(aliases, "safe_open", refuse)
     shown = desk.loras()
     assert len(shown) == len({lora.name for lora in shown}) == 2000
     assert walks == [desk.folder]
