@@ -4,7 +4,7 @@
 
 | what is kept | by | asked by | serves |
 |---|---|---|---|
-| a file's header and hash | path, size, time | `MergeCache` | every merge of the file |
+| a file's header and hash | its stamp | `MergeCache` | every merge of the file |
 | a layer as it is stored | LoRA, layer | `layer_merger` | every merge of the LoRA |
 | a layer's threshold | LoRA, layer, density | `keep_largest_` | all strengths |
 | factors and their QR | LoRAs, layer | `merge_layer`, linear modes | all strengths |

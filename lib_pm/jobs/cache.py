@@ -20,12 +20,13 @@ from lib_pm.jobs.merge import merge_plan
 from lib_pm.jobs.plan import Plan, open_plan
 from lib_pm.jobs.progress import Progress, silent
 from lib_pm.jobs.reader import LoraFile, open_lora
+from lib_pm.jobs.reading import reading
 from lib_pm.jobs.recipe import Recipe
 from lib_pm.jobs.report import Report
+from lib_pm.jobs.stamps import Stamp
 
 # The families that a WebUI tells apart, by id.
 FAMILIES = {family.id: family for family in (SD1, SD2, SDXL)}
-_Stamp = tuple[Path, int, int]  # path, modification time in ns, size: what a file is known again by
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,14 @@ class MergeCache:
 
     Of merges the least recently used are dropped when they hold more than half of that; a larger one is kept alone. All
     the room that they leave is for what they have in common, which `lib_pm.core.memo` lists.
-    A file is taken for the same while its path, size and modification time are; then it is not opened.
+    A file is taken for the same while its `Stamp` is; then it is not opened.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._merges: OrderedDict[str, Merged] = OrderedDict()
         self._memo = Memo()
-        self._contents: dict[_Stamp, str] = {}
+        self._contents: dict[Stamp, str] = {}
 
     @property
     def bytes(self) -> int:
@@ -81,6 +82,7 @@ class MergeCache:
         with open_plan(recipe, self._open) as plan:
             _check_family(plan.family, model)
             contents = [file.content for file in plan.files]
+            stamps = [file.stamp for file in plan.files]  # of what was opened, which may have come after the question
             key = recipe.content_key(contents)
             merged = self._find(key)
             if merged is None:
@@ -91,7 +93,13 @@ class MergeCache:
         return merged
 
     def _open(self, path: Path) -> LoraFile:
-        return self._memo.once(_stamp(path), lambda: open_lora(path))
+        """The file that is there now, open. What was kept of it is used again if it is still the same."""
+        stamp = _stamp(path)
+        file = self._memo.once(stamp, lambda: open_lora(path))
+        if file.stamp == stamp and file.reopen():
+            return file
+        file.close()
+        return open_lora(path)
 
     def _find(self, key: str) -> Merged | None:
         merged = self._merges.get(key)
@@ -118,12 +126,9 @@ def _check_family(family: Family, model: str) -> None:
         raise MergeInputError(f"The LoRAs are for {family.title}, and the loaded model is {wanted.title}.")
 
 
-def _stamp(path: Path) -> _Stamp:
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise MergeInputError(f"{path.name} cannot be read: {error.strerror or error}.") from error
-    return path, stat.st_mtime_ns, stat.st_size
+def _stamp(path: Path) -> Stamp:
+    with reading(path):
+        return Stamp.of(path)
 
 
 def _owners(plan: Plan, report: Report) -> dict[str, tuple[str, ...]]:

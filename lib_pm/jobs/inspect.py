@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from lib_pm.core.keys.families import kind
-from lib_pm.jobs.metadata import RECIPE_KEY, merged_tags
-from lib_pm.jobs.reader import load_json, open_lora
+from lib_pm.jobs.json_text import load_json
+from lib_pm.jobs.metadata import RECIPE_KEY, TAGS_KEY, merged_tags, too_long
+from lib_pm.jobs.reader import open_lora
+from lib_pm.jobs.report import no_alpha
 from lib_pm.jobs.visible import as_lines
 
 TAGS_SHOWN = 10
@@ -17,7 +19,10 @@ TAGS_SHOWN = 10
 
 @dataclass(frozen=True)
 class Inspection:
-    """layers: name -> shape, rank, alpha, block, kind. tags: with counts. recipe: if the file was merged here."""
+    """layers: name -> shape, rank, alpha, block, kind. tags: with counts. recipe: if the file was merged here.
+
+    without_alpha: how many layers have no alpha stored or set, so that it is taken as the rank.
+    """
 
     file: str
     size: int
@@ -28,6 +33,7 @@ class Inspection:
     tags: dict[str, int]
     metadata: dict[str, str]
     recipe: dict[str, Any] | None
+    without_alpha: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -37,21 +43,25 @@ class Inspection:
         alphas = sorted({layer["alpha"] for layer in layers})
         kinds = Counter(layer["kind"] for layer in layers)
         blocks = Counter(layer["block"] or "(none)" for layer in layers)
+        without = no_alpha(self.without_alpha, len(self.layers))
+        alpha = f" ({without})" if without else ""
         lines = [
             f"{self.file} ({self.size / 2**20:.1f} MB)",
             f"  model: {self.family}",
             f"  format: LoRA, {self.naming} names, {_counts(self.dtypes)}",
             f"  layers: {len(self.layers)} ({_counts(kinds)})",
-            f"  rank: {_span(sorted({layer['rank'] for layer in layers}))}, alpha: {_span(alphas)}",
+            f"  rank: {_span(sorted({layer['rank'] for layer in layers}))}, alpha: {_span(alphas)}{alpha}",
             f"  blocks: {_counts(dict(sorted(blocks.items())))}",
         ]
         if self.tags:
             first = dict(list(self.tags.items())[:TAGS_SHOWN])
             lines.append(f"  tags: {_counts(first)}{' …' if len(self.tags) > TAGS_SHOWN else ''}")
+        elif too_long(self.metadata):
+            lines.append(f"  tags: not read, {too_long(self.metadata)}")
         if self.recipe:
             names = ", ".join(str(lora.get("name")) for lora in self.recipe.get("loras", []))
             lines.append(f"  merged here: {self.recipe.get('mode')} of {names}")
-        shown = {key: value for key, value in self.metadata.items() if key not in (RECIPE_KEY, "ss_tag_frequency")}
+        shown = {key: value for key, value in self.metadata.items() if key not in (RECIPE_KEY, TAGS_KEY)}
         lines += [
             f"  {key}: {value if len(value) <= 100 else value[:99] + '…'}" for key, value in sorted(shown.items())
         ]
@@ -77,7 +87,7 @@ def inspect_file(path: Path) -> Inspection:
             tags.update(counts)
         return Inspection(
             file=path.name,
-            size=path.stat().st_size,
+            size=file.stamp.file.size,
             family=family.title,
             naming=file.naming,
             dtypes=dict(Counter(file.dtype(name) for name in file.layers)),
@@ -85,6 +95,7 @@ def inspect_file(path: Path) -> Inspection:
             tags=dict(tags.most_common()),
             metadata=dict(file.metadata),
             recipe=_recipe(file.metadata.get(RECIPE_KEY, "")),
+            without_alpha=file.without_alpha,
         )
 
 

@@ -12,7 +12,7 @@ from lib_pm.core.errors import MergeInputError
 from lib_pm.core.formats.lora import FULL, WRITTEN, Naming
 from lib_pm.core.memo import Memo
 from lib_pm.jobs.devices import Device
-from lib_pm.jobs.metadata import hash_metadata, longest_metadata, merged_metadata, rank_metadata
+from lib_pm.jobs.metadata import hash_metadata, longest_metadata, merged_metadata, rank_metadata, too_long
 from lib_pm.jobs.plan import Plan, PlannedLayer, open_plan
 from lib_pm.jobs.progress import Progress, silent
 from lib_pm.jobs.recipe import Recipe
@@ -100,9 +100,7 @@ class MergeRun:
         mode = plan.recipe.mode
         texts = {name: mode.options[name].text(value) for name, value in plan.recipe.options.items()}
         options = ", ".join(f"{name} {text}" for name, text in texts.items() if text)
-        self._report = ReportWriter(
-            f"{mode.title} of {len(plan.files)} LoRAs ({options})", (f.name for f in plan.files)
-        )
+        self._report = ReportWriter(f"{mode.title} of {len(plan.files)} LoRAs ({options})", plan.files)
 
     def __iter__(self) -> Iterator[Finished]:
         for planned in self._plan.left_out:
@@ -121,6 +119,11 @@ class MergeRun:
         for file, recorded in zip(self._plan.files, self._plan.recipe.contents, strict=False):
             if file.content != recorded:
                 report.notes.append(f"{file.path.name} is not the file that the recipe was made with")
+        report.notes += [
+            f"the tags of {file.name} are left out, {why}"
+            for file in self._plan.files
+            if (why := too_long(file.metadata))
+        ]
         return report
 
 

@@ -10,15 +10,18 @@ from typing import Any
 from lib_pm import __version__
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.keys.families import Family
-from lib_pm.jobs.reader import LoraFile, load_json
+from lib_pm.jobs.json_text import MAX_LENGTH, load_json
+from lib_pm.jobs.reader import LoraFile
 
 RECIPE_KEY = "power_merger_recipe"
+TAGS_KEY = "ss_tag_frequency"
 # How much is written about the inputs: a choice's name, and the keys that it leaves out. The rest is what loaders need.
 KEEP: dict[str, tuple[str, ...]] = {
     "all": (),
-    "no tags": ("ss_tag_frequency",),
-    "minimal": ("ss_tag_frequency", "modelspec.merged_from", RECIPE_KEY),
+    "no tags": (TAGS_KEY,),
+    "minimal": (TAGS_KEY, "modelspec.merged_from", RECIPE_KEY),
 }
+_MOST_TAGS = 10**12  # no data set has as many captions
 _ORIGINAL_IMPLEMENTATION = "https://github.com/Stability-AI/generative-models"
 
 
@@ -53,7 +56,7 @@ def _whole_metadata(
     metadata |= {"ss_output_name": title, "ss_network_module": "networks.lora"}
     tags = merged_tags(files)
     if tags:
-        metadata["ss_tag_frequency"] = json.dumps(tags)
+        metadata[TAGS_KEY] = json.dumps(tags)
     metadata |= {
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.title": title,
@@ -106,18 +109,24 @@ def longest_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def merged_tags(files: Iterable[LoraFile]) -> dict[str, dict[str, int]]:
-    """The inputs' ss_tag_frequency added up: data set -> tag -> how often."""
+    """The inputs' ss_tag_frequency added up: data set -> tag -> how often. What is no count of tags is left out."""
     merged: dict[str, dict[str, int]] = {}
     for file in files:
-        frequencies = load_json(file.metadata.get("ss_tag_frequency", ""))
+        frequencies = load_json(file.metadata.get(TAGS_KEY, ""))
         if not isinstance(frequencies, dict):
             continue
         for data_set, tags in frequencies.items():
             counts = merged.setdefault(data_set, {})
             for tag, count in tags.items() if isinstance(tags, dict) else ():
-                if isinstance(count, int):
+                if type(count) is int and 0 < count <= _MOST_TAGS:
                     counts[tag] = counts.get(tag, 0) + count
     return merged
+
+
+def too_long(metadata: Mapping[str, str]) -> str:
+    """Why a file's tags are not read, "" if they are."""
+    length = len(metadata.get(TAGS_KEY, ""))
+    return f"as {TAGS_KEY} has {length} characters, more than {MAX_LENGTH}" if length > MAX_LENGTH else ""
 
 
 def _base_model(files: Sequence[LoraFile], family: Family, force: bool) -> dict[str, str]:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
+import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lib_pm.core.errors import MergeInputError
@@ -22,8 +19,16 @@ from lib_pm.core.formats.foreign import kind_of, looks_like_checkpoint
 from lib_pm.core.formats.lora import Naming, Part, naming_of, split_key
 from lib_pm.core.keys.families import Family, detect
 from lib_pm.core.layers import Layer, LayerShape, all_finite
+from lib_pm.jobs.header import DTYPES, Entry
 from lib_pm.jobs.peft_config import PeftConfig, read_peft_config
-from lib_pm.jobs.tensors import DTYPES, TensorFile
+from lib_pm.jobs.stamps import Facts, Stamp
+from lib_pm.jobs.tensors import TensorFile
+
+# A mid factor multiplied into the down factor may have this many numbers, or so many times those of the layer's own
+# factors, whichever is more. Of what models have, 3×3 at 2560 channels and rank 256 comes to 6 million; a file of a
+# few megabytes could ask for a thousand times that with a kernel that no model has.
+MOST_OF_MID = 1 << 23
+MOST_TIMES_STORED = 4
 
 
 @dataclass(frozen=True)
@@ -48,15 +53,24 @@ class LoraFile:
     layers: Mapping[str, StoredLayer]
     _file: TensorFile = field(repr=False)
     _peft: PeftConfig | None = None
+    _config: Facts | None = None
 
     @property
     def name(self) -> str:
         return self.path.stem
 
     @property
+    def stamp(self) -> Stamp:
+        """What it is known again by: of the files that were opened, which are not always those of that name now."""
+        return Stamp(self.path, self._file.facts, self._config)
+
+    @cached_property
     def nbytes(self) -> int:
         """About what is held of it in memory: the header."""
-        return 2048 * len(self.layers)
+        texts = sum(sys.getsizeof(text) for line in self.metadata.items() for text in line)
+        names = sum(sys.getsizeof(key) for layer in self.layers.values() for key in layer.keys.values())
+        settings = 10 * len(self._peft.content) if self._peft else 0
+        return texts + 2 * names + settings + 2048 * len(self.layers)
 
     @cached_property
     def common_rank(self) -> int:
@@ -75,14 +89,7 @@ class LoraFile:
 
         Where PEFT's settings decide the alphas, they are hashed as well.
         """
-        digest = hashlib.sha256()
-        with self.path.open("rb") as file:
-            file.seek(8 + int.from_bytes(file.read(8), "little"))
-            while block := file.read(1 << 20):
-                digest.update(block)
-        if self._peft:
-            digest.update(json.dumps(self._peft.components, sort_keys=True).encode())
-        return digest.hexdigest()
+        return self._file.digest([self._peft.content] if self._peft else [])
 
     def read(self, name: str) -> Layer:
         """The layer's factors on the CPU in the dtype of the file; a CP mid factor is multiplied into the down factor.
@@ -100,12 +107,21 @@ class LoraFile:
         """The layer's stored alpha, or what PEFT's own settings make it; its rank where nothing is said."""
         stored = self.layers[name]
         if "alpha" in stored.keys:
-            return float(self._tensor(name, stored, "alpha"))
-        return self._peft.alpha(name, stored.rank) if self._peft else float(stored.rank)
+            return float(self._tensor(name, stored, "alpha").reshape(()))
+        said = self._peft.alpha(name, stored.rank) if self._peft else None
+        return float(stored.rank) if said is None else said
+
+    @cached_property
+    def without_alpha(self) -> int:
+        """How many layers have no alpha, neither stored nor in PEFT's settings, so that it is taken as the rank."""
+        return sum(
+            "alpha" not in layer.keys and (self._peft is None or self._peft.alpha(name, layer.rank) is None)
+            for name, layer in self.layers.items()
+        )
 
     def dtype(self, name: str) -> str:
         """The dtype of the layer's up factor, as the file format calls it: F32, F16, BF16 …"""
-        return self._file.dtype(self.layers[name].keys["up"])
+        return self._file.entries[self.layers[name].keys["up"]].dtype
 
     def _tensor(self, name: str, stored: StoredLayer, part: Part) -> Tensor:
         tensor = self._file.tensor(stored.keys[part])
@@ -118,8 +134,13 @@ class LoraFile:
     def close(self) -> None:
         self._file.close()
 
+    def reopen(self) -> bool:
+        """Make it as it was before `close`. False, and it stays closed, if it is another file by now."""
+        return self._file.reopen()
+
     def __enter__(self) -> LoraFile:
-        self._file.reopen()
+        if not self.reopen():
+            raise MergeInputError(f"{self.path.name} was replaced since it was read; try again.")
         return self
 
     def __exit__(
@@ -134,37 +155,23 @@ def open_lora(path: Path) -> LoraFile:
     A MergeInputError names the file and says what is wrong: missing, not a safetensors file, truncated, a checkpoint,
     another kind of network (with its name), an up factor without a down factor, shapes that do not fit.
     """
-    with _open_safetensors(path) as header:
-        keys = list(header.keys())
-        parts = _layers_by_name(path, keys)
-        layers = {name: _stored_layer(path, header, name, parts[name]) for name in sorted(parts)}
-        metadata = header.metadata() or {}
-    peft = read_peft_config(path, metadata)
-    kohya = any(naming_of(layer.keys["up"]) == "kohya" for layer in layers.values())
-    return LoraFile(path, metadata, "kohya" if kohya else "peft", layers, TensorFile(path), peft)
-
-
-def _open_safetensors(path: Path) -> Any:
+    file = TensorFile(path)
     try:
-        if path.is_dir():
-            raise MergeInputError(f"{path} is a folder; give a LoRA's .safetensors file.")
-        with path.open("rb") as file:  # safe_open calls every file that it may not read missing
-            if not file.read(1):
-                raise MergeInputError(f"{path.name} is empty.")
-        return safe_open(str(path), framework="pt")
-    except FileNotFoundError as error:
-        raise MergeInputError(f"{path} does not exist; give a LoRA's .safetensors file.") from error
-    except SafetensorError as error:
-        raise MergeInputError(f"{path.name} is not a .safetensors file, or is damaged or cut off: {error}.") from error
-    except OSError as error:
-        raise MergeInputError(f"{path} cannot be read: {error.strerror or error}.") from error
+        parts = _layers_by_name(path, file.entries)
+        layers = {name: _stored_layer(path, file.entries, name, parts[name]) for name in sorted(parts)}
+        peft, config = read_peft_config(path, file.metadata)
+    except BaseException:
+        file.close()
+        raise
+    kohya = any(naming_of(layer.keys["up"]) == "kohya" for layer in layers.values())
+    return LoraFile(path, file.metadata, "kohya" if kohya else "peft", layers, file, peft, config)
 
 
-def _layers_by_name(path: Path, keys: list[str]) -> dict[str, dict[Part, str]]:
+def _layers_by_name(path: Path, entries: Mapping[str, Entry]) -> dict[str, dict[Part, str]]:
     """name -> part -> key; the file is refused if one of its tensors is anything else."""
     layers: dict[str, dict[Part, str]] = {}
     foreign: list[str] = []
-    for key in keys:
+    for key in sorted(entries):
         found = None if kind_of(key) else split_key(key)
         if found is None:
             foreign.append(key)
@@ -175,7 +182,7 @@ def _layers_by_name(path: Path, keys: list[str]) -> dict[str, dict[Part, str]]:
                 raise MergeInputError(f"{path.name}: layer {name} has two {part} factors: {parts[part]} and {key}.")
             parts[part] = key
     if foreign:
-        raise MergeInputError(_refusal(path, foreign, len(keys)))
+        raise MergeInputError(_refusal(path, foreign, len(entries)))
     if not layers:
         raise MergeInputError(f"{path.name} has no tensors in it.")
     for name, parts in layers.items():
@@ -198,39 +205,41 @@ def _refusal(path: Path, foreign: list[str], count: int) -> str:
     return f"{path.name} has {len(foreign)} of {count} tensors that belong to no LoRA layer, first {foreign[0]}."
 
 
-def _stored_layer(path: Path, file: Any, name: str, keys: Mapping[Part, str]) -> StoredLayer:
-    slices = {part: file.get_slice(key) for part, key in keys.items()}
+def _stored_layer(path: Path, entries: Mapping[str, Entry], name: str, keys: Mapping[Part, str]) -> StoredLayer:
     for part, key in keys.items():
-        dtype = slices[part].get_dtype()
+        dtype = entries[key].dtype
         if dtype not in DTYPES or (part != "alpha" and not DTYPES[dtype].is_floating_point):
             raise MergeInputError(f"{path.name}: {key} is of dtype {dtype}; allowed: floating point.")
-    shapes = {part: tuple(slices[part].get_shape()) for part in keys}
+    shapes = {part: entries[key].shape for part, key in keys.items()}
     numbers = math.prod(shapes.pop("alpha", ()))
     if numbers != 1:
         raise MergeInputError(f"{path.name}: layer {name} has {numbers} numbers in {keys['alpha']}; allowed: one.")
     up, down, mid = shapes["up"], shapes["down"], shapes.get("mid")
     rank = up[1] if len(up) > 1 else 0
-    kernel = tuple((mid or down)[2:])
+    kernel = (down if mid is None else mid)[2:]
     fits = len(up) in (2, 4) and len(down) in (2, 4) and rank == down[0] and all(size == 1 for size in up[2:])
-    if mid:
+    if mid is not None:
         fits = fits and mid[:2] == (rank, rank) and len(mid) == 4 and all(size == 1 for size in down[2:])
-    if not fits or 0 in (*up, *down):
-        sizes = ", ".join(f"{part} {'×'.join(map(str, shape))}" for part, shape in shapes.items())
+    if not fits or 0 in (*up, *down, *kernel):
         raise MergeInputError(
-            f"{path.name}: the factors of layer {name} do not fit each other: {sizes}; "
+            f"{path.name}: the factors of layer {name} do not fit each other: {_sizes(shapes)}; "
             "allowed: up out×rank, down rank×in (convolutions with their kernel)."
         )
+    if mid is not None:
+        multiplied, stored = math.prod(down) * math.prod(kernel), sum(map(math.prod, shapes.values()))
+        if multiplied > max(MOST_OF_MID, MOST_TIMES_STORED * stored):
+            raise MergeInputError(
+                f"{path.name}: the mid factor of layer {name} is out of all proportion: {_sizes(shapes)} make "
+                f"{multiplied} numbers, from {stored} stored ones; allowed: {MOST_OF_MID}, or "
+                f"{MOST_TIMES_STORED} times those stored."
+            )
     return StoredLayer(keys, LayerShape(up[0], down[1], kernel), rank)
+
+
+def _sizes(shapes: Mapping[Part, Iterable[int]]) -> str:
+    return ", ".join(f"{part} {'×'.join(map(str, shape))}" for part, shape in shapes.items())
 
 
 def _with_mid(mid: Tensor, down: Tensor) -> Tensor:
     """The down factor of a CP layer: mid (r, r, kh, kw) after down (r, in, 1, 1), as (r, in, kh, kw) in float32."""
     return torch.einsum("pqhw,qi->pihw", mid.float(), down.float().flatten(1))
-
-
-def load_json(text: str) -> Any:
-    """The JSON value, or None if the text is none: metadata is written by many tools."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return None

@@ -10,18 +10,27 @@ from pathlib import Path
 from typing import Any
 
 from lib_pm.jobs.plan import PlannedLayer
+from lib_pm.jobs.reader import LoraFile
 from lib_pm.jobs.run import Finished
 from lib_pm.jobs.visible import as_lines
 
 
 @dataclass
 class LoraReport:
-    """What became of one LoRA's layers. used: merged. off_by_block: a block weight of 0 switched these off."""
+    """What became of one LoRA's layers. used: merged. off_by_block: a block weight of 0 switched these off.
+
+    without_alpha: of how many layers of its file the alpha is taken as the rank, as nothing is said of it.
+    """
 
     name: str
     layers: int = 0
     used: int = 0
     off_by_block: list[str] = field(default_factory=list)
+    without_alpha: int = 0
+
+    @property
+    def no_alpha(self) -> str:
+        return no_alpha(self.without_alpha, self.layers)
 
 
 @dataclass
@@ -60,7 +69,8 @@ class Report:
         lines = [self.what]
         for lora in self.loras:
             off = f", {len(lora.off_by_block)} switched off by block weights" if lora.off_by_block else ""
-            lines.append(f"  {lora.name}: {lora.used} of {lora.layers} layers used{off}")
+            alpha = f", {lora.no_alpha}" if lora.no_alpha else ""
+            lines.append(f"  {lora.name}: {lora.used} of {lora.layers} layers used{off}{alpha}")
         ranks = Counter(layer.rank for layer in self.layers)
         lines.append(f"  result: {len(self.layers)} layers, rank {_ranks(ranks)}")
         for reason, count in Counter(self.left_out.values()).items():
@@ -82,8 +92,8 @@ class Report:
 class ReportWriter:
     """Collects a report while the layers come in."""
 
-    def __init__(self, what: str, lora_names: Iterable[str]) -> None:
-        self.report = Report(what, [LoraReport(name) for name in lora_names])
+    def __init__(self, what: str, files: Iterable[LoraFile]) -> None:
+        self.report = Report(what, [LoraReport(file.name, without_alpha=file.without_alpha) for file in files])
         self._kept = self._total = 0.0
         self._truncated = False
 
@@ -113,6 +123,12 @@ class ReportWriter:
         self.report.seconds = seconds
         self.report.peak_memory = peak_memory()
         return self.report
+
+
+def no_alpha(missing: int, layers: int) -> str:
+    """What to say of a file with layers that have no alpha, "" if each has one: its strength may be another."""
+    where = "" if missing == layers else f" in {missing} of {layers} layers"
+    return f"no alpha stored{where}: taken as the rank" if missing else ""
 
 
 def peak_memory() -> int | None:

@@ -166,7 +166,7 @@ class ResizeRun:
         self._device = Device(device)
         self._workers = default_workers(plan.recipe.mode, self._device) if workers is None else workers
         file = plan.files[0]
-        self._report = ReportWriter(f"{file.path.name} resized to {new}", [file.name])
+        self._report = ReportWriter(f"{file.path.name} resized to {new}", [file])
 
     def __iter__(self) -> Generator[Finished, None, None]:
         for planned, finished in run_layers(self._plan.layers, self._work, self._progress, self._workers):

@@ -2,65 +2,106 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
+import os
+import stat
 import threading
+from collections.abc import Iterable, Mapping
+from io import FileIO
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from lib_pm.core.errors import MergeInputError
+from lib_pm.jobs.header import DTYPES, Entry, read_header
+from lib_pm.jobs.reading import reading
+from lib_pm.jobs.stamps import Facts
 
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-}
+_BLOCK = 1 << 20
 
 
 class TensorFile:
-    """An open file whose header is known to be in order. Reading is safe from several threads.
+    """An open file. Reading is safe from several threads.
 
+    Header, tensors and digest all come from one opening of the file: what somebody puts in its place meanwhile is
+    another file, and a change of this one is a MergeInputError.
     safetensors' own reader maps the file into memory, where all that has ever been read of it counts as the process's:
     with many LoRAs, all of them at once.
     """
 
     def __init__(self, path: Path) -> None:
+        """A MergeInputError says what is wrong with the file."""
         self._path = path
-        self._file = path.open("rb", buffering=0)
-        length = int.from_bytes(self._file.read(8), "little")
-        self._entries = json.loads(self._file.read(length))
-        self._start = 8 + length
         self._lock = threading.Lock()
+        self._file, self.facts = self._opened()
+        try:
+            with reading(path):
+                header = read_header(self._file, self.facts.size)
+        except BaseException:
+            self._file.close()
+            raise
+        self._entries, self._start, self.metadata = header.entries, header.data, header.metadata
 
-    def dtype(self, key: str) -> str:
-        """As the format calls it: F32, F16, BF16 …"""
-        return str(self._entries[key]["dtype"])
+    @property
+    def entries(self) -> Mapping[str, Entry]:
+        """Name -> where the tensor is."""
+        return self._entries
 
     def tensor(self, key: str) -> Tensor:
-        """On the CPU, in memory of its own. A MergeInputError if somebody cut the file off since it was opened."""
+        """On the CPU, in memory of its own. A MergeInputError if somebody changed the file since it was opened."""
         entry = self._entries[key]
-        start, end = entry["data_offsets"]
-        data = torch.empty(end - start, dtype=torch.uint8)
-        with self._lock:
-            self._file.seek(self._start + start)
-            read = self._file.readinto(data.numpy().data)
-        if read != len(data):
-            raise MergeInputError(f"{self._path.name} was cut off while it was read.")
-        return data.view(DTYPES[entry["dtype"]]).reshape(entry["shape"])
+        data = torch.empty(entry.end - entry.start, dtype=torch.uint8)
+        self._read_into(data.numpy().data, self._start + entry.start)
+        return data.view(DTYPES[entry.dtype]).reshape(entry.shape)
 
-    def reopen(self) -> None:
-        """Make it as it was before `close`; the file has to be the same still."""
-        if self._file.closed:
-            self._file = self._path.open("rb", buffering=0)
+    def digest(self, more: Iterable[bytes] = ()) -> str:
+        """SHA-256 of all tensors' bytes, and of `more` after them, hex."""
+        digest = hashlib.sha256()
+        block = memoryview(bytearray(_BLOCK))
+        for start in range(self._start, self.facts.size, _BLOCK):
+            part = block[: min(_BLOCK, self.facts.size - start)]
+            self._read_into(part, start)
+            digest.update(part)
+        for data in more:
+            digest.update(data)
+        return digest.hexdigest()
+
+    def reopen(self) -> bool:
+        """Make it as it was before `close`. False, and it stays closed, if it is another file by now."""
+        if not self._file.closed:
+            return True
+        file, facts = self._opened()
+        if facts != self.facts:
+            file.close()
+            return False
+        self._file = file
+        return True
 
     def close(self) -> None:
         self._file.close()
+
+    def _opened(self) -> tuple[FileIO, Facts]:
+        with reading(self._path):
+            kind = os.stat(self._path).st_mode
+            if stat.S_ISDIR(kind):
+                raise MergeInputError(f"{self._path} is a folder; give a LoRA's .safetensors file.")
+            if not stat.S_ISREG(kind):  # a pipe would wait for its writer
+                raise MergeInputError(f"{self._path} is no file; give a LoRA's .safetensors file.")
+            file = FileIO(self._path)
+            facts = Facts.of(os.fstat(file.fileno()))
+        if facts.size:
+            return file, facts
+        file.close()
+        raise MergeInputError(f"{self._path.name} is empty.")
+
+    def _read_into(self, buffer: memoryview, start: int) -> None:
+        with self._lock, reading(self._path):
+            self._file.seek(start)
+            while len(buffer) and (read := self._file.readinto(buffer)):  # a system reads 2 GB at once at most
+                buffer = buffer[read:]
+            same = self.facts.same_content(Facts.of(os.fstat(self._file.fileno())))
+        if len(buffer):
+            raise MergeInputError(f"{self._path.name} was cut off while it was read.")
+        if not same:
+            raise MergeInputError(f"{self._path.name} was changed while it was read; try again.")

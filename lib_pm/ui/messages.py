@@ -52,7 +52,8 @@ def report_html(report: Report) -> str:
         )
     for reason, count in Counter(report.left_out.values()).items():
         lines.append(f"<p>Left out: {count} layers, {html.escape(reason)}.</p>")
-    lines += [f'<p class="pm-note">{html.escape(note)}</p>' for note in report.notes]
+    notes = [f"{lora.name}: {without}" for lora in report.loras if (without := lora.no_alpha)] + report.notes
+    lines += [f'<p class="pm-note">{html.escape(note)}</p>' for note in notes]
     lines.append(f"<p>{seconds_text(report.seconds)}.</p>")
     layers = [
         (layer.name, layer.rank, "" if layer.kept_energy is None else f"{layer.kept_energy:.2%}")

@@ -84,8 +84,8 @@ def test_text(uses: list[LoraUse], tmp_path: Path) -> None:
     assert lines[:7] == [
         "Add (SVD) of 3 LoRAs (svd_rank 3, lambda 1)",
         "  one: 2 of 3 layers used",
-        "  two: 1 of 2 layers used, 1 switched off by block weights",
-        "  three: 0 of 1 layers used",
+        "  two: 1 of 2 layers used, 1 switched off by block weights, no alpha stored: taken as the rank",
+        "  three: 0 of 1 layers used, no alpha stored: taken as the rank",
         "  result: 2 layers, rank 3",
         f"  left out: 2 layers, every weight is 0 (first {TEXT})",
         f"  kept energy: {report.kept_energy:.2%} in all, least {energies[lowest]:.2%} in {lowest}",
@@ -103,9 +103,9 @@ def test_json_has_all_of_it(uses: list[LoraUse], tmp_path: Path) -> None:
     value = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert value["what"] == "Add (SVD) of 3 LoRAs (svd_rank 3, lambda 1)"
     assert value["loras"] == [
-        {"name": "one", "layers": 3, "used": 2, "off_by_block": []},
-        {"name": "two", "layers": 2, "used": 1, "off_by_block": [IN03]},
-        {"name": "three", "layers": 1, "used": 0, "off_by_block": []},
+        {"name": "one", "layers": 3, "used": 2, "off_by_block": [], "without_alpha": 0},
+        {"name": "two", "layers": 2, "used": 1, "off_by_block": [IN03], "without_alpha": 2},
+        {"name": "three", "layers": 1, "used": 0, "off_by_block": [], "without_alpha": 1},
     ]
     assert [layer["name"] for layer in value["layers"]] == [MID, OUT11]
     assert all(layer["rank"] == 3 and 0 < layer["kept_energy"] < 1 for layer in value["layers"])

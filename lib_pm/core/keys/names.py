@@ -59,6 +59,14 @@ def prefix_of(name: str) -> str:
     return max((prefix for prefix in (*_PREFIXES, *_WRAPPERS) if name.startswith(prefix)), key=len, default="")
 
 
+def bare_names(name: str) -> tuple[str, str, str]:
+    """The name as written, without PEFT's own wrapper, and without what says which component it is in."""
+    inner = name
+    for wrapper in _WRAPPERS:
+        inner = inner.removeprefix(wrapper)
+    return name, inner, inner.removeprefix(prefix_of(inner))
+
+
 @lru_cache(maxsize=1 << 13)  # every layer's name is asked for several times
 def parse_name(name: str) -> tuple[str, str]:
     """(component, path): component is "unet" (a transformer counts as one), "te", "te2", "te3", or "" if unknown."""
