@@ -30,6 +30,7 @@ DTYPES = {
 }
 MAX_LENGTH = 100_000_000  # of a header, in bytes: the format's own limit
 MAX_TENSORS = 1 << 16  # the largest LoRAs have some thousands
+MAX_LINES = 1 << 14  # of metadata; trainers write about a hundred
 MAX_NAME = 1000  # characters of a tensor's name; real ones have up to two hundred
 _METADATA = "__metadata__"
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -114,6 +115,8 @@ class _Reader:
         for name in self._names("a line of metadata"):
             if name in metadata:
                 raise Damaged(f"it has the metadata {name[:MAX_NAME]} twice")
+            if len(metadata) == MAX_LINES:
+                raise Damaged(f"it has more than {MAX_LINES} lines of metadata")
             if self._next() != '"':
                 raise Damaged(f"its metadata {name[:MAX_NAME]} is no text")
             metadata[name] = self._string()
@@ -161,6 +164,9 @@ class _Reader:
         return str(text)
 
     def _next(self) -> str:
+        sign = self._text[self._at : self._at + 1]
+        if not sign.isspace():  # as nearly always: files are written without any
+            return sign
         self._skip_space()
         return self._text[self._at : self._at + 1]
 

@@ -26,9 +26,9 @@ class Facts:
     def of(cls, stat: os.stat_result) -> Facts:
         return cls(stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
-    def same_content(self, other: Facts) -> bool:
+    def same_content(self, stat: os.stat_result) -> bool:
         """For an open file: what it is called and how many names it has may change meanwhile."""
-        return (self.size, self.modified) == (other.size, other.modified)
+        return (self.size, self.modified) == (stat.st_size, stat.st_mtime_ns)
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ class TensorFile:
             self._file.seek(start)
             while len(buffer) and (read := self._file.readinto(buffer)):  # a system reads 2 GB at once at most
                 buffer = buffer[read:]
-            same = self.facts.same_content(Facts.of(os.fstat(self._file.fileno())))
+            same = self.facts.same_content(os.fstat(self._file.fileno()))
         if len(buffer):
             raise MergeInputError(f"{self._path.name} was cut off while it was read.")
         if not same:
