@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from lib_pm.core.excess import EXCESS, Precision
 from lib_pm.core.layers import Layer, LayerShape
 from lib_pm.core.lowrank import Truncated, truncate_exact, where_decompositions_are, wide
 from lib_pm.core.rng import random_signs
 
-# How much larger than the best rank-k error that of `truncate_dense` may be, relative to it, and what it computes in.
-Precision = Literal["normal", "exact"]
-EXCESS: dict[Precision, float] = {"normal": 1e-3, "exact": 1e-5}
+# What `truncate_dense` computes in.
 _DTYPES: dict[Precision, torch.dtype] = {"normal": torch.float32, "exact": torch.float64}
 # Below this size of the smaller side the exact decomposition costs no more than the range finder.
 SMALL_SIDE = 256

@@ -12,16 +12,17 @@ import inspect
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.memo import Content
 from lib_pm.core.params import Declared, Lambda, Option, OptionValue, SvdConvRank, SvdRank
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Space = Literal["exact", "factors", "delta"]
-MethodFunction = TypeVar("MethodFunction", bound=Callable[..., Tensor])
+MethodFunction = TypeVar("MethodFunction", bound="Callable[..., Tensor]")
 
 _STACK = ("deltas", "weights")
 _STACK_AND_CONTENTS = (*_STACK, "contents")
@@ -188,7 +189,8 @@ def _mode(method: Method, space: Space) -> Mode:
 
 def declared_options(function: Callable[..., object]) -> dict[str, Option]:
     """The keyword-only parameters of a function, which must be declared and have a default."""
-    hints = get_type_hints(function, include_extras=True)
+    # a method's tensors are tensors to the type checker alone; which type that is makes no difference here
+    hints = get_type_hints(function, localns={"Tensor": Any}, include_extras=True)
     options = {}
     for keyword, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:

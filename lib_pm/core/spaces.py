@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from lib_pm.core import dense, lowrank
-from lib_pm.core.dense import Precision
+from lib_pm.core.excess import Precision
 from lib_pm.core.layers import Layer, LayerShape
 from lib_pm.core.lowrank import Factors, Truncated
 from lib_pm.core.memo import Content, Memo

@@ -16,6 +16,7 @@ from lib_pm.core.registry import find_mode
 from lib_pm.host.guard import Answer, GuardedRoute, printable
 from lib_pm.host.origin import Origins, check_sender
 from lib_pm.jobs.analysis import Analysis
+from lib_pm.jobs.choices import DTYPES
 from lib_pm.jobs.desk import Desk
 from lib_pm.jobs.draft import Draft
 from lib_pm.jobs.inspect import inspect_file
@@ -24,7 +25,7 @@ from lib_pm.jobs.modes import modes_json
 from lib_pm.jobs.order import Target, submit_analyse, submit_merge, submit_resize
 from lib_pm.jobs.prompt import write_pm
 from lib_pm.jobs.queue import Job, QueueFull
-from lib_pm.jobs.recipe import APPLY, DEFAULT_MODE, DTYPES, PRECISIONS
+from lib_pm.jobs.recipe import APPLY, DEFAULT_MODE, PRECISIONS
 from lib_pm.jobs.report import Report
 from lib_pm.jobs.resize import NO_LIMIT, NewRank, parse_dynamic
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import gradio as gr
 
 from lib_pm.core.registry import MODES
-from lib_pm.jobs.devices import DEVICES
+from lib_pm.jobs.choices import DEVICES
 from lib_pm.jobs.presets import load_presets
 from lib_pm.jobs.recipe import DEFAULT_MODE
 

@@ -10,10 +10,9 @@ from typing import TypeVar
 import torch
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.jobs.recipe import DTYPES
+from lib_pm.jobs.choices import DEVICES
 
 Result = TypeVar("Result")
-DEVICES = ("auto", "cpu", "cuda", "mps")
 MEMORY_SHARE = 0.4  # of the free memory, for each of two layers that are worked on side by side
 
 
@@ -29,6 +28,12 @@ def choose_device(name: str) -> torch.device:
         there = ", ".join(device for device, usable in available.items() if usable)
         raise MergeInputError(f"device is {name!r}, which this machine does not have; it has: {there}.")
     return torch.device(name)
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """name: one of DTYPES."""
+    found: torch.dtype = getattr(torch, name)
+    return found
 
 
 class Device:
@@ -67,12 +72,12 @@ class Device:
 
     def dtype(self, name: str) -> torch.dtype:
         """The dtype of a computation; float16 is for GPUs, on the CPU it is slow, and before torch 2.2 not whole."""
-        return torch.float32 if name == "float16" and self._device.type == "cpu" else DTYPES[name]
+        return torch.float32 if name == "float16" and self._device.type == "cpu" else torch_dtype(name)
 
     def notes(self, dtype: str = "float32") -> list[str]:
         """What the user should know. dtype: the one asked for."""
         notes = []
-        if self.dtype(dtype) != DTYPES[dtype]:
+        if self.dtype(dtype) != torch_dtype(dtype):
             notes.append(f"computed in float32: the CPU is slow in {dtype}")
         if self.fallen_back:
             notes.append(f"{len(self.fallen_back)} layers were done on the CPU: the device's memory was full")

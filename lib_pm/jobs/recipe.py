@@ -10,15 +10,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
-
 import lib_pm.core.methods  # noqa: F401 (registers the modes)
 from lib_pm.core.blocks import expand_preset
-from lib_pm.core.dense import Precision
 from lib_pm.core.errors import MergeInputError
+from lib_pm.core.excess import Precision
 from lib_pm.core.keys.families import KINDS, Kind
 from lib_pm.core.params import OptionValue
 from lib_pm.core.registry import Mode, find_mode
+from lib_pm.jobs.choices import DTYPES
 
 Apply = Literal["model + clip", "model", "clip"]
 APPLY: tuple[Apply, ...] = get_args(Apply)
@@ -27,7 +26,6 @@ DEFAULT_MODE = "concat"  # exactly the WebUI's own stacking
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 _SHORT_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp64": "float64"}
 
 
@@ -161,7 +159,7 @@ def _strength(value: float, use: LoraUse) -> float:
 
 def dtype_name(what: str, text: str) -> str:
     """float32 of `float32` or `fp32`."""
-    name: str = _one_of(what, _SHORT_DTYPES.get(text, text), tuple(DTYPES))
+    name: str = _one_of(what, _SHORT_DTYPES.get(text, text), DTYPES)
     return name
 
 

@@ -15,12 +15,12 @@ from lib_pm.core import lowrank
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.layers import Layer
 from lib_pm.core.spaces import MergedLayer, memory_needed
-from lib_pm.jobs.devices import Device
+from lib_pm.jobs.devices import Device, torch_dtype
 from lib_pm.jobs.merge import write_layers
 from lib_pm.jobs.metadata import merged_metadata
 from lib_pm.jobs.plan import Plan, PlannedLayer, open_plan
 from lib_pm.jobs.progress import Progress, silent
-from lib_pm.jobs.recipe import DTYPES, LoraUse, dtype_name, make_recipe
+from lib_pm.jobs.recipe import LoraUse, dtype_name, make_recipe
 from lib_pm.jobs.report import Report, ReportWriter
 from lib_pm.jobs.run import Finished, default_workers, finish, run_layers
 from lib_pm.jobs.writer import check_target
@@ -161,7 +161,7 @@ class ResizeRun:
         self, plan: Plan, new: NewRank, save_dtype: str, device: str, progress: Progress, workers: int | None
     ) -> None:
         self._plan, self._new, self._progress = plan, new, progress
-        self._dtype = DTYPES[dtype_name("save_dtype", save_dtype)]
+        self._dtype = torch_dtype(dtype_name("save_dtype", save_dtype))
         self._start = time.perf_counter()
         self._device = Device(device)
         self._workers = default_workers(plan.recipe.mode, self._device) if workers is None else workers

@@ -20,10 +20,9 @@ from lib_pm.core.memo import Memo
 from lib_pm.core.registry import Mode
 from lib_pm.core.scratch import Scratch
 from lib_pm.core.spaces import FullLayer, MergedLayer, Share, memory_needed, merge_layer
-from lib_pm.jobs.devices import Device, reproducible
+from lib_pm.jobs.devices import Device, reproducible, torch_dtype
 from lib_pm.jobs.plan import Plan, PlannedLayer, Source
 from lib_pm.jobs.progress import Progress
-from lib_pm.jobs.recipe import DTYPES
 
 Result = TypeVar("Result")
 MAX_WORKERS = 4  # each holds one layer's deltas; more only crowd the memory bus
@@ -132,8 +131,8 @@ def layer_merger(plan: Plan, device: Device, memo: Memo | None = None) -> Callab
         if merged is None:
             return None
         if isinstance(merged, FullLayer):
-            return finish_full(planned, merged, DTYPES[recipe.save_dtype], owners)
-        return finish(planned, merged, plan.naming, DTYPES[recipe.save_dtype], alpha, owners)
+            return finish_full(planned, merged, torch_dtype(recipe.save_dtype), owners)
+        return finish(planned, merged, plan.naming, torch_dtype(recipe.save_dtype), alpha, owners)
 
     return work
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import gradio as gr
 
+from lib_pm.jobs.choices import DTYPES
 from lib_pm.jobs.draft import Draft
-from lib_pm.jobs.recipe import APPLY, DTYPES
+from lib_pm.jobs.recipe import APPLY
 from lib_pm.ui.panel import OPTIONS, ModeControls, mode_controls, mode_values, panel_text
 
 _PLACEHOLDER = "<lora:style:0.8>\n<lora:character:0.6:lbw=MIDD>\n# <lora:switched-off:1>"

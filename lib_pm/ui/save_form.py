@@ -7,11 +7,10 @@ from typing import Any
 
 import gradio as gr
 
+from lib_pm.jobs.choices import DEVICES, DTYPES
 from lib_pm.jobs.desk import Desk
-from lib_pm.jobs.devices import DEVICES
 from lib_pm.jobs.metadata import KEEP
 from lib_pm.jobs.order import Target
-from lib_pm.jobs.recipe import DTYPES
 from lib_pm.ui.lists import Listing
 
 ROOT = "(LoRA folder)"  # a dropdown shows "" as if nothing were chosen

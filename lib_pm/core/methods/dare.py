@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from lib_pm.core.memo import Content
 from lib_pm.core.params import Density, Seed
 from lib_pm.core.registry import merge_method
-from lib_pm.core.steps import drop_random_, elect_and_average_, weighted_sum_
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @merge_method(
@@ -28,6 +29,8 @@ def dare_linear(
     contents: (n,) what each LoRA holds here; with the seed it decides the mask.
     Returns (*shape,) float32. Equals PEFT `dare_linear` for the same masks.
     """
+    from lib_pm.core.steps import drop_random_, weighted_sum_
+
     return weighted_sum_(drop_random_(deltas, density, seed, contents), weights)
 
 
@@ -47,4 +50,6 @@ def dare_ties(
     contents: (n,) what each LoRA holds here; with the seed it decides the mask.
     Returns (*shape,) float32. Departs from PEFT `dare_ties` as `ties` departs from PEFT `ties`.
     """
+    from lib_pm.core.steps import drop_random_, elect_and_average_
+
     return elect_and_average_(drop_random_(deltas, density, seed, contents), weights)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from lib_pm.core.registry import merge_method
-from lib_pm.core.steps import weighted_sum_
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @merge_method(
@@ -23,6 +25,8 @@ def concat(deltas: Tensor, weights: Tensor) -> Tensor:
     deltas: (n, *shape) float32, one per LoRA, strengths not yet applied. weights: (n,) float32, negative subtracts.
     Returns (*shape,) float32. Equals PEFT `cat`. The merge is equal to this; its factors are never multiplied out.
     """
+    from lib_pm.core.steps import weighted_sum_
+
     return weighted_sum_(deltas, weights)
 
 
@@ -41,4 +45,6 @@ def add(deltas: Tensor, weights: Tensor) -> Tensor:
     deltas: (n, *shape) float32, one per LoRA, strengths not yet applied. weights: (n,) float32, negative subtracts.
     Returns (*shape,) float32. Equals PEFT `task_arithmetic`.
     """
+    from lib_pm.core.steps import weighted_sum_
+
     return weighted_sum_(deltas, weights)

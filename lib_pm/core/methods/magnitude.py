@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from lib_pm.core.memo import Content
 from lib_pm.core.params import Density
 from lib_pm.core.registry import merge_method
-from lib_pm.core.steps import keep_largest_, weighted_sum_
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @merge_method(
@@ -26,4 +27,6 @@ def magnitude_prune(deltas: Tensor, weights: Tensor, contents: Sequence[Content]
     contents: (n,) what each LoRA holds here.
     Returns (*shape,) float32. Equals PEFT `magnitude_prune`.
     """
+    from lib_pm.core.steps import keep_largest_, weighted_sum_
+
     return weighted_sum_(keep_largest_(deltas, density, contents), weights)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from lib_pm.core.memo import Content
 from lib_pm.core.params import Density
 from lib_pm.core.registry import merge_method
-from lib_pm.core.steps import elect_and_average_, keep_largest_
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @merge_method(
@@ -28,4 +29,6 @@ def ties(deltas: Tensor, weights: Tensor, contents: Sequence[Content], *, densit
     the mean is over the number of agreeing LoRAs, as in PEFT (mergekit divides by their weights, which would cancel
     the strength of a single LoRA). With all weights equal and positive it equals PEFT `ties`.
     """
+    from lib_pm.core.steps import elect_and_average_, keep_largest_
+
     return elect_and_average_(keep_largest_(deltas, density, contents), weights)
