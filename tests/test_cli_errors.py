@@ -82,7 +82,12 @@ HELP = "(python -m lib_pm merge --help tells more)"
         ([A, "--lbw-presets", "no.txt"], "The block weight presets in no.txt cannot be read: …"),
         ([A, "--threads", "0"], "threads is 0; allowed: a whole number, 1 or more."),
         ([A, "--threads", "x"], f"argument --threads: invalid int value: 'x' {HELP}"),
-        ([A, "--dense"], "unrecognized arguments: --dense (python -m lib_pm --help tells more)"),
+        ([A, "--dense"], f"unrecognized arguments: --dense. Did you mean --density or --device or --verbose? {HELP}"),
+        (
+            [A, "--svdrank=4"],
+            f"unrecognized arguments: --svdrank=4. Did you mean --svd-rank or --svd-conv-rank? {HELP}",
+        ),
+        ([A, "--zzz"], f"unrecognized arguments: --zzz {HELP}"),
         ([":0.5"], "':0.5' names no file; write FILE, FILE:STRENGTH or FILE:MODEL:CLIP."),
         (["<lora:a:much>", "--lora-dir", "."], "The strength 'much' in 'a:much' is not a number."),
         (["<lora:aa>", "--lora-dir", "."], "There is no LoRA 'aa' in …"),
@@ -188,6 +193,7 @@ def test_a_recipe_has_its_strengths(fails: Fails, lora: str) -> None:
     [
         ([], "the following arguments are required: COMMAND (python -m lib_pm --help tells more)"),
         (["mrge"], "argument COMMAND: invalid choice: 'mrge' …"),
+        (["resize", A, "--ranks", "4", *OUT], "unrecognized arguments: --ranks 4. Did you mean --rank or …"),
         (["merge", A], f"the following arguments are required: -o/--output {HELP}"),
         (["inspect"], "the following arguments are required: lora (python -m lib_pm inspect --help tells more)"),
         (["inspect", "no.safetensors"], "no.safetensors does not exist; give a LoRA's .safetensors file."),
@@ -198,3 +204,7 @@ def test_a_recipe_has_its_strengths(fails: Fails, lora: str) -> None:
 def test_command(fails: Fails, words: list[str], message: str) -> None:
     found = fails(*words)
     assert found.startswith(message.removesuffix("…")) if message.endswith("…") else found == message
+
+
+def test_a_command_that_is_nearly_one(fails: Fails) -> None:
+    assert "Did you mean merge? (" in fails("mrge")

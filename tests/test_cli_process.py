@@ -100,3 +100,21 @@ def test_a_reader_that_has_had_enough(tmp_path: Path) -> None:
     process.stdout.close()
     assert process.stderr.read() == ""
     assert process.wait() == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["--version"], ["modes"], ["modes", "--json"], ["merge", "--help"], ["resize", "--help"], ["mrge"]],
+    ids=" ".join,
+)
+def test_what_needs_no_torch_does_not_load_it(words: list[str]) -> None:
+    """It takes a second and more, numpy a tenth of that."""
+    code = (
+        "import sys; from lib_pm.cli import main\n"
+        f"try: main({words})\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'numpy', 'torch'} & sys.modules.keys()), file=sys.stderr)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ended.stderr.splitlines()[-1] == "[]"
+    assert words == ["mrge"] or ended.stdout

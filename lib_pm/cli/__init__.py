@@ -6,42 +6,61 @@ import argparse
 import gc
 import io
 import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-import lib_pm.core.methods  # noqa: F401 (registers the modes)
 from lib_pm import __version__
 from lib_pm.cli.analyse import add_analyse
 from lib_pm.cli.merge import add_merge
 from lib_pm.cli.words import add_running, choices, given, print_result, show
-from lib_pm.core.errors import MergeInputError
-from lib_pm.jobs.inspect import inspect_file
+from lib_pm.core.errors import MergeInputError, did_you_mean
+from lib_pm.jobs.choices import DTYPES
 from lib_pm.jobs.modes import modes_json, modes_markdown, modes_text
 from lib_pm.jobs.progress import Cancelled
-from lib_pm.jobs.recipe import DTYPES
-from lib_pm.jobs.resize import NO_LIMIT, NewRank, parse_dynamic, resize_to_file
 from lib_pm.jobs.visible import visible
 from lib_pm.terminal import progress_bar
 
 
 class _Parser(argparse.ArgumentParser):
+    """known: the flags, and the names of commands, for what is told of others."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        self.known: list[str] = []
+        super().__init__(*arguments, **named)
+        self.set_defaults(parser=self)
+
+    def add_argument(self, *names: Any, **named: Any) -> argparse.Action:
+        action = super().add_argument(*names, **named)
+        self.known += action.option_strings
+        return action
+
     def error(self, message: str) -> NoReturn:
         """A wrong command line is one line too; --help has the rest."""
-        raise MergeInputError(f"{message} ({self.prog} --help tells more)")
+        wrong = re.search(r"(?:invalid choice: '|unrecognized arguments: )([^' =]+)", message)
+        near = did_you_mean(wrong[1], self.known) if wrong else ""
+        raise MergeInputError(f"{message}{near and '.' + near} ({self.prog} --help tells more)")
+
+    def read(self, arguments: Sequence[str] | None) -> argparse.Namespace:
+        """The options; what none is called is told by the parser of the command, which knows its own."""
+        options, unknown = self.parse_known_args(arguments)
+        if unknown:
+            options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a Windows pipe has no Σ
-    gc.freeze()  # what has been imported stays; without this the collector walks through all of torch again and again
     try:
-        options = _parser().parse_args(arguments)
+        options = _parser().read(arguments)
+        _load_torch(options.command)
         with _terminated_as_by_ctrl_c():
             options.run(options)
             sys.stdout.flush()
@@ -55,6 +74,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0
+
+
+def _load_torch(command: str) -> None:
+    """Import it here and in what the commands do, never above: --help and `modes` need not wait a second for it."""
+    if command != "modes":
+        import torch  # noqa: F401
+
+        gc.freeze()  # it stays; without this the collector walks through all of it again and again
 
 
 @contextmanager
@@ -71,7 +98,7 @@ def _terminated_as_by_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> _Parser:
     parser = _Parser(prog="python -m lib_pm", description="Merge, analyse, resize and inspect LoRAs.")
     parser.add_argument("--version", action="version", version=f"Power Merger {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -107,10 +134,13 @@ def _parser() -> argparse.ArgumentParser:
     bench.set_defaults(run=_bench)
     for command in (merge, analyse, resize, inspect, modes):
         command.add_argument("--json", action="store_true", help="print JSON")
+    parser.known += commands.choices
     return parser
 
 
 def _resize(options: argparse.Namespace) -> None:
+    from lib_pm.jobs.resize import NO_LIMIT, NewRank, parse_dynamic, resize_to_file
+
     if options.rank is None and not options.dynamic:
         raise MergeInputError("Give --rank, or --dynamic with sv_ratio=N, sv_fro=SHARE or sv_cumulative=SHARE.")
     if options.max_rank is not None and not options.dynamic:
@@ -132,6 +162,8 @@ def _resize(options: argparse.Namespace) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
+    from lib_pm.jobs.inspect import inspect_file
+
     found = inspect_file(options.lora)
     print_result(options, found.to_json, found.to_text)
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from lib_pm.cli.words import EPILOG, add_loras, add_running, print_result, raw_text, request_of, uses
 from lib_pm.core.errors import MergeInputError
-from lib_pm.jobs.analyse import analyse
 from lib_pm.jobs.charts import blocks_svg, spectrum_svg
 from lib_pm.jobs.presets import load_presets
 from lib_pm.jobs.recipe import DEFAULT_MODE, make_recipe
@@ -32,6 +31,8 @@ def add_analyse(commands: Any) -> argparse.ArgumentParser:
 
 
 def _analyse(options: argparse.Namespace) -> None:
+    from lib_pm.jobs.analyse import analyse
+
     request = request_of(options.loras)
     recipe = make_recipe(uses(options, request), DEFAULT_MODE, presets=load_presets(options.lbw_presets))
     targets = [options.plots / name for name in PLOTS] if options.plots else []

@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from lib_pm.cli.words import EPILOG, add_loras, choices, given, paths_of, raw_text, request_of, show, uses
-from lib_pm.core.dense import EXCESS
 from lib_pm.core.errors import MergeInputError
+from lib_pm.core.excess import EXCESS
 from lib_pm.core.keys.families import KINDS
 from lib_pm.core.params import Option
 from lib_pm.core.registry import MODES, find_mode
-from lib_pm.jobs.inspect import inspect_file
-from lib_pm.jobs.merge import merge_to_file
+from lib_pm.jobs.choices import DTYPES
 from lib_pm.jobs.metadata import KEEP, RECIPE_KEY
 from lib_pm.jobs.presets import load_presets
 from lib_pm.jobs.prompt import LoraTag, Request
-from lib_pm.jobs.recipe import APPLY, DEFAULT_MODE, DTYPES, Recipe, make_recipe, recipe_from_json
+from lib_pm.jobs.recipe import APPLY, DEFAULT_MODE, Recipe, make_recipe, recipe_from_json
 from lib_pm.terminal import progress_bar
 
 # What a recipe says itself, so that it cannot be said beside --recipe.
@@ -58,6 +57,8 @@ def add_merge(commands: Any) -> argparse.ArgumentParser:
 
 
 def _merge(options: argparse.Namespace) -> None:
+    from lib_pm.jobs.merge import merge_to_file
+
     request = request_of(options.loras)
     recipe = _repeated(options, request) if options.recipe else _recipe(options, request)
     with progress_bar(quiet=options.quiet) as progress:
@@ -98,6 +99,8 @@ def _recipe(options: argparse.Namespace, request: Request) -> Recipe:
 
 def _repeated(options: argparse.Namespace, request: Request) -> Recipe:
     """The recipe in a merged file or a JSON file, with its LoRAs looked up by name or given in the same order."""
+    from lib_pm.jobs.inspect import inspect_file
+
     path: Path = options.recipe
     said = given(options, ("mode", "lbw_presets", *SETTINGS)) | given(options, _all_options(), "option_")
     if said or request.tag.mode:

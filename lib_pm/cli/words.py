@@ -7,14 +7,16 @@ import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.jobs.devices import DEVICES
+from lib_pm.jobs.choices import DEVICES
 from lib_pm.jobs.library import Library
 from lib_pm.jobs.prompt import LoraTag, Request, parse_file, parse_prompt
 from lib_pm.jobs.recipe import LoraUse
-from lib_pm.jobs.report import Report
+
+if TYPE_CHECKING:
+    from lib_pm.jobs.report import Report
 
 EPILOG = """\
 A LoRA is a file with strengths, FILE[:MODEL[:CLIP]][:lbw=WEIGHTS] (CLIP is MODEL if missing), or the WebUI's own

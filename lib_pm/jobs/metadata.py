@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lib_pm import __version__
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.keys.families import Family
 from lib_pm.jobs.json_text import MAX_LENGTH, load_json
-from lib_pm.jobs.reader import LoraFile
+
+if TYPE_CHECKING:
+    from lib_pm.jobs.reader import LoraFile
 
 RECIPE_KEY = "power_merger_recipe"
 TAGS_KEY = "ss_tag_frequency"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from lib_pm.core.keys.names import parse_name, to_original
-from lib_pm.core.layers import LayerShape
+
+if TYPE_CHECKING:
+    from lib_pm.core.layers import LayerShape
 
 Kind = Literal["attn", "mlp", "te", "other"]
 KINDS: tuple[Kind, ...] = ("attn", "mlp", "te", "other")
