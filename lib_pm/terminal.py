@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lib_pm.jobs.progress import Progress, silent
+from lib_pm.jobs.progress import Progress, Unit, silent
 
 
 @contextmanager
@@ -20,15 +20,17 @@ def progress_bar(*, quiet: bool) -> Iterator[Progress]:
     except ImportError:  # it comes with every WebUI, but is not required
         yield _plain
         return
-    with tqdm(unit="layer", leave=False) as bar:
+    with tqdm(leave=False) as bar:
 
-        def show(done: int, total: int, layer: str) -> None:
-            bar.total = total
+        def show(done: int, total: int, name: str, unit: Unit = "layers") -> None:
+            if (bar.unit, bar.total) != (f" {unit}", total):
+                bar.unit = f" {unit}"
+                bar.reset(total)
             bar.update(done - bar.n)
 
         yield show
 
 
-def _plain(done: int, total: int, layer: str) -> None:
-    sys.stderr.write(f"{done}/{total} layers" + ("\n" if done == total else "\r"))
+def _plain(done: int, total: int, name: str, unit: Unit = "layers") -> None:
+    sys.stderr.write(f"{done}/{total} {unit} " + ("\n" if (done, unit) == (total, "layers") else "\r"))
     sys.stderr.flush()

@@ -91,8 +91,9 @@ class JobAnswer(BaseModel):
     id: str
     what: str
     state: Literal["waiting", "running", "done", "failed", "cancelled"]
-    done: int = Field(description="Layers.")
+    done: int
     total: int
+    unit: Literal["files", "layers"] = Field(description="Of `done` and `total`; files are read first.")
     seconds_left: float | None = None
     error: str = ""
     result: list[dict[str, Any]] | None = Field(
@@ -176,7 +177,7 @@ def add_routes(app: FastAPI, desk: Desk, logins: str | None, origins: Origins = 
 
     @router.delete("/jobs/{id}", response_model=JobAnswer)
     def cancel(id: str) -> JobAnswer:
-        """Cancel it; it stops within a layer."""
+        """Cancel it; it stops within a file or layer."""
 
         def stop() -> JobAnswer:
             found = desk.queue.find(id)
@@ -195,6 +196,7 @@ def _answer(desk: Desk, job: Job) -> JobAnswer:
         state=job.state,
         done=job.done,
         total=job.total,
+        unit=job.unit,
         seconds_left=job.seconds_left,
         error=desk.public(job.error),
         result=_result(job.result) if job.state == "done" else None,

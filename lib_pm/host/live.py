@@ -17,7 +17,7 @@ from lib_pm.core.errors import MergeInputError
 from lib_pm.host.port import find_host, find_lora, lora_extension, model_family
 from lib_pm.host.settings import Settings, read_settings
 from lib_pm.jobs.cache import MergeCache, Merged
-from lib_pm.jobs.progress import Cancelled, Progress
+from lib_pm.jobs.progress import Cancelled, Progress, Unit
 from lib_pm.jobs.prompt import LoraTag, Request, parse_lora, parse_pm, write_pm
 from lib_pm.jobs.recipe import LoraUse, Recipe, make_recipe
 from lib_pm.jobs.visible import as_lines, visible
@@ -181,10 +181,10 @@ def _progress() -> Iterator[Progress]:
     """Shows in the page how far the merge is, and stops it by the page's Interrupt and Skip."""
     from modules.shared import state
 
-    def progress(done: int, total: int, layer: str) -> None:
+    def progress(done: int, total: int, name: str, unit: Unit = "layers") -> None:
         if state.interrupted or state.skipped:
             raise Cancelled
-        state.textinfo = f"Power Merger: layer {done} of {total}"
+        state.textinfo = f"Power Merger: {done} of {total} {unit}"
 
     before = state.textinfo
     try:

@@ -38,7 +38,7 @@ def analyse(
     start = time.perf_counter()
     recipe = what if isinstance(what, Recipe) else make_recipe(what, "concat")
     where = Device(device)
-    with open_plan(recipe) as plan:
+    with open_plan(recipe, progress=progress) as plan:
         scratch, totals = Scratch(), _Totals(len(plan.files))
 
         def work(planned: PlannedLayer) -> Relations:

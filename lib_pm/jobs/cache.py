@@ -79,9 +79,9 @@ class MergeCache:
             _check_family(merged.family, model)
             return merged
         self._memo.next_round(self.limit - self.bytes)
-        with open_plan(recipe, self._open) as plan:
+        with open_plan(recipe, self._open, progress=progress) as plan:
             _check_family(plan.family, model)
-            contents = [file.content for file in plan.files]
+            contents = plan.contents(progress)
             stamps = [file.stamp for file in plan.files]  # of what was opened, which may have come after the question
             key = recipe.content_key(contents)
             merged = self._find(key)

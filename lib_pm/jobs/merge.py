@@ -25,7 +25,8 @@ def merge(
     recipe: Recipe, *, device: str = "auto", progress: Progress = silent, workers: int | None = None
 ) -> tuple[dict[str, Tensor], Report]:
     """The merge in memory: exactly the tensors that `merge_to_file` writes, and the report; no tensors if all is 0."""
-    with open_plan(recipe) as plan:
+    with open_plan(recipe, progress=progress) as plan:
+        plan.contents(progress)
         return merge_plan(plan, device=device, progress=progress, workers=workers)
 
 
@@ -67,14 +68,14 @@ def merge_to_file(
             "the model. To save, give it a number."
         )
     check_target(target, overwrite)
-    with open_plan(recipe) as plan:
+    with open_plan(recipe, progress=progress) as plan:
         if not plan.layers:
             raise MergeInputError("Nothing is left to merge: every strength, block weight or layer filter is 0.")
         metadata = merged_metadata(
             plan.files,
             plan.family,
             target.stem,
-            recipe.to_json([file.content for file in plan.files]),
+            recipe.to_json(plan.contents(progress)),
             keep=keep,
             force=force,
         )

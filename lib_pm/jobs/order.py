@@ -18,7 +18,7 @@ from lib_pm.jobs.merge import merge_to_file
 from lib_pm.jobs.metadata import check_keep
 from lib_pm.jobs.names import lora_file, twin
 from lib_pm.jobs.new_folder import check_can_be_made, made
-from lib_pm.jobs.progress import Progress
+from lib_pm.jobs.progress import Progress, Unit
 from lib_pm.jobs.queue import Job
 from lib_pm.jobs.recipe import Recipe, dtype_name
 from lib_pm.jobs.report import Report
@@ -132,7 +132,14 @@ def _of_one(target: Target, lora: Path, count: int) -> Target:
 
 def _part(progress: Progress, index: int, count: int) -> Progress:
     """The progress of one of several files of about one size."""
-    return lambda done, total, layer: progress(index * total + done, count * total, layer)
+
+    def part(done: int, total: int, name: str, unit: Unit = "layers") -> None:
+        if unit == "files":
+            progress(index, count, name, unit)
+        else:
+            progress(index * total + done, count * total, name, unit)
+
+    return part
 
 
 def _named(loras: Sequence[Path]) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from lib_pm.core.blocks import BlockWeights, parse_block_weights
 from lib_pm.core.errors import MergeInputError
@@ -15,8 +16,11 @@ from lib_pm.core.keys.families import Family, kind
 from lib_pm.core.keys.names import parse_name, prefix_of
 from lib_pm.core.layers import LayerShape
 from lib_pm.core.spaces import merged_rank
+from lib_pm.jobs.progress import Progress, silent
 from lib_pm.jobs.reader import LoraFile, open_lora
 from lib_pm.jobs.recipe import LoraUse, Recipe
+
+File = TypeVar("File", LoraUse, LoraFile)
 
 
 @dataclass(frozen=True)
@@ -65,19 +69,25 @@ class Plan:
         rank = merged_rank(self.recipe.mode, any_layer, ranks, self.recipe.options)
         return rank if 0 < rank < sys.maxsize else 1  # at full rank no layer has an alpha
 
+    def contents(self, progress: Progress) -> list[str]:
+        """The hash of each file's content; to read them all may take longer than the merge."""
+        return [file.content for file in _told(self.files, progress)]
+
 
 @contextmanager
-def open_plan(recipe: Recipe, open_file: Callable[[Path], LoraFile] = open_lora) -> Iterator[Plan]:
+def open_plan(
+    recipe: Recipe, open_file: Callable[[Path], LoraFile] = open_lora, *, progress: Progress = silent
+) -> Iterator[Plan]:
     """Open the recipe's files and plan the merge; the files are closed at the end.
 
     open_file: gives the file of a path, which may have been read before.
     A MergeInputError says which LoRAs do not belong together, and why.
     """
     with ExitStack() as stack:
-        files = tuple(stack.enter_context(open_file(use.path)) for use in recipe.loras)
+        files = tuple(stack.enter_context(open_file(use.path)) for use in _told(recipe.loras, progress))
         family = _common_family(files)
         naming: Naming = "kohya" if family.canonical or any(file.naming == "kohya" for file in files) else "peft"
-        planned = _plan_layers(recipe, files, family)
+        planned = _plan_layers(recipe, files, family, progress)
         layers = tuple(layer for layer in planned if any(source.weight for source in layer.sources))
         left_out = tuple(layer for layer in planned if not any(source.weight for source in layer.sources))
         yield Plan(recipe, files, family, naming, layers, left_out)
@@ -111,9 +121,18 @@ def _first(file: LoraFile) -> str:
     return next(iter(file.layers))
 
 
-def _plan_layers(recipe: Recipe, files: tuple[LoraFile, ...], family: Family) -> list[PlannedLayer]:
-    owners: dict[str, list[tuple[int, str]]] = {}
+def _told(files: Sequence[File], progress: Progress) -> Iterator[File]:
+    """The files, each one told before it is read."""
     for index, file in enumerate(files):
+        progress(index, len(files), file.name, "files")
+        yield file
+
+
+def _plan_layers(recipe: Recipe, files: tuple[LoraFile, ...], family: Family, progress: Progress) -> list[PlannedLayer]:
+    owners: dict[str, list[tuple[int, str]]] = {}
+    read = len(files)
+    for index, file in enumerate(files):
+        progress(read, read, file.name, "files")  # of hundreds of LoRAs this takes its time too
         seen: dict[str, str] = {}
         for written in file.layers:
             name = family.name(written)
@@ -124,7 +143,11 @@ def _plan_layers(recipe: Recipe, files: tuple[LoraFile, ...], family: Family) ->
     block_weights = [
         parse_block_weights(use.lbw, family, use.name) if use.lbw else BlockWeights() for use in recipe.loras
     ]
-    return [_plan_layer(name, owners[name], recipe, files, family, block_weights) for name in sorted(owners)]
+    planned = []
+    for name in sorted(owners):
+        progress(read, read, name, "files")
+        planned.append(_plan_layer(name, owners[name], recipe, files, family, block_weights))
+    return planned
 
 
 def _plan_layer(

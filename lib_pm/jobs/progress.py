@@ -1,8 +1,10 @@
-"""How a job tells what it is at, once per layer, and how it is told to stop."""
+"""How a job tells what it is at, once per file and layer, and how it is told to stop."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
+
+Unit = Literal["files", "layers"]
 
 
 class Cancelled(Exception):
@@ -10,9 +12,12 @@ class Cancelled(Exception):
 
 
 class Progress(Protocol):
-    def __call__(self, done: int, total: int, layer: str) -> None:
-        """`done` of `total` layers are finished, the last one was `layer`. May raise Cancelled."""
+    def __call__(self, done: int, total: int, name: str, unit: Unit = "layers", /) -> None:
+        """`done` of `total` layers are finished, the last one was `name`; or of files read, the next one is `name`.
+
+        The files come first. May raise Cancelled.
+        """
 
 
-def silent(done: int, total: int, layer: str) -> None:
+def silent(done: int, total: int, name: str, unit: Unit = "layers", /) -> None:
     """A Progress that tells nobody."""

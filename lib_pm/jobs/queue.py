@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Literal
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.jobs.progress import Cancelled, Progress
+from lib_pm.jobs.progress import Cancelled, Progress, Unit
 from lib_pm.jobs.visible import visible
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
@@ -31,10 +31,11 @@ class Job:
         self.id = uuid.uuid4().hex[:12]
         self.what = what
         self.state: State = "waiting"
-        self.done = self.total = 0  # layers
+        self.done = self.total = 0
+        self.unit: Unit = "files"  # that it reads, then layers
         self.result: Any = None
         self.error = ""
-        self._started = 0.0
+        self._first_layer = 0.0  # when its work began
         self._lock = threading.Lock()
         self._cancelled = threading.Event()
         self._ended = threading.Event()
@@ -46,13 +47,13 @@ class Job:
     @property
     def seconds_left(self) -> float | None:
         """What the layers so far let expect; None in the first second, when they say little."""
-        seconds = time.monotonic() - self._started
-        if self.state != "running" or not self.done or seconds < 1:
+        seconds = time.monotonic() - self._first_layer
+        if self.state != "running" or self.unit != "layers" or not self.done or seconds < 1:
             return None
         return seconds / self.done * (self.total - self.done)
 
     def cancel(self) -> None:
-        """Stop it: at once if it waits, within a layer if it runs; one that has ended stays as it is."""
+        """Stop it: at once if it waits, within a file or layer if it runs; one that has ended stays as it is."""
         with self._lock:
             self._cancelled.set()
             if self.state == "waiting":
@@ -69,7 +70,7 @@ class Job:
                 with self._lock:
                     if self.ended:
                         return
-                    self._started, self.state = time.monotonic(), "running"
+                    self._first_layer, self.state = time.monotonic(), "running"
                 self.result = work(self._progress)
             self._end("done")
         except Cancelled:
@@ -82,10 +83,12 @@ class Job:
             self.error = f"{type(error).__name__}: {error}"
             self._end("failed")
 
-    def _progress(self, done: int, total: int, layer: str) -> None:
+    def _progress(self, done: int, total: int, name: str, unit: Unit = "layers", /) -> None:
         if self._cancelled.is_set():
             raise Cancelled
-        self.done, self.total = done, total
+        if unit == "files":  # each layer's time is told by those after the last file
+            self._first_layer = time.monotonic()
+        self.done, self.total, self.unit = done, total, unit
 
     def _end(self, state: State) -> None:
         self.state = state

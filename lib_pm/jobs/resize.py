@@ -128,7 +128,7 @@ def resize_to_file(
 ) -> Report:
     """Write `source` at another rank. The scale goes into the factors. keep: which metadata, see `metadata.KEEP`."""
     check_target(target, overwrite)
-    with _open(source) as plan:
+    with _open(source, progress) as plan:
         run = ResizeRun(plan, new, save_dtype, device, progress, workers)
         metadata = merged_metadata(plan.files, plan.family, target.stem, None, keep=keep)
         with closing(iter(run)) as layers:  # an error in writing ends the work at once
@@ -142,7 +142,7 @@ def preview_resize(
     source: Path, new: NewRank, *, save_dtype: str = "float16", device: str = "auto", progress: Progress = silent
 ) -> Report:
     """What `resize_to_file` would report, with nothing written; the size is that of the tensors."""
-    with _open(source) as plan:
+    with _open(source, progress) as plan:
         run = ResizeRun(plan, new, save_dtype, device, progress, None)
         size = sum(tensor.nbytes for finished in run for tensor in finished.tensors.values())
         report = run.report()
@@ -150,8 +150,8 @@ def preview_resize(
     return report
 
 
-def _open(source: Path) -> AbstractContextManager[Plan]:
-    return open_plan(make_recipe([LoraUse(source)], "concat"))
+def _open(source: Path, progress: Progress) -> AbstractContextManager[Plan]:
+    return open_plan(make_recipe([LoraUse(source)], "concat"), progress=progress)
 
 
 class ResizeRun:

@@ -26,9 +26,11 @@ def progress_html(job: Job) -> str:
         return f'<p class="pm-progress" role="status">{what}: waiting for its turn.</p>'
     left = job.seconds_left
     time = "" if left is None else f", {seconds_text(left)} left"
-    layers = f"{job.done} of {job.total} layers{time}" if job.total else "opening the files"
+    far = f"{job.done} of {job.total} {job.unit}{time}" if job.total else "opening the files"
+    if job.total and job.unit == "files":
+        far = f"reading the files, {job.done} of {job.total}"
     return (
-        f'<p class="pm-progress" role="status">{what}: {layers}</p>'
+        f'<p class="pm-progress" role="status">{what}: {far}</p>'
         f'<progress class="pm-bar" aria-label="{what}" value="{job.done}" max="{job.total or 1}"></progress>'
     )
 

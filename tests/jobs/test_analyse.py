@@ -214,10 +214,11 @@ def test_bytes_do_not_depend_on_threads(uses: list[LoraUse]) -> None:
 def test_cancel_within_a_layer(uses: list[LoraUse]) -> None:
     seen = []
 
-    def progress(done: int, total: int, layer: str) -> None:
-        seen.append((done, total, layer))
-        if done == 2:
-            raise Cancelled
+    def progress(done: int, total: int, name: str, unit: str = "layers") -> None:
+        if unit == "layers":
+            seen.append((done, total, name))
+            if done == 2:
+                raise Cancelled
 
     with pytest.raises(Cancelled):
         analyse(uses, progress=progress, workers=1)

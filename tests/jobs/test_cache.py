@@ -33,9 +33,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
     recipes: list[Recipe] = []
     original = lib_pm.jobs.cache.open_plan
 
-    def open_plan(recipe: Recipe, *known: Any) -> Any:
+    def open_plan(recipe: Recipe, *known: Any, **how: Any) -> Any:
         recipes.append(recipe)
-        return original(recipe, *known)
+        return original(recipe, *known, **how)
 
     monkeypatch.setattr(lib_pm.jobs.cache, "open_plan", open_plan)
     return recipes
@@ -114,12 +114,14 @@ def test_what_is_larger_than_the_limit_pushes_nothing_out(files: list[Path], ope
     assert len(opened) == 2
 
 
-def test_cancelling_leaves_the_cache_as_it_was(files: list[Path]) -> None:
+@pytest.mark.parametrize("at", ["files", "layers"])
+def test_cancelling_leaves_the_cache_as_it_was(files: list[Path], at: str) -> None:
     cache = MergeCache(MEGABYTE)
     first = cache.merge(recipe(files[0]))
 
-    def stop(done: int, total: int, layer: str) -> None:
-        raise Cancelled
+    def stop(done: int, total: int, name: str, unit: str = "layers") -> None:
+        if unit == at:
+            raise Cancelled
 
     with pytest.raises(Cancelled):
         cache.merge(recipe(*files), progress=stop)

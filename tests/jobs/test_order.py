@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime, timezone, tzinfo
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors import safe_open
@@ -120,10 +121,10 @@ class TestMerge:
         before, running, go_on = files(desk), threading.Event(), threading.Event()
         told = Job._progress
 
-        def wait(job: Job, done: int, total: int, layer: str) -> None:
+        def wait(job: Job, *at: Any) -> None:
             running.set()
             assert go_on.wait(30)
-            told(job, done, total, layer)
+            told(job, *at)
 
         monkeypatch.setattr(Job, "_progress", wait)
         job = submit_merge(desk, DRAFT, Target("out"), "cpu")

@@ -246,6 +246,36 @@ def test_seconds_left(queue: Queue, works: Callable[[], Work], monkeypatch: pyte
     assert ended(job).seconds_left is None
 
 
+def test_the_time_for_reading_the_files_is_not_the_layers(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+
+    class Clock:
+        @staticmethod
+        def monotonic() -> float:
+            return now
+
+    monkeypatch.setattr(queue_module, "time", Clock)
+    left: list[float | None] = []
+
+    def work(progress: Progress) -> None:
+        nonlocal now
+        for file in range(3):
+            progress(file, 2, "file", "files")
+            now += 1000
+            left.append(job.seconds_left)
+            assert (job.done, job.total, job.unit) == (file, 2, "files")
+        progress(2, 2, "planned", "files")
+        now += 4
+        progress(1, 10, "layer")
+        left.append(job.seconds_left)
+
+    lock = threading.Lock()
+    with lock:  # until `job` is there
+        job = queue.submit("a", work, lock)
+    assert ended(job).error == ""
+    assert left == [None, None, None, 36.0]
+
+
 def test_the_last_jobs_are_kept_and_none_that_has_not_ended_is_lost(queue: Queue, works: Callable[[], Work]) -> None:
     first = [ended(submit(queue, lambda progress: None)) for _ in range(KEPT + 3)]
     work = works()

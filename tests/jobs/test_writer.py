@@ -105,9 +105,9 @@ def test_stopped_halfway(tmp_path: Path, workers: int, stop: type[BaseException]
         target.write_text("old")
     seen = []
 
-    def progress(done: int, total: int, layer: str) -> None:
+    def progress(done: int, total: int, name: str, unit: str = "layers") -> None:
         seen.extend(path.name for path in tmp_path.iterdir() if path.suffix == ".tmp")
-        if done == 4:
+        if (unit, done) == ("layers", 4):
             raise stop
 
     with pytest.raises(stop):

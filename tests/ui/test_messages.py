@@ -121,7 +121,11 @@ def test_progress() -> None:
     assert Parsed(progress_html(job)).text == "Merging 2 LoRAs: waiting for its turn."
     job.state = "running"
     assert Parsed(progress_html(job)).text == "Merging 2 LoRAs: opening the files"
-    job.done, job.total = 5, 20  # since the machine was started: no time is left
+    job.done, job.total = 12, 500
+    parsed = Parsed(progress_html(job))
+    assert parsed.text == "Merging 2 LoRAs: reading the files, 12 of 500"
+    assert (parsed.attributes["value"], parsed.attributes["max"]) == ("12", "500")
+    job.done, job.total, job.unit = 5, 20, "layers"  # since the machine was started: no time is left
     parsed = Parsed(progress_html(job))
     assert parsed.text.startswith("Merging 2 LoRAs: 5 of 20 layers")
     assert (parsed.attributes["value"], parsed.attributes["max"]) == ("5", "20")
