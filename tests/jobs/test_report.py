@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from lib_pm.jobs.merge import merge, merge_to_file
 from lib_pm.jobs.recipe import LoraUse, make_recipe
+from lib_pm.jobs.report import peak_memory
 from tests.layouts import Shapes
 from tests.loras import deltas, make_lora, write
 
@@ -123,6 +126,25 @@ def test_peak_memory(uses: list[LoraUse]) -> None:
     assert report.peak_memory is not None
     assert 50e6 < report.peak_memory < 1e12
     assert f"peak memory {report.peak_memory / 2**20:.0f} MB" in report.to_text()
+
+
+@pytest.mark.parametrize(
+    ("system", "told", "expected"),
+    [("win32", None, None), ("darwin", 123456789, 123456789), ("freebsd13", 123456, 123456 * 1024)],
+)
+def test_peak_memory_elsewhere(
+    uses: list[LoraUse], monkeypatch: pytest.MonkeyPatch, system: str, told: int | None, expected: int | None
+) -> None:
+    """Windows has no module for it, macOS counts bytes, others kilobytes."""
+    usage = SimpleNamespace(RUSAGE_SELF=0, getrusage=lambda _: SimpleNamespace(ru_maxrss=told))
+    monkeypatch.setattr("sys.platform", system)
+    monkeypatch.setitem(sys.modules, "resource", usage if told else None)
+    monkeypatch.setattr(Path, "is_file", lambda path: False)
+    assert peak_memory() == expected
+    monkeypatch.undo()
+    monkeypatch.setattr("lib_pm.jobs.report.peak_memory", lambda: expected)
+    _, report = merge(make_recipe(uses, "concat"))
+    assert ("peak memory" in report.to_text()) == (expected is not None)
 
 
 def test_nothing_is_left(uses: list[LoraUse]) -> None:

@@ -6,7 +6,6 @@ import errno
 import hashlib
 import json
 import os
-import resource
 import stat
 import sys
 from collections.abc import Iterator
@@ -155,6 +154,7 @@ def test_overwrite_onto_an_input(tmp_path: Path) -> None:
 
 @contextmanager
 def file_size_limit(size: int) -> Iterator[None]:
+    resource = pytest.importorskip("resource", reason="no such limit on Windows")
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
     try:
