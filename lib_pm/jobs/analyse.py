@@ -57,7 +57,7 @@ def analyse(
                 ) from error
 
         chosen = dense_workers(where) if workers is None else workers
-        for planned, found in run_layers(plan.layers, work, progress, chosen):
+        for planned, found in run_layers(plan.layers, work, progress, chosen, where.type):
             totals.add(_block(plan.family, planned.name), planned, found)
         return totals.analysis(plan, time.perf_counter() - start, tuple(where.notes()))
 

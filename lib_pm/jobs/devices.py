@@ -110,20 +110,3 @@ def stream_of_its_own(device: torch.device) -> Iterator[None]:
 def ran_out_of_memory(error: RuntimeError) -> bool:
     """Whether a device said that its memory is full; MPS has no error class of its own for it."""
     return isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in str(error).lower()
-
-
-@contextmanager
-def reproducible() -> Iterator[None]:
-    """Torch on one thread inside, and multiplying float32 in full.
-
-    Bytes must depend neither on how a sum is split, layers run side by side instead, nor on what the host allows for
-    speed's sake: WebUIs let GPUs multiply in 10 bits (TF32).
-    """
-    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    torch.set_num_threads(1)
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.set_float32_matmul_precision(precision)

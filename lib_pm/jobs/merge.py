@@ -106,7 +106,8 @@ class MergeRun:
     def __iter__(self) -> Iterator[Finished]:
         for planned in self._plan.left_out:
             self._report.add(planned, None, "every weight is 0")
-        for planned, finished in run_layers(self._plan.layers, self._work, self._progress, self._workers):
+        layers = run_layers(self._plan.layers, self._work, self._progress, self._workers, self._device.type)
+        for planned, finished in layers:
             self._report.add(planned, finished, "convolutions, as svd_conv_rank is 0")
             if finished:
                 self._full += sum(tensor.nbytes for name, tensor in finished.tensors.items() if name.endswith(FULL))

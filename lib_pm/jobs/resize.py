@@ -169,7 +169,8 @@ class ResizeRun:
         self._report = ReportWriter(f"{file.path.name} resized to {new}", [file])
 
     def __iter__(self) -> Generator[Finished, None, None]:
-        for planned, finished in run_layers(self._plan.layers, self._work, self._progress, self._workers):
+        layers = run_layers(self._plan.layers, self._work, self._progress, self._workers, self._device.type)
+        for planned, finished in layers:
             self._report.add(planned, finished, "")
             if finished:
                 yield finished

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -20,9 +20,11 @@ from lib_pm.core.memo import Memo
 from lib_pm.core.registry import Mode
 from lib_pm.core.scratch import Scratch
 from lib_pm.core.spaces import FullLayer, MergedLayer, Share, memory_needed, merge_layer
-from lib_pm.jobs.devices import Device, reproducible, torch_dtype
+from lib_pm.jobs.devices import Device, torch_dtype
 from lib_pm.jobs.plan import Plan, PlannedLayer, Source
+from lib_pm.jobs.precision import full_precision
 from lib_pm.jobs.progress import Progress
+from lib_pm.jobs.threads import own_threads
 
 Result = TypeVar("Result")
 MAX_WORKERS = 4  # each holds one layer's deltas; more only crowd the memory bus
@@ -58,25 +60,21 @@ def run_layers(
     work: Callable[[PlannedLayer], Result],
     progress: Progress,
     workers: int,
+    device: str = "cpu",
 ) -> Iterator[tuple[PlannedLayer, Result]]:
     """`work` on every layer, results in the given order. At most twice as many layers as workers are held at a time.
 
+    It runs on threads of its own, each for itself, and multiplies in full: bytes depend neither on how many there are
+    nor on what the host has set, and nothing is set that a host would see. device: the kind that `work` computes on.
     Closing the iterator, or an exception from `progress` or `work`, cancels what has not begun and waits for the rest.
     """
     if workers < 1:
         raise MergeInputError(f"threads is {workers}; allowed: a whole number, 1 or more.")
-    if workers == 1:  # a pool of one would only add the cost of its locks
-        with reproducible():
-            for done, layer in enumerate(layers, start=1):
-                result = work(layer)
-                progress(done, len(layers), layer.name)
-                yield layer, result
-        return
     waiting: deque[tuple[PlannedLayer, Future[Result]]] = deque()
     rest = iter(layers)
     done = 0
-    pool = ThreadPoolExecutor(workers, "power-merger", initializer=torch.set_num_threads, initargs=(1,))
-    with reproducible():
+    with full_precision("cpu", device):
+        pool = own_threads(workers)
         try:
             while True:
                 while len(waiting) < 2 * workers and (coming := next(rest, None)) is not None:

@@ -153,23 +153,3 @@ def test_a_layer_that_would_not_fit_is_not_tried(tmp_path: Path, full_gpu: FullG
 def test_on_cuda_one_layer_is_copied_while_another_is_computed(full_gpu: FullGpu) -> None:
     full_gpu()
     assert {default_workers(mode, Device("auto")) for mode in MODES.values()} == {2}
-
-
-@pytest.mark.parametrize("mode", ["add", "ties_svd"])
-def test_what_the_host_allows_for_speed_does_not_count(tmp_path: Path, mode: str) -> None:
-    recipe = make_recipe(loras(tmp_path, dict.fromkeys(NAMES, (320, 280)), rank=8), mode, save_dtype="float32")
-    expected, _ = merge(recipe, device="cpu")
-    seen = set()
-    torch.set_float32_matmul_precision("medium")
-    try:
-        got, _ = merge(
-            recipe,
-            device="cpu",
-            workers=2,
-            progress=lambda *at: at[3:] or seen.add(torch.get_float32_matmul_precision()),
-        )
-        assert torch.get_float32_matmul_precision() == "medium"
-    finally:
-        torch.set_float32_matmul_precision("highest")
-    assert seen == {"highest"}
-    assert all(torch.equal(got[name], expected[name]) for name in expected)
