@@ -7,6 +7,9 @@ window.powerMerger.picker = (() => {
     const SHOWN = 50;
     let made = 0;
 
+    /** Why a LoRA cannot be picked. Scripts are loaded by their names, this one before that of the recipe. */
+    const unwritable = (lora) => window.powerMerger.recipe.unwritable(lora.name);
+
     /** An element. properties: of the element, but `data`, and attributes where the name has a dash or is role. */
     function make(kind, properties = {}, ...children) {
         const element = document.createElement(kind);
@@ -78,9 +81,11 @@ window.powerMerger.picker = (() => {
         function option(lora, index) {
             const picture = thumb();
             picture.show(lora.name, lora.thumb);
-            const about = [lora.folder, lora.title === lora.stem ? "" : lora.title].filter(Boolean).join(" · ");
+            const title = lora.title === lora.stem ? "" : lora.title;
+            const about = [unwritable(lora), lora.folder, title].filter(Boolean).join(" · ");
             const texts = make("span", {className: "pm-texts"}, make("b", {textContent: lora.stem}), make("small", {textContent: about}));
             const item = make("li", {id: `${id}-${index}`, role: "option", "aria-selected": "false"}, picture, texts);
+            if (unwritable(lora)) item.setAttribute("aria-disabled", "true");
             item.addEventListener("click", () => choose(lora));
             return item;
         }
@@ -96,6 +101,7 @@ window.powerMerger.picker = (() => {
         }
 
         function choose(lora) {
+            if (unwritable(lora)) return;
             input.value = "";
             close();
             pick(lora);

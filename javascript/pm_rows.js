@@ -49,7 +49,7 @@ window.powerMerger.rows = (() => {
             return [
                 `${tags.length} LoRA${tags.length === 1 ? "" : "s"}`,
                 ...count("off", tags.filter((tag) => tag.off)),
-                ...count("with a problem", tags.filter((tag) => list().find(tag.name).problem)),
+                ...count("with a problem", tags.filter((tag) => tag.wrong || list().find(tag.name).problem)),
             ].join(", ");
         }
 
@@ -107,13 +107,14 @@ window.powerMerger.rows = (() => {
                 part = now;
                 const isTag = part.name !== undefined;
                 const {lora, problem} = isTag ? list().find(part.name) : {};
-                own.className = `pm-row${isTag ? "" : " pm-words"}${part.off ? " pm-off" : ""}${problem ? " pm-wrong" : ""}`;
+                const wrong = problem || part.wrong || part.broken;
+                own.className = `pm-row${isTag ? "" : " pm-words"}${part.off ? " pm-off" : ""}${wrong ? " pm-wrong" : ""}`;
                 own.setAttribute("aria-label", isTag ? part.name : `Text: ${part.text}`);
                 for (const one of [on, picture, numbers]) one.hidden = !isTag;
                 name.disabled = !isTag;
                 stem.textContent = isTag ? part.name.split("/").pop() : part.text;
                 stem.title = isTag ? part.name : part.text;
-                about.textContent = isTag ? notes(lora, problem).join(" · ") : "text";
+                about.textContent = isTag ? notes(lora, problem).join(" · ") : part.broken ? "a tag that is not right" : "text";
                 up.setAttribute("aria-disabled", index === 0);
                 down.setAttribute("aria-disabled", index === total - 1);
                 if (!isTag) return;
@@ -131,8 +132,7 @@ window.powerMerger.rows = (() => {
 
             function notes(lora, problem) {
                 const title = lora && lora.title !== lora.stem ? lora.title : "";
-                const wrong = Number.isNaN(part.model + part.clip) ? "a strength is not a number" : "";
-                return [problem, wrong, lora?.folder, title, ...part.other].filter(Boolean);
+                return [problem, part.wrong, part.out && "pm=off", lora?.folder, title, ...part.other].filter(Boolean);
             }
 
             /** What is being typed stays as it is, also where it is no number yet. */

@@ -110,6 +110,23 @@ def test_a_flag_changes_a_tags_option(run: Run) -> None:
     assert load_file("out.safetensors")[f"{MID}.lora_down.weight"].shape == (2, 16)
 
 
+def test_short_names_of_flags(run: Run) -> None:
+    for flag in ("--rank", "--svd-rank"):
+        run("merge", "a.safetensors", "--mode", "add_svd", flag, "2", "-o", f"out{flag}.safetensors")
+        assert load_file(f"out{flag}.safetensors")[f"{MID}.lora_down.weight"].shape == (2, 16)
+    assert run("merge", "a.safetensors", "--mode", "add_svd", "--conv-rank", "1", "-o", "out.safetensors").status == 0
+
+
+def test_a_merge_that_changes_nothing_says_so(run: Run) -> None:
+    nothing = "every layer is all zeros"
+    for words in (["--mode", "ties", "--density", "0"], ["--mode", "magnitude_prune_svd", "--density", "0"]):
+        out = run("merge", "a.safetensors", *words, "-o", "out.safetensors", "--overwrite").out
+        assert f"note: {nothing}, by density 0" in out
+    assert f"{nothing}, by lambda 0" in run("merge", "a.safetensors", "--lambda", "0", "-o", "zero.safetensors").out
+    assert f"{nothing}: the result changes nothing" in run("merge", "zero.safetensors", "-o", "b.safetensors").out
+    assert nothing not in run("merge", "a.safetensors", "-o", "c.safetensors").out
+
+
 @pytest.mark.parametrize(("flag", "dtype"), [([], torch.float16), (["--save-dtype", "bf16"], torch.bfloat16)])
 def test_dtypes(run: Run, flag: list[str], dtype: torch.dtype) -> None:
     assert run("merge", "a.safetensors", "--dtype", "float64", *flag, "-o", "out.safetensors").status == 0
@@ -158,7 +175,7 @@ def test_overwrite(run: Run) -> None:
 def test_what_a_merge_prints(run: Run) -> None:
     words = ["merge", "a.safetensors", "--mode", "add_svd", "--svd-rank", "2", "--overwrite", "-o", "out.safetensors"]
     text = run(*words).out
-    assert text.startswith("Add (SVD) of 1 LoRAs (svd_rank 2, lambda 1)\n  a: 3 of 3 layers used\n")
+    assert text.startswith("Add (SVD) of 1 LoRA (svd_rank 2, lambda 1)\n  a: 3 of 3 layers used\n")
     assert f"  {MID}: rank 2" not in text
     assert f"  {MID}: rank 2, kept energy " in run(*words, "--verbose").out
     assert run(*words, "--quiet").out == ""
@@ -238,7 +255,7 @@ def test_progress_on_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
     assert terminal.getvalue() == ""
     assert run("merge", "a.safetensors", "-o", "out.safetensors", "--overwrite").status == 0
     assert "layer" in terminal.getvalue()
-    assert run("merge", "a.safetensors:1e12", "-o", "out.safetensors", "--overwrite").status == 2
+    assert run("merge", "a.safetensors:1e6", "--lambda", "1e6", "-o", "out.safetensors", "--overwrite").status == 2
     # the bar is wiped out before the error is shown
     assert terminal.getvalue().rpartition("\r")[2].startswith("error: Layer ")
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lib_pm.cli import main
+from lib_pm.core.params import FACTOR
 from lib_pm.core.registry import MODES
 from tests.loras import make_lora, write
 
@@ -62,13 +63,13 @@ HELP = "(python -m lib_pm merge --help tells more)"
             "xl.safetensors is for Stable Diffusion XL. Merge LoRAs of one model family.",
         ),
         ([A, "b.safetensors"], "The LoRAs disagree on their base model (ss_base_model_version): …"),
-        ([A, "--mode", "tie"], f"There is no mode 'tie'; the modes are: {', '.join(MODES)}."),
+        ([A, "--mode", "tie"], f"There is no mode 'tie'; the modes are: {', '.join(MODES)}. Did you mean ties?"),
         ([A, "--density", "0.5"], "Mode concat has no option 'density'; its options are: lambda."),
         ([A, "--mode", "ties", "--density", "2"], "density is '2'; allowed: a number from 0 to 1."),
         ([A, "--mode", "ties", "--density", "-0.1"], "density is '-0.1'; allowed: a number from 0 to 1."),
         ([A, "--mode", "add_svd", "--svd-rank", "0"], "svd_rank is '0'; allowed: a whole number, 1 or more."),
         ([A, "--mode", "add_svd", "--svd-rank", "2.5"], "svd_rank is '2.5'; allowed: a whole number, 1 or more."),
-        ([A, "--lambda", "much"], "lambda is 'much'; allowed: a number."),
+        ([A, "--lambda", "much"], f"lambda is 'much'; allowed: {FACTOR}."),
         ([A, "--dtype", "int8"], "dtype is 'int8'; allowed: float32, float16, bfloat16, float64."),
         ([A, "--save-dtype", "int8"], "save_dtype is 'int8'; allowed: float32, float16, bfloat16, float64."),
         ([A, "--device", "npu"], "device is 'npu'; allowed: auto, cpu, cuda, mps."),
@@ -89,7 +90,10 @@ HELP = "(python -m lib_pm merge --help tells more)"
         ),
         ([A, "--zzz"], f"unrecognized arguments: --zzz {HELP}"),
         ([":0.5"], "':0.5' names no file; write FILE, FILE:STRENGTH or FILE:MODEL:CLIP."),
-        (["<lora:a:much>", "--lora-dir", "."], "The strength 'much' in 'a:much' is not a number."),
+        (
+            ["<lora:a:much>", "--lora-dir", "."],
+            "The strength 'much' in '<lora:a:much>' is not a number. Block weights are written lbw=much.",
+        ),
         (["<lora:aa>", "--lora-dir", "."], "There is no LoRA 'aa' in …"),
         (["<lora:a>", "--lora-dir", "no"], "The LoRA folder no does not exist."),
         (
@@ -107,7 +111,27 @@ HELP = "(python -m lib_pm merge --help tells more)"
             ["conv.safetensors", "--mode", "add_svd", "--svd-conv-rank", "0"],
             "Nothing is left to write: all layers are convolutions, and svd_conv_rank is 0.",
         ),
-        ([f"{A}:1e12"], f"Layer {MID}, merged from a.safetensors, has a value of …"),
+        ([f"{A}:0,8"], "The strength '0,8' in 'a.safetensors:0,8' is not a number. Write 0.8, with a point."),
+        ([f"{A}:x"], "The strength 'x' in 'a.safetensors:x' is not a number. …"),
+        ([f"{A}:nan"], "The strength 'nan' in 'a.safetensors:nan' is not a number."),
+        ([f"{A}:1:1:1"], "'a.safetensors:1:1:1' has three numbers; allowed: FILE, FILE:STRENGTH or FILE:MODEL:CLIP."),
+        ([f"{A}:te=1"], "'te=1' in 'a.safetensors:te=1' is not known; allowed: FILE[:MODEL[:CLIP]][:lbw=…]."),
+        ([f"{A}:lbw=MIDD:lbw=OUTD"], "'a.safetensors:lbw=MIDD:lbw=OUTD' has block weights twice: MIDD and OUTD. …"),
+        ([f"{A}:1e200"], f"The strength in 'a.safetensors:1e200' is '1e200'; allowed: {FACTOR}."),
+        (["<lora:a:1"], "Line 1, column 1: '<lora:a:1' is no tag, as it has no > on its line; …"),
+        ([A, "<pm>"], "Line 1, column 1: '<pm>' is no tag; write <pm:MODE:option=value>."),
+        (
+            [A, "<pm:ties:density=0.5:density=0.9>"],
+            "<pm:ties:density=0.5:density=0.9> says density more than once: density=0.5 and density=0.9. …",
+        ),
+        (
+            [A, "<pm:add_svd:rank=4:svd_rank=9>"],
+            "<pm:add_svd:rank=4:svd_rank=9> says svd_rank more than once: rank=4 …",
+        ),
+        ([A, "--mode", "ties", "--density", "0.5", "--density", "0.9"], "--density is there more than once: 0.5 and …"),
+        ([A, "--mode", "add_svd", "--rank", "4", "--svd-rank", "9"], "--rank and --svd-rank are one option; …"),
+        ([A, "--mode", "ties", "--rank", "8"], "Mode ties has no option 'svd_rank'; its options are: density, lambda."),
+        ([f"{A}:1e6", "--lambda", "1e6"], f"Layer {MID}, merged from a.safetensors, has a value of …"),
         ([A, "--recipe", A], "a.safetensors holds no recipe of Power Merger."),
         ([A, "--recipe", "no.json"], "no.json holds no recipe of Power Merger."),
         ([A, "--recipe", "junk.safetensors"], "junk.safetensors is not a .safetensors file, or is damaged …"),

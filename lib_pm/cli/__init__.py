@@ -27,12 +27,34 @@ from lib_pm.jobs.visible import visible
 from lib_pm.terminal import progress_bar
 
 
+class _Once(argparse.Action):
+    """A value that is given once: of two, one would count for nothing."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        flags = vars(namespace).setdefault("given_flags", {})
+        before = flags.get(self.dest)
+        if before == option_string is not None:
+            first = getattr(namespace, self.dest)
+            raise MergeInputError(f"{option_string} is there more than once: {first} and {values}; leave one of them.")
+        if before:
+            raise MergeInputError(f"{before} and {option_string} are one option; leave one of them.")
+        flags[self.dest] = option_string
+        setattr(namespace, self.dest, values)
+
+
 class _Parser(argparse.ArgumentParser):
     """known: the flags, and the names of commands, for what is told of others."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         self.known: list[str] = []
         super().__init__(*arguments, **named)
+        self.register("action", None, _Once)
         self.set_defaults(parser=self)
 
     def add_argument(self, *names: Any, **named: Any) -> argparse.Action:

@@ -13,7 +13,7 @@ from lib_pm.core.errors import MergeInputError
 from lib_pm.core.excess import EXCESS
 from lib_pm.core.keys.families import KINDS
 from lib_pm.core.params import Option
-from lib_pm.core.registry import MODES, find_mode
+from lib_pm.core.registry import MODES, find_mode, find_option
 from lib_pm.jobs.choices import DTYPES
 from lib_pm.jobs.metadata import KEEP, RECIPE_KEY
 from lib_pm.jobs.presets import load_presets
@@ -37,7 +37,8 @@ def add_merge(commands: Any) -> argparse.ArgumentParser:
     merge.add_argument("--mode", metavar="MODE", help=f"{', '.join(MODES)} (default {DEFAULT_MODE})")
     for option in (option.in_files for option in _all_options().values()):
         text = f"{option.help} {option.allowed}; default {_default(option)}"
-        merge.add_argument(f"--{option.name.replace('_', '-')}", dest=f"option_{option.name}", metavar="N", help=text)
+        flags = [_flag(name) for name in (option.name, option.declared.short) if name]
+        merge.add_argument(*flags, dest=f"option_{option.name}", metavar="N", help=text)
     merge.add_argument("--apply", metavar="PART", help=f"{choices(APPLY)}: what is merged (default {APPLY[0]})")
     merge.add_argument("--layers", help=f"kinds of layers to merge, of {', '.join(KINDS)} (default all)")
     merge.add_argument("--dtype", help=f"of the computation: {choices(DTYPES)} (default float32)")
@@ -83,15 +84,16 @@ def _recipe(options: argparse.Namespace, request: Request) -> Recipe:
     mode = request.tag.mode
     if options.mode and mode and options.mode != mode:
         raise MergeInputError(f"--mode says {options.mode} and the <pm:…> tag says {mode}; give one of them.")
-    flags = given(options, _all_options(), "option_")
-    for name, value in flags.items():
+    tagged = {option.name: text for word, text in request.tag.options.items() if (option := find_option(word))}
+    flagged = given(options, _all_options(), "option_")
+    for name, value in flagged.items():
         option = find_mode(options.mode or mode or DEFAULT_MODE).option(name)
         if option and value != option.declared.word:  # what the word is for is said by what refuses it
             option.in_files.parse(value)
     return make_recipe(
         uses(options, request),
         options.mode or mode or DEFAULT_MODE,
-        {**request.tag.options, **flags},
+        tagged | flagged,
         presets=load_presets(options.lbw_presets),
         **settings,
     )
@@ -104,7 +106,7 @@ def _repeated(options: argparse.Namespace, request: Request) -> Recipe:
     path: Path = options.recipe
     said = given(options, ("mode", "lbw_presets", *SETTINGS)) | given(options, _all_options(), "option_")
     if said or request.tag.mode:
-        flags = ["--exact" if name == "precision" else f"--{name.replace('_', '-')}" for name in said]
+        flags = ["--exact" if name == "precision" else _flag(name) for name in said]
         flags += ["<pm:…>"] * bool(request.tag.mode)
         raise MergeInputError(f"The recipe says how to merge; leave out {', '.join(flags)}.")
     if any(tag != LoraTag(tag.name) for tag in request.loras):
@@ -125,6 +127,10 @@ def _repeated(options: argparse.Namespace, request: Request) -> Recipe:
     if len(tags) != len(names):
         raise MergeInputError(f"The recipe is of {len(names)} LoRAs ({', '.join(names)}), {len(tags)} were given.")
     return recipe_from_json(written, paths_of(tags, options.lora_dir))
+
+
+def _flag(option: str) -> str:
+    return f"--{option.replace('_', '-')}"
 
 
 def _all_options() -> Mapping[str, Option]:

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib_pm.core.errors import MergeInputError
+from lib_pm.core.errors import Faults, MergeInputError
 from lib_pm.jobs.choices import DEVICES
 from lib_pm.jobs.library import Library
-from lib_pm.jobs.prompt import LoraTag, Request, parse_file, parse_prompt
+from lib_pm.jobs.prompt import LoraTag, Request, check_one_mode, parse_file, parse_prompt
 from lib_pm.jobs.recipe import LoraUse
+from lib_pm.jobs.tag import has_tags
 
 if TYPE_CHECKING:
     from lib_pm.jobs.report import Report
@@ -46,10 +47,15 @@ def uses(options: argparse.Namespace, request: Request) -> list[LoraUse]:
 
 def request_of(words: Sequence[str]) -> Request:
     """The LoRAs in the order given: words with tags are prompts, other words are files."""
-    requests = [parse_prompt(word) if "<" in word else Request((parse_file(word),)) for word in words]
+    faults = Faults()
+    requests = []
+    for word in words:
+        with faults.collected():
+            requests.append(parse_prompt(word) if has_tags(word) else Request((parse_file(word),)))
     tags = [request.tag for request in requests if request.tag.mode]
-    if len(tags) > 1:
-        raise MergeInputError(f"There are {len(tags)} <pm:…> tags; allowed: one.")
+    with faults.collected():
+        check_one_mode(len(tags))
+    faults.tell()
     loras = tuple(tag for request in requests for tag in request.loras)
     stacked = [tag.name for tag in loras if tag.stacked]
     if stacked:

@@ -6,13 +6,12 @@ stands for one of the two. The lists are those of sd-webui-lora-block-weight.
 
 from __future__ import annotations
 
-import difflib
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from lib_pm.core.errors import MergeInputError
-from lib_pm.core.keys.families import KINDS, Family
+from lib_pm.core.errors import MergeInputError, did_you_mean, quoted
+from lib_pm.core.keys.families import FLUX, KINDS, SD1, SDXL, Family
+from lib_pm.core.params import parse_factor
 
 
 def _numbered(letters: str, numbers: Iterable[int]) -> tuple[str, ...]:
@@ -64,13 +63,25 @@ def expand_preset(text: str, presets: Mapping[str, str], lora: str) -> str:
     by_lower_name = {name.lower(): weights for name, weights in presets.items()}
     weights = presets.get(text) or by_lower_name.get(text.lower())
     if weights is None:
-        near = difflib.get_close_matches(text.upper(), [name.upper() for name in presets], n=3)
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise MergeInputError(
-            f"{lora}: there is no block weight preset {text!r}.{hint} Allowed: a preset ({', '.join(presets)}), "
+            f"{lora}: there is no block weight preset {quoted(text)}.{did_you_mean(text, presets)} "
+            f"Allowed: a preset ({', '.join(presets)}), "
             f"a list of {_lengths(BLOCK_LISTS)} numbers, or named blocks such as IN04=0.5,OUT03-OUT06=0."
         )
     return weights
+
+
+def check_block_weights(text: str, presets: Mapping[str, str], lora: str) -> None:
+    """MergeInputError for what no model family takes; which one the LoRA is for is in its file. text: "" for none."""
+    refused = None
+    for family in (SD1, SDXL, FLUX) if text else ():
+        try:
+            parse_block_weights(expand_preset(text, presets, lora), family, lora)
+            return
+        except MergeInputError as error:
+            refused = refused or error
+    if refused:
+        raise refused
 
 
 def parse_block_weights(text: str, family: Family, lora: str) -> BlockWeights:
@@ -95,7 +106,9 @@ def _parse_named(text: str, family: Family, lora: str) -> BlockWeights:
     for word in filter(None, (word.strip() for word in text.split(","))):
         name, equals, number = (part.strip() for part in word.partition("="))
         if not equals:
-            raise MergeInputError(f"{lora}: {word!r} in the block weights should read NAME=number, such as IN04=0.5.")
+            raise MergeInputError(
+                f"{lora}: {quoted(word)} in the block weights should read NAME=number, such as IN04=0.5."
+            )
         weight = _number(number, name, lora)
         if name.lower() in KINDS:
             kinds[name.lower()] = weight
@@ -112,20 +125,14 @@ def _index(name: str, order: tuple[str, ...], lora: str) -> int:
     block = _ALIASES.get(name.strip(), name.strip())
     if block not in order:
         raise MergeInputError(
-            f"{lora}: there is no block {block!r}; allowed: {', '.join(order)}, "
-            f"ranges such as {order[3]}-{order[5]}, and {', '.join(KINDS)}."
+            f"{lora}: there is no block {quoted(block)}; allowed: {', '.join(order)}, "
+            f"ranges such as {order[3]}-{order[5]}, and {', '.join(KINDS)}.{did_you_mean(block, order)}"
         )
     return order.index(block)
 
 
 def _number(word: str, block: str, lora: str) -> float:
-    try:
-        number = float(word)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise MergeInputError(f"{lora}: the block weight of {block} is {word!r}; allowed: a number.")
-    return number
+    return parse_factor(word, f"{lora}: the block weight of {block}")
 
 
 def _lengths(lengths: Iterable[int]) -> str:

@@ -1,9 +1,13 @@
-"""The one error for what the user can mend."""
+"""The one error for what the user can mend, and how its messages are put together."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+_SHOWN = 100  # characters of a value in a message
+_TOLD = 10  # of several errors; the count says the rest
 
 
 class MergeInputError(ValueError):
@@ -11,6 +15,53 @@ class MergeInputError(ValueError):
 
     Everything else that is raised is a bug and keeps its traceback.
     """
+
+    def __init__(self, message: str) -> None:
+        # half a surrogate pair, as JSON and file names may have one, is no text that a page or a file could take
+        super().__init__(message.encode("utf-8", "backslashreplace").decode())
+
+
+class _Several(MergeInputError):
+    """each: the messages that it is made of."""
+
+    def __init__(self, each: list[str]) -> None:
+        told = [f"{number}. {text}" for number, text in enumerate(each[:_TOLD], 1)]
+        rest = [f"… and {len(each) - _TOLD} more."] if len(each) > _TOLD else []
+        super().__init__("\n".join([f"{len(each)} things are wrong:", *told, *rest]))
+        self.each = each
+
+
+class Faults:
+    """What is wrong in several places, so that all of it can be told at once."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, MergeInputError] = {}  # by message: what is wrong twice is told once
+
+    @contextmanager
+    def collected(self) -> Iterator[None]:
+        """A MergeInputError that is raised inside ends what is inside, and is kept to be told later."""
+        try:
+            yield
+        except _Several as several:
+            self._found |= {text: MergeInputError(text) for text in several.each}
+        except MergeInputError as error:
+            self._found.setdefault(str(error), error)
+
+    def tell(self) -> None:
+        """Raise what was found as one MergeInputError; do nothing if all was right."""
+        if len(self._found) > 1:
+            raise _Several(list(self._found))
+        for error in self._found.values():
+            raise error
+
+
+def quoted(value: object) -> str:
+    """Return `repr`, cut short, for a message. Whole numbers that Python refuses to write out are described."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a whole number of thousands of digits"
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]}…{text[-1]} ({len(text)} characters)"
 
 
 def did_you_mean(word: object, names: Iterable[str]) -> str:

@@ -6,9 +6,15 @@ import math
 from dataclasses import dataclass, replace
 from typing import Annotated
 
-from lib_pm.core.errors import MergeInputError
+from lib_pm.core.errors import MergeInputError, quoted
 
 OptionValue = float | int | None
+
+# Of strengths, block weights and lambda. They are multiplied, and squares of the product are added up: (10⁶)³ squared
+# is 10³⁶, and float32 ends at 3.4·10³⁸.
+LIMIT = 1e6
+FACTOR = f"a number from {-LIMIT:.0f} to {LIMIT:.0f}, as float32 cannot hold the products of larger ones"
+_LONGEST = 2**63 - 1  # of whole numbers: what files and other programs can hold
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,9 @@ class Option:
         """The range in words, as error messages, --help and the README say it."""
         words = "a whole number" if self.type is int else "a number"
         low, high = self.declared.low, self.declared.high
-        if math.isfinite(high):
+        if high == LIMIT == -low:
+            words = FACTOR
+        elif math.isfinite(high):
             words += f" from {_plain(low)} to {_plain(high)}"
         elif math.isfinite(low):
             words += f", {_plain(low)} or more"
@@ -83,12 +91,25 @@ class Option:
             raise self.refusal(value) from None
         # int(2.5) is 2: a fraction where a whole number belongs is refused, not cut off
         fraction = isinstance(value, float) and number != value
-        if fraction or not math.isfinite(number) or not self.declared.low <= number <= self.declared.high:
+        if fraction or number in (math.inf, -math.inf) or not self.declared.low <= number <= self.declared.high:
             raise self.refusal(value)
+        if isinstance(number, int) and number > _LONGEST:
+            raise MergeInputError(f"{self.name} is {quoted(value)}; allowed: {self.allowed}, of at most 18 digits.")
         return number
 
     def refusal(self, value: object) -> MergeInputError:
-        return MergeInputError(f"{self.name} is {value!r}; allowed: {self.allowed}.")
+        return MergeInputError(f"{self.name} is {quoted(value)}; allowed: {self.allowed}.")
+
+
+def parse_factor(value: object, what: str) -> float:
+    """Return a strength, block weight or lambda as a float. what: begins the MergeInputError, `The strength of a`."""
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not abs(number) <= LIMIT:
+        raise MergeInputError(f"{what} is {quoted(value)}; allowed: {FACTOR}.")
+    return number
 
 
 def _plain(number: float) -> str:
@@ -101,7 +122,7 @@ Seed = Annotated[
 ]
 Lambda = Annotated[
     float,
-    Declared("Lambda", "Factor on the merged result.", low=-math.inf, slider=(-2, 2), step=0.05),
+    Declared("Lambda", "Factor on the merged result.", low=-LIMIT, high=LIMIT, slider=(-2, 2), step=0.05),
 ]
 SvdRank = Annotated[
     int | None,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from lib_pm.core.errors import MergeInputError
+from lib_pm.core.errors import MergeInputError, did_you_mean, quoted
 from lib_pm.core.memo import Content
 from lib_pm.core.params import Declared, Lambda, Option, OptionValue, SvdConvRank, SvdRank
 
@@ -90,13 +90,25 @@ class Mode:
         Names may be the short ones (`rank`). An unknown name or a bad value is a MergeInputError.
         """
         values = {name: option.default for name, option in self.options.items()}
+        said: dict[str, str] = {}
         for written, value in given.items():
             option = self.option(written)
             if not option:
-                allowed = ", ".join(self.options)
-                raise MergeInputError(f"Mode {self.id} has no option {written!r}; its options are: {allowed}.")
+                raise self._no_option(written)
+            if option.name in said:
+                raise MergeInputError(
+                    f"{said[option.name]} and {written} are one option of mode {self.id}; leave one of them."
+                )
+            said[option.name] = written
             values[option.name] = option.parse(value)
         return values
+
+    def _no_option(self, name: str) -> MergeInputError:
+        known = [word for option in self.options.values() for word in (option.name, option.declared.short) if word]
+        return MergeInputError(
+            f"Mode {self.id} has no option {quoted(name)}; its options are: {', '.join(self.options)}."
+            f"{did_you_mean(name, known)}"
+        )
 
     def option(self, name: str) -> Option | None:
         """The option of that name or short name (`rank`)."""
@@ -110,7 +122,9 @@ MODES: dict[str, Mode] = {}
 def find_mode(id: str) -> Mode:
     """The mode of that id; a MergeInputError that lists all of them if there is none."""
     if id not in MODES:
-        raise MergeInputError(f"There is no mode {id!r}; the modes are: {', '.join(MODES)}.")
+        raise MergeInputError(
+            f"There is no mode {quoted(id)}; the modes are: {', '.join(MODES)}.{did_you_mean(id, MODES)}"
+        )
     return MODES[id]
 
 

@@ -15,8 +15,9 @@ from lib_pm.demo.tiny.model import render
 from lib_pm.host.diffusers import Stacked, stacked
 from lib_pm.jobs.cache import MergeCache
 from lib_pm.jobs.desk import Desk
-from lib_pm.jobs.prompt import TAG, LoraTag, parse_pm, parse_prompt, write_pm
+from lib_pm.jobs.prompt import LoraTag, parse_pm, parse_prompt, write_pm
 from lib_pm.jobs.recipe import LoraUse, make_recipe
+from lib_pm.jobs.tag import split_text
 
 _CACHE_BYTES = 64 * 2**20
 
@@ -56,7 +57,7 @@ class Generator:
             loras.append(Stacked(found.tensors))
         elif tag.mode:
             notes.append("there is no <lora:…> in the prompt to merge")
-        prompt = " ".join(TAG.sub(" ", text).split())
+        prompt = " ".join(" ".join(part for part in split_text(text) if isinstance(part, str)).split())
         with stacked(self._pipeline, loras):
             pictures = render(self._pipeline, [prompt] * len(seeds), seeds, steps=steps, guidance=guidance)
         return Made(pictures, merged, tuple(filter(None, notes)))

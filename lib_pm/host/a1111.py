@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lib_pm.core.errors import MergeInputError
 from lib_pm.core.formats.lora import FULL
 from lib_pm.host.port import Placed, layer_of, weight_sizes
 from lib_pm.jobs.prompt import LoraTag
@@ -49,6 +50,11 @@ def replace(networks: Any, model: Any, name: str, tensors: Mapping[str, Tensor],
         # not at full rank: then it is as large as the model
         setattr(model, _LAST, None if any(key.endswith(FULL) for key in tensors) else network)
     names = {tag.name for tag in stacked}
+    missing = names - {net.mentioned_name for net in own}
+    if missing:  # it could not read one of the prompt's tags, then it stacks none at all, or it has no such LoRA
+        raise MergeInputError(
+            f"The WebUI has not loaded {', '.join(sorted(missing))}, which pm=off leaves to it; its console says why."
+        )
     networks.loaded_networks[:] = [net for net in own if net.mentioned_name in names] + [network]
     for net in own:  # else it would read their files again for the next image; what is too much it drops itself
         if net.name == net.mentioned_name:  # a changed name says that another extension has changed the weights

@@ -13,13 +13,14 @@ from typing import Any, NoReturn
 
 import torch
 
-from lib_pm.core.errors import MergeInputError
+from lib_pm.core.errors import Faults, MergeInputError
 from lib_pm.host.port import find_host, find_lora, lora_extension, model_family
 from lib_pm.host.settings import Settings, read_settings
 from lib_pm.jobs.cache import MergeCache, Merged
 from lib_pm.jobs.progress import Cancelled, Progress, Unit
-from lib_pm.jobs.prompt import LoraTag, Request, parse_lora, parse_pm, write_pm
+from lib_pm.jobs.prompt import LoraTag, Request, check_one_mode, parse_lora, parse_pm, write_pm
 from lib_pm.jobs.recipe import LoraUse, Recipe, make_recipe
+from lib_pm.jobs.tag import check_text
 from lib_pm.jobs.visible import as_lines, visible
 
 _log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class Live:
     def _merge(self, p: Any, panel: Callable[[], str], data: dict[str, Any]) -> str:
         """What the infotext says of the merge that is now in the model, "" if there is none."""
         data.pop(_CACHE_KEY, None)
-        request = _request(panel, data)
+        request = _request(panel, data, _texts(p, data))
         if not request.tag.mode:
             return ""
         loras = [tag for tag in request.loras if not tag.stacked]
@@ -90,17 +91,38 @@ class Live:
         return write_pm(recipe.mode, recipe.options)
 
 
-def _request(panel: Callable[[], str], data: Mapping[str, Any]) -> Request:
-    """What is asked for. Without a mode the LoRAs are the WebUI's own affair, and their tags are not even read."""
+def _request(panel: Callable[[], str], data: Mapping[str, Any], texts: Iterable[str]) -> Request:
+    """What is asked for. Without a mode the LoRAs are the WebUI's own affair, and their tags are not even read.
+
+    texts: the prompts as they are written; what the WebUI did not take for a tag would stay in the image's text.
+    """
+    faults = Faults()
     bodies = [_body(tag) for tag in data.get("pm") or ()]
-    if len(bodies) > 1:
-        raise MergeInputError(f"There are {len(bodies)} <pm:…> tags in the prompt; allowed: one.")
+    check_one_mode(len(bodies))
+    for text in texts:
+        with faults.collected():
+            check_text(text, ("pm",))
     body = bodies[0] if bodies else panel()
     if not body:
+        faults.tell()
         return Request(())
-    tag = parse_pm(body)
-    tags = [parse_lora(_body(tag)) for kind in ("lora", "lyco") for tag in data.get(kind) or ()]
-    return Request((*tags, *_added_by_setting(tags)), tag)
+    for text in texts:
+        with faults.collected():
+            check_text(text)
+    with faults.collected():
+        mode = parse_pm(body)
+    tags = []
+    for tag in (tag for kind in ("lora", "lyco") for tag in data.get(kind) or ()):
+        with faults.collected():
+            tags.append(parse_lora(_body(tag)))
+    faults.tell()
+    return Request((*tags, *_added_by_setting(tags)), mode)
+
+
+def _texts(p: Any, data: Mapping[str, Any]) -> list[str]:
+    """The prompts of this batch, or of its hires pass, as they are before the WebUI takes the tags out of them."""
+    prompts = p.all_hr_prompts if data is getattr(p, "hr_extra_network_data", None) else p.all_prompts
+    return list(prompts[p.iteration * p.batch_size : (p.iteration + 1) * p.batch_size])
 
 
 def _added_by_setting(tags: Sequence[LoraTag]) -> list[LoraTag]:

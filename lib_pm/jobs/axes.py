@@ -7,20 +7,19 @@ user for values, and rewrites each image's prompt by the axes' edits.
 from __future__ import annotations
 
 import csv
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lib_pm.core.blocks import expand_preset, parse_block_weights
-from lib_pm.core.errors import MergeInputError
-from lib_pm.core.keys.families import FLUX, SD1, SDXL
-from lib_pm.core.params import Option
+from lib_pm.core.blocks import check_block_weights
+from lib_pm.core.errors import MergeInputError, quoted
+from lib_pm.core.params import LIMIT, Option
 from lib_pm.core.registry import MODES, all_options, find_mode
 from lib_pm.jobs import rewrite
 from lib_pm.jobs.recipe import APPLY
-from lib_pm.jobs.rewrite import Tags, write_number
+from lib_pm.jobs.rewrite import Tags, rounded
+from lib_pm.jobs.tag import is_number
 
 PREFIX = "[Power Merger] "  # of the axes' names in a menu that they share with others
 LORAS = 8  # LoRAs that have axes: a plot's menu is made before anyone has written a prompt
@@ -77,7 +76,7 @@ def make_axes(offered: Offered) -> list[Axis]:
     mode = Axis("Mode", str, rewrite.set_mode, find_mode, _as_it_is, cost=0.6, choices=lambda: list(MODES))
     apply_to = Axis("Apply to", str, rewrite.apply_to, check_part, _as_it_is, choices=lambda: list(APPLY))
     factor = _number_axis("All strengths", rewrite.scale_strengths, lambda tags, by: f"strengths × {_shown(by)}")
-    balance = _number_axis("Balance", rewrite.balance, _balance_label, _check_two)
+    balance = _number_axis("Balance", rewrite.balance, _balance_label, _check_two, 0, 1)
     options = [_option_axis(option) for option in all_options().values()]
     loras = [axis for number in range(1, LORAS + 1) for axis in _lora_axes(number, offered)]
     return [mode, *options, balance, *loras, apply_to, factor]
@@ -88,7 +87,7 @@ def _option_axis(option: Option) -> Axis:
     shown = (declared.short or option.name).replace("_", " ")
 
     def edit(tags: Tags, number: Any) -> Tags:
-        written = write_number(number) if option.type is float else str(number)
+        written = rounded(number) if option.type is float else str(number)
         return rewrite.set_option(tags, option.name, option.text(None) if number == _WORD else written)
 
     def check(number: Any) -> None:
@@ -139,7 +138,11 @@ def _lora_axes(number: int, offered: Offered) -> list[Axis]:
         return f"{_name(tags, number)}: {value or 'no lbw'}"
 
     def check_weights(value: str) -> None:
-        _check_block_weights(value, offered.presets(), name)
+        if is_number(value):
+            raise MergeInputError(
+                f'{name} lbw is {quoted(value)}; a list of block weights is one value in quotes here: "1,0,0,…".'
+            )
+        check_block_weights(value, offered.presets(), name)
 
     return [
         strength("", "model", "clip"),
@@ -150,14 +153,24 @@ def _lora_axes(number: int, offered: Offered) -> list[Axis]:
     ]
 
 
-def _number_axis(name: str, edit: Edit, label: Label, fits: Callable[[Tags], object] = lambda tags: None) -> Axis:
+def _number_axis(
+    name: str,
+    edit: Edit,
+    label: Label,
+    fits: Callable[[Tags], object] = lambda tags: None,
+    low: float = -LIMIT,
+    high: float = LIMIT,
+) -> Axis:
     def check(value: float | str) -> None:
         try:
-            finite = math.isfinite(float(value))
+            inside = low <= float(value) <= high
         except ValueError:
-            finite = False
-        if not finite:
-            raise MergeInputError(f"{name} is {value!r}; allowed: a number, or a range such as 0-1 [5].")
+            inside = False
+        if not inside:
+            raise MergeInputError(
+                f"{name} is {quoted(value)}; allowed: a number from {low:.0f} to {high:.0f}, or a range such as "
+                "0-1 [5]. Fractions have a point; a comma is between values."
+            )
 
     return Axis(name, float, edit, check, label, fits)
 
@@ -173,19 +186,6 @@ def _check_two(tags: Tags) -> None:
         raise MergeInputError(f"Balance is for two LoRAs; the prompt has {len(tags.merged)} to merge.")
 
 
-def _check_block_weights(text: str, presets: Mapping[str, str], lora: str) -> None:
-    """Whether some family takes them: which one the LoRA is of is known when it is merged."""
-    refused = None
-    for family in (SD1, SDXL, FLUX) if text else ():
-        try:
-            parse_block_weights(expand_preset(text, presets, lora), family, lora)
-            return
-        except MergeInputError as error:
-            refused = refused or error
-    if refused:
-        raise refused
-
-
 def _as_it_is(tags: Tags, value: str) -> str:
     return value
 
@@ -197,7 +197,7 @@ def _balance_label(tags: Tags, share: float) -> str:
 
 def _name(tags: Tags, number: int) -> str:
     """The LoRA's name in the prompt, without its folder."""
-    return _base(tags.loras[number - 1].partition(":")[0])
+    return _base(tags.loras[number - 1].name)
 
 
 def _base(name: str) -> str:

@@ -9,14 +9,26 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from lib_pm.core.errors import MergeInputError
+from lib_pm.core.blocks import check_block_weights
+from lib_pm.core.errors import Faults, MergeInputError, quoted
 from lib_pm.core.keys.families import KINDS
 from lib_pm.core.registry import find_mode
-from lib_pm.jobs.prompt import TAG, LoraTag, ModeTag, Request, parse_pm, parse_prompt, write_lora, write_pm
+from lib_pm.jobs.prompt import (
+    LoraTag,
+    ModeTag,
+    Request,
+    check_one_mode,
+    collect_prompt,
+    parse_pm,
+    write_lora,
+    write_pm,
+)
 from lib_pm.jobs.recipe import APPLY, DEFAULT_MODE, LoraUse, Recipe, make_recipe, recipe_from_json
+from lib_pm.jobs.tag import Tag, check_text, has_tags, split_text, tags_of
 
-_STACKED = re.compile(r":\s*pm\s*=\s*off\s*(?=[:>])", re.IGNORECASE)
 OFF = "#"  # in front of a line: that LoRA is switched off
+# A line that is nothing but `name:0.8`: a LoRA without its `<lora:` and `>`. `(red:1.2)` is a prompt's.
+_BARE = re.compile(r"\s*<?\s*([^<>()\[\]{}:,|]+:\s*[-+]?\.?[0-9][^<>()\[\]{}]*)>?\s*")
 
 
 @dataclass(frozen=True)
@@ -31,24 +43,29 @@ class Draft:
 
     @property
     def active(self) -> str:
-        """The text without what is switched off."""
-        return "\n".join(line for line in self.text.splitlines() if not line.lstrip().startswith(OFF))
+        """The text without what is switched off; the lines keep their numbers."""
+        return "\n".join("" if _is_off(line) else line for line in self.text.split("\n"))
 
     def request(self) -> Request:
-        """The LoRAs that are on and the mode; a MergeInputError names the tag that is wrong."""
-        request = parse_prompt(self.active)
-        stacked = [tag.name for tag in request.loras if tag.stacked]
-        if stacked:
-            raise MergeInputError(
-                f"{', '.join(stacked)}: pm=off leaves a LoRA out of a merge; switch it off, or take pm=off away."
-            )
-        return Request(request.loras, request.tag if request.tag.mode else parse_pm(self.pm))
+        """The LoRAs that are on and the mode; a MergeInputError names all tags that are wrong."""
+        faults = Faults()
+        request = self._request(faults)
+        faults.tell()
+        return request
 
     def recipe(self, find: Callable[[str], Path], presets: Mapping[str, str]) -> Recipe:
-        """The recipe, with `find` giving the file of a name."""
-        request = self.request()
+        """The recipe, with `find` giving the file of a name. A MergeInputError names all that is wrong, files too."""
+        faults = Faults()
+        request = self._request(faults)
+        uses = []
+        for tag in request.loras:
+            with faults.collected():
+                check_block_weights(tag.lbw, presets, tag.name)
+            with faults.collected():
+                uses.append(LoraUse(find(tag.name), tag.model, tag.clip, tag.lbw))
+        faults.tell()
         return make_recipe(
-            [LoraUse(find(tag.name), tag.model, tag.clip, tag.lbw) for tag in request.loras],
+            uses,
             request.tag.mode,
             request.tag.options,
             presets=presets,
@@ -57,10 +74,33 @@ class Draft:
             precision=self.precision,
         )
 
+    def _request(self, faults: Faults) -> Request:
+        """What is right of it; what is wrong is collected."""
+        request = collect_prompt(self.active, faults)
+        for number, line in enumerate(self.active.split("\n"), 1):
+            if not has_tags(line) and (bare := _BARE.fullmatch(line)):
+                with faults.collected():
+                    raise MergeInputError(
+                        f"Line {number}, column {bare.start(1) + 1}: {quoted(bare[1].strip())} is no tag; "
+                        f"write {quoted(f'<lora:{bare[1].strip()}>')}."
+                    )
+        with faults.collected():
+            stacked = [tag.name for tag in request.loras if tag.stacked]
+            if stacked:
+                raise MergeInputError(
+                    f"{', '.join(stacked)}: pm=off leaves a LoRA out of a merge; switch it off, or take pm=off away."
+                )
+        tag = request.tag
+        if not tag.mode:
+            with faults.collected():
+                tag = parse_pm(self.pm)
+        return Request(request.loras, tag)
+
     def insert_into(self, prompt: str) -> str:
         """The prompt with this draft's tags in the place of its own. What it leaves out of merges, pm=off, stays."""
         request = self.request()
-        kept = TAG.sub(lambda tag: tag[0] if _STACKED.search(tag[0]) else "", prompt).strip()
+        check_text(prompt)
+        kept = "".join(str(part) for part in split_text(prompt) if isinstance(part, str) or _is_stacked(part)).strip()
         tags = [*(write_lora(self._applied(tag)) for tag in request.loras), f"<pm:{_written(request.tag)}>"]
         return " ".join(filter(None, [kept, *tags]))
 
@@ -78,12 +118,14 @@ def from_prompt(prompt: str, name_of: Callable[[str], str]) -> Draft:
 
     What the prompt leaves out of its merge, pm=off, comes switched off. A MergeInputError if there is no LoRA in it.
     """
-    tags = TAG.findall(prompt)
-    lines = [_line(body, name_of) for kind, body in tags if kind != "pm"]
+    check_text(prompt)
+    tags = tags_of(prompt)
+    lines = [_line(tag, name_of) for tag in tags if tag.kind != "pm"]
     if not lines:
         raise MergeInputError("There is no <lora:…> in the prompt.")
-    mode = next((parse_pm(body) for kind, body in tags if kind == "pm"), ModeTag(DEFAULT_MODE))
-    return Draft("\n".join(lines), _written(mode))
+    modes = [parse_pm(tag.body) for tag in tags if tag.kind == "pm"]
+    check_one_mode(len(modes))
+    return Draft("\n".join(lines), _written(modes[0] if modes else ModeTag(DEFAULT_MODE)))
 
 
 def from_recipe(recipe: Mapping[str, Any]) -> Draft:
@@ -117,10 +159,18 @@ def from_json(text: str, where: str) -> Draft:
     return draft
 
 
-def _line(body: str, name_of: Callable[[str], str]) -> str:
-    name, colon, rest = body.partition(":")
-    line = f"<lora:{name_of(name.strip())}{colon}{rest}>"
-    return f"{OFF} {_STACKED.sub('', line)}" if _STACKED.search(line) else line
+def _is_off(line: str) -> bool:
+    return line.lstrip().startswith(OFF)
+
+
+def _is_stacked(tag: Tag) -> bool:
+    return tag.kind != "pm" and tag.off
+
+
+def _line(tag: Tag, name_of: Callable[[str], str]) -> str:
+    name = name_of(tag.name)
+    line = replace(tag if name == tag.name else tag.with_name(name), kind="lora")
+    return f"{OFF} {line.without(*line.places('pm'))}" if line.off else str(line)
 
 
 def _written(tag: ModeTag) -> str:

@@ -16,7 +16,7 @@ from lib_pm.jobs.metadata import hash_metadata, longest_metadata, merged_metadat
 from lib_pm.jobs.plan import Plan, PlannedLayer, open_plan
 from lib_pm.jobs.progress import Progress, silent
 from lib_pm.jobs.recipe import Recipe
-from lib_pm.jobs.report import Report, ReportWriter
+from lib_pm.jobs.report import Report, ReportWriter, counted
 from lib_pm.jobs.run import Finished, default_workers, layer_merger, run_layers
 from lib_pm.jobs.writer import StreamWriter, check_target, header_size
 
@@ -98,10 +98,12 @@ class MergeRun:
         self._workers = default_workers(plan.recipe.mode, self._device) if workers is None else workers
         self._work = layer_merger(plan, self._device, memo)
         self._full = 0  # bytes of layers at full rank
+        self._acting = False  # whether a layer is not all zeros
         mode = plan.recipe.mode
         texts = {name: mode.options[name].text(value) for name, value in plan.recipe.options.items()}
         options = ", ".join(f"{name} {text}" for name, text in texts.items() if text)
-        self._report = ReportWriter(f"{mode.title} of {len(plan.files)} LoRAs ({options})", plan.files)
+        what = f"{mode.title} of {counted(len(plan.files), 'LoRA')} ({options})"
+        self._report = ReportWriter(what, plan.files)
 
     def __iter__(self) -> Iterator[Finished]:
         for planned in self._plan.left_out:
@@ -110,6 +112,7 @@ class MergeRun:
         for planned, finished in layers:
             self._report.add(planned, finished, "convolutions, as svd_conv_rank is 0")
             if finished:
+                self._acting = self._acting or _acts(finished)
                 self._full += sum(tensor.nbytes for name, tensor in finished.tensors.items() if name.endswith(FULL))
                 yield finished
 
@@ -117,6 +120,10 @@ class MergeRun:
         report = self._report.finish(time.perf_counter() - self._start)
         if self._full:
             report.notes.append(f"at full rank, which takes {self._full / 2**20:.0f} MB of memory")
+        if report.layers and not self._acting:
+            none = [f"{name} 0" for name in ("density", "lambda") if self._plan.recipe.options.get(name) == 0]
+            by = f", by {' and '.join(none)}" if none else ""
+            report.notes.append(f"every layer is all zeros{by}: the result changes nothing")
         report.notes += self._device.notes(self._plan.recipe.dtype)
         for file, recorded in zip(self._plan.files, self._plan.recipe.contents, strict=False):
             if file.content != recorded:
@@ -127,6 +134,12 @@ class MergeRun:
             if (why := too_long(file.metadata))
         ]
         return report
+
+
+def _acts(finished: Finished) -> bool:
+    """Whether the layer changes anything: no factor is all zeros."""
+    factors = [tensor for name, tensor in finished.tensors.items() if not name.endswith(".alpha")]
+    return all(bool(tensor.any()) for tensor in factors)
 
 
 def write_layers(

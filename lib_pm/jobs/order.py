@@ -14,6 +14,7 @@ from lib_pm.jobs.analysis import Analysis
 from lib_pm.jobs.desk import Desk
 from lib_pm.jobs.devices import choose_device
 from lib_pm.jobs.draft import Draft
+from lib_pm.jobs.headers import check_block_weights_of
 from lib_pm.jobs.merge import merge_to_file
 from lib_pm.jobs.metadata import check_keep
 from lib_pm.jobs.names import lora_file, twin
@@ -21,7 +22,7 @@ from lib_pm.jobs.new_folder import check_can_be_made, made
 from lib_pm.jobs.progress import Progress, Unit
 from lib_pm.jobs.queue import Job
 from lib_pm.jobs.recipe import Recipe, dtype_name
-from lib_pm.jobs.report import Report
+from lib_pm.jobs.report import Report, counted
 from lib_pm.jobs.resize import NewRank, preview_resize, resize_to_file
 from lib_pm.jobs.whole_file import reason
 from lib_pm.jobs.writer import check_target
@@ -45,7 +46,10 @@ class Target:
 
 
 def read_draft(desk: Desk, draft: Draft) -> Recipe:
-    return draft.recipe(desk.find, desk.presets())
+    """The recipe of a draft. A MergeInputError names all that can be known to be wrong before it is merged."""
+    recipe = draft.recipe(desk.find, desk.presets())
+    check_block_weights_of(recipe)
+    return recipe
 
 
 def submit_merge(desk: Desk, draft: Draft, target: Target, device: str) -> Job:
@@ -72,7 +76,7 @@ def submit_merge(desk: Desk, draft: Draft, target: Target, device: str) -> Job:
         report.notes += [note] if note else []
         return [_told(desk, report, path)]
 
-    return _submit(desk, f"Merging {len(recipe.loras)} LoRAs into {path.stem}", work, device)
+    return _submit(desk, f"Merging {counted(len(recipe.loras), 'LoRA')} into {path.stem}", work, device)
 
 
 def submit_resize(
@@ -154,7 +158,7 @@ def submit_analyse(desk: Desk, draft: Draft, device: str) -> Job:
     def work(progress: Progress) -> Analysis:
         return analyse(recipe, device=device, progress=progress)
 
-    return _submit(desk, f"Analysing {len(recipe.loras)} LoRAs", work, device)
+    return _submit(desk, f"Analysing {counted(len(recipe.loras), 'LoRA')}", work, device)
 
 
 def default_name(recipe: Recipe) -> str:

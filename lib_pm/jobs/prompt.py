@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import lib_pm.core.methods  # noqa: F401 (registers the modes)
-from lib_pm.core.errors import MergeInputError
+from lib_pm.core.errors import Faults, MergeInputError, quoted
 from lib_pm.core.params import OptionValue
 from lib_pm.core.registry import Mode, find_mode, find_option
+from lib_pm.jobs.tag import Tag, check_text, is_number, parse_strength, tags_of, writable, write_number
 
-_READ = ("te", "unet", "lbw", "w", "pm")
-TAG = re.compile(r"<(lora|lyco|pm):([^<>]*)>")
+_ENDING = ".safetensors:"
+_NO_STRENGTH = re.compile(r"[-+]?(nan|inf|infinity|[0-9]*,[0-9]+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,35 @@ class Request:
 
 
 def parse_prompt(text: str) -> Request:
-    """All tags of a text. A MergeInputError names the tag and what is allowed."""
-    loras, modes = [], []
-    for kind, body in TAG.findall(text):
-        if kind == "pm":
-            modes.append(parse_pm(body))
-        else:
-            loras.append(parse_lora(body))
-    if len(modes) > 1:
-        raise MergeInputError(f"There are {len(modes)} <pm:…> tags; allowed: one.")
+    """All tags of a text. A MergeInputError names all that is wrong, and what is allowed."""
+    faults = Faults()
+    request = collect_prompt(text, faults)
+    faults.tell()
+    return request
+
+
+def collect_prompt(text: str, faults: Faults) -> Request:
+    """`parse_prompt`, with what is right of it; what is wrong is collected in `faults`."""
+    loras: list[LoraTag] = []
+    modes: list[ModeTag] = []
+    with faults.collected():
+        check_text(text)
+    tags = tags_of(text)
+    for tag in tags:
+        with faults.collected():
+            if tag.kind == "pm":
+                modes.append(parse_pm(tag.body))
+            else:
+                loras.append(parse_lora(tag.body))
+    with faults.collected():
+        check_one_mode(sum(tag.kind == "pm" for tag in tags))
     return Request(tuple(loras), modes[0] if modes else ModeTag())
+
+
+def check_one_mode(count: int) -> None:
+    """MergeInputError if a text has more than one `<pm:…>` tag."""
+    if count > 1:
+        raise MergeInputError(f"There are {count} <pm:…> tags; allowed: one.")
 
 
 def parse_pm(body: str) -> ModeTag:
@@ -67,19 +86,22 @@ def parse_pm(body: str) -> ModeTag:
 
     An option of another mode is no error: the mode may come from a `Prompt S/R` plot, the options stay the same.
     """
-    id, *words = body.split(":")
-    mode = find_mode(id.strip())
+    tag = Tag.of("pm", body)
+    mode = find_mode(tag.name.lower())
+    keys = {at: (name, value) for at, name, value in tag.named()}
     options: dict[str, str] = {}
     unused: list[str] = []
-    for word in words:
-        name, equals, value = (part.strip() for part in word.partition("="))
-        if not equals:
+    for at, item in enumerate(tag.items[1:], start=1):
+        if at not in keys:
             raise MergeInputError(
-                f"{word!r} in <pm:{body}> should read option=value; options: {', '.join(mode.options)}."
+                f"{quoted(item)} in {quoted(str(tag))} should read option=value; options: {', '.join(mode.options)}."
             )
-        other = None if mode.option(name) else find_option(name)
-        if other:
-            other.parse(value)
+        name, value = keys[at]
+        option = mode.option(name) or find_option(name)
+        if option:
+            tag.value(option.name, option.declared.short)
+        if option and not mode.option(name):
+            option.parse(value)
             unused.append(name)
         else:
             options[name] = value
@@ -99,73 +121,74 @@ def parse_lora(body: str) -> LoraTag:
     Anything else (`dyn=`, `start=`, `lbwe=` …) is something that a merge cannot do, and a MergeInputError; on a LoRA
     that the host stacks it is left to whom it belongs.
     """
-    name, positional, named = _items(body)
-    stacked = named.get("pm", "").strip().lower() == "off"
-    unread = (*(f"{key}={value}" for key, value in named.items() if key not in _READ), *positional[2:])
-    if unread and not stacked:
+    tag = Tag.of("lora", body)
+    if not tag.name:
+        raise MergeInputError(f"{quoted(str(tag))} names no LoRA; write <lora:NAME:STRENGTH>.")
+    if tag.other and not tag.off:
         raise MergeInputError(
-            f"{', '.join(unread)} in <lora:{body}> cannot be merged; allowed: a name, two strengths, te=, unet=, lbw=, "
-            "and pm=off, which leaves the LoRA out of the merge."
+            f"{', '.join(tag.other)} in {quoted(str(tag))} cannot be merged; allowed: a name, two strengths (a third "
+            "number is the WebUI's dyn), te=, unet=, lbw= for block weights, and pm=off, which leaves the LoRA out of "
+            "the merge."
         )
-    lbw = named.get("lbw", named.get("w", "")).strip()
-    return LoraTag(name.strip(), *read_strengths(body), lbw, stacked, unread)
-
-
-def read_strengths(body: str) -> tuple[float, float]:
-    """The strengths (model, clip) of a `<lora:…>` tag: te is 1 if missing, unet is then te."""
-    _, positional, named = _items(body)
-    clip = named.get("te", positional[0] if positional else "1")
-    model = named.get("unet", positional[1] if len(positional) > 1 else clip)
-    return _strength(model, body), _strength(clip, body)
-
-
-def _items(body: str) -> tuple[str, list[str], dict[str, str]]:
-    """The name, the items without and those with a name of their own."""
-    name, *words = body.split(":")
-    named = dict(word.split("=", 1) for word in words if "=" in word)
-    return name, [word for word in words if "=" not in word], named
+    if tag.off and not tag.is_read_alike:
+        raise MergeInputError(
+            f"{quoted(str(tag))} is left to the WebUI by pm=off, and the WebUI reads something else in it; write a "
+            "name, two numbers, te= and unet= in lower case and without spaces, and block weights as lbw=PRESET or a "
+            "list."
+        )
+    return LoraTag(tag.name, *tag.strengths, tag.lbw, tag.off, tag.other)
 
 
 def parse_file(text: str) -> LoraTag:
     """`FILE[:MODEL[:CLIP]][:lbw=…]`. Read from the right: a Windows path has a colon too. CLIP is MODEL if missing."""
     name = text
-    lbw = ""
+    lbw: list[str] = []
     strengths: list[str] = []
     while True:
         rest, colon, last = name.rpartition(":")
+        key, equals, value = last.partition("=")
         if not colon:
             break
-        if last.startswith("lbw="):
-            lbw = last.removeprefix("lbw=").strip()
-        elif len(strengths) < 2 and _is_number(last):
+        if equals and key.strip().lower() in ("lbw", "w"):
+            lbw.insert(0, value.strip())
+        elif len(strengths) < 2 and is_number(last):
             strengths.insert(0, last)
         else:
             break
         name = rest
     if not name:
-        raise MergeInputError(f"{text!r} names no file; write FILE, FILE:STRENGTH or FILE:MODEL:CLIP.")
-    model = _strength(strengths[0], text) if strengths else 1.0
-    return LoraTag(name, model, _strength(strengths[1], text) if len(strengths) > 1 else model, lbw)
+        raise MergeInputError(f"{quoted(text)} names no file; write FILE, FILE:STRENGTH or FILE:MODEL:CLIP.")
+    if len(lbw) > 1:
+        raise MergeInputError(f"{quoted(text)} has block weights twice: {' and '.join(lbw)}. Leave one of them.")
+    _check_end(name, text)
+    model = parse_strength(strengths[0], text) if strengths else 1.0
+    clip = parse_strength(strengths[1], text) if len(strengths) > 1 else model
+    return LoraTag(name, model, clip, lbw[0] if lbw else "")
+
+
+def _check_end(name: str, text: str) -> None:
+    """Refuse what stands behind the file's name and is neither strength nor block weights."""
+    file, ending, last = name.lower().rpartition(_ENDING)
+    if ending and not last.endswith(_ENDING[:-1]):
+        wrong = name[len(file) + len(ending) :]
+    else:
+        _, colon, wrong = name.rpartition(":")
+        if not colon or not _NO_STRENGTH.fullmatch(wrong.strip()):
+            return
+    if is_number(wrong):
+        raise MergeInputError(f"{quoted(text)} has three numbers; allowed: FILE, FILE:STRENGTH or FILE:MODEL:CLIP.")
+    if "=" in wrong:
+        raise MergeInputError(f"{quoted(wrong)} in {quoted(text)} is not known; allowed: FILE[:MODEL[:CLIP]][:lbw=…].")
+    parse_strength(wrong, text)
 
 
 def write_lora(tag: LoraTag) -> str:
-    """The tag as the WebUI writes it; `parse_prompt` reads it back to the same value."""
-    # the shortest text that reads back to the same number
-    clip, model = (repr(float(strength)).removesuffix(".0") for strength in (tag.clip, tag.model))
-    strengths = clip if tag.clip == tag.model else f"{clip}:{model}"
+    """The tag as the WebUI writes it; `parse_prompt` reads it back to the same value.
+
+    A MergeInputError names what cannot be written: a name from a file or a disk may have a `>` or a line break.
+    """
+    clip, model = write_number(tag.clip), write_number(tag.model)
+    strengths = [clip] if tag.clip == tag.model else [clip, model]
     lbw, off = ([f"lbw={tag.lbw}"] if tag.lbw else []), (["pm=off"] if tag.stacked else [])
-    return f"<lora:{':'.join([tag.name, strengths, *lbw, *tag.other, *off])}>"
-
-
-def _is_number(word: str) -> bool:
-    return re.fullmatch(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*", word) is not None
-
-
-def _strength(word: str, where: str) -> float:
-    try:
-        strength = float(word)
-    except ValueError:
-        strength = math.nan
-    if not math.isfinite(strength):
-        raise MergeInputError(f"The strength {word!r} in {where!r} is not a number.")
-    return strength
+    items = (tag.name, *strengths, *lbw, *tag.other, *off)
+    return str(Tag("lora", tuple(writable(item, "lora") for item in items)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,10 +11,10 @@ from typing import Any, Literal, get_args
 
 import lib_pm.core.methods  # noqa: F401 (registers the modes)
 from lib_pm.core.blocks import expand_preset
-from lib_pm.core.errors import MergeInputError
+from lib_pm.core.errors import MergeInputError, quoted
 from lib_pm.core.excess import Precision
 from lib_pm.core.keys.families import KINDS, Kind
-from lib_pm.core.params import OptionValue
+from lib_pm.core.params import FACTOR, OptionValue, parse_factor
 from lib_pm.core.registry import Mode, find_mode
 from lib_pm.jobs.choices import DTYPES
 
@@ -152,9 +151,10 @@ def recipe_from_json(value: Mapping[str, Any], paths: Iterable[Path]) -> Recipe:
 
 def _strength(value: float, use: LoraUse) -> float:
     """As a float, so that 1 and 1.0 are written alike."""
-    if not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise MergeInputError(f"The strength of {use.name} is {value}; allowed: a number.")
-    return float(value)
+    what = f"The strength of {use.name}"
+    if not isinstance(value, (int, float)):  # a text in a recipe's JSON
+        raise MergeInputError(f"{what} is {quoted(value)}; allowed: {FACTOR}.")
+    return parse_factor(value, what)
 
 
 def dtype_name(what: str, text: str) -> str:
@@ -165,5 +165,5 @@ def dtype_name(what: str, text: str) -> str:
 
 def _one_of(what: str, value: str, allowed: tuple[Any, ...]) -> Any:
     if value not in allowed:
-        raise MergeInputError(f"{what} is {value!r}; allowed: {', '.join(allowed)}.")
+        raise MergeInputError(f"{what} is {quoted(value)}; allowed: {', '.join(allowed)}.")
     return value

@@ -12,30 +12,31 @@ from dataclasses import dataclass, replace
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.registry import find_mode
-from lib_pm.jobs.prompt import TAG, parse_pm, read_strengths
+from lib_pm.jobs.prompt import parse_pm
 from lib_pm.jobs.recipe import Apply
+from lib_pm.jobs.tag import Tag, split_text, tags_of, write_number
 
 
 @dataclass(frozen=True)
 class Tags:
-    """What is between `<lora:` and `>`, for each LoRA of a prompt, and between `<pm:` and `>`, "" if there is none."""
+    """The tags of a prompt. pm: the first `<pm:…>`, None if there is none."""
 
-    loras: tuple[str, ...] = ()
-    pm: str = ""
+    loras: tuple[Tag, ...] = ()
+    pm: Tag | None = None
 
     @property
     def merged(self) -> list[int]:
         """Which LoRAs take part in a merge, counted from 1."""
-        return [number for number, body in enumerate(self.loras, 1) if "pm=off" not in body.lower().split(":")]
+        return [number for number, tag in enumerate(self.loras, 1) if not tag.off]
 
 
 Edit = Callable[[Tags], Tags]
 
 
 def read_tags(text: str) -> Tags:
-    found = TAG.findall(text)
-    loras = tuple(body for kind, body in found if kind != "pm")
-    return Tags(loras, next((body for kind, body in found if kind == "pm"), ""))
+    found = tags_of(text)
+    loras = tuple(tag for tag in found if tag.kind != "pm")
+    return Tags(loras, next((tag for tag in found if tag.kind == "pm"), None))
 
 
 def rewrite(text: str, edits: Iterable[Edit], asked: str = "") -> str:
@@ -44,22 +45,25 @@ def rewrite(text: str, edits: Iterable[Edit], asked: str = "") -> str:
     asked: the body of the `<pm:…>` tag that is added at the end if the prompt has none; "" for none.
     """
     written = read_tags(text)
-    tags = written if written.pm else replace(written, pm=asked)
+    tags = written if written.pm or not asked else replace(written, pm=Tag.of("pm", asked))
     for edit in edits:
         tags = edit(tags)
-    loras: Iterator[str] = iter(tags.loras)
-    rewritten = TAG.sub(lambda tag: f"<{tag[1]}:{tags.pm if tag[1] == 'pm' else next(loras)}>", text)
+    loras: Iterator[Tag] = iter(tags.loras)
+    parts = [
+        part if isinstance(part, str) else tags.pm if part.kind == "pm" else next(loras) for part in split_text(text)
+    ]
     # No space before it: the text without its tags stays what it was.
-    return rewritten if written.pm or not tags.pm else f"{rewritten}<pm:{tags.pm}>"
+    return "".join(map(str, parts if written.pm or not tags.pm else [*parts, tags.pm]))
 
 
 def set_mode(tags: Tags, id: str) -> Tags:
     """Another mode, with those of the options that it has too."""
     mode = find_mode(id)
-    if tags.pm:
-        parse_pm(tags.pm)  # an option with a typing error is no option of another mode
-    kept = [word for word in tags.pm.split(":")[1:] if mode.option(_written(word))]
-    return replace(tags, pm=":".join([mode.id, *kept]))
+    if not tags.pm:
+        return replace(tags, pm=Tag("pm", (mode.id,)))
+    parse_pm(tags.pm.body)  # an option with a typing error is no option of another mode
+    others = [at for at, name, _ in tags.pm.named() if not mode.option(name)]
+    return replace(tags, pm=tags.pm.with_name(mode.id).without(*others))
 
 
 def set_option(tags: Tags, name: str, text: str) -> Tags:
@@ -69,46 +73,39 @@ def set_option(tags: Tags, name: str, text: str) -> Tags:
             f"{name} is an option of a merge, and none is asked for; write a <pm:…> tag, switch the accordion on, or "
             "choose the axis Mode."
         )
-    option = find_mode(parse_pm(tags.pm).mode).option(name)
+    option = find_mode(parse_pm(tags.pm.body).mode).option(name)
     if not option:
         return tags
-    words = tags.pm.split(":")
-    names = (option.name, option.declared.short)
-    at = next((index for index, word in enumerate(words) if index and _written(word) in names), len(words))
-    spelling = _written(words[at]) if at < len(words) else name
-    words[at : at + 1] = [f"{spelling}={text}"] if text else []
-    return replace(tags, pm=":".join(words))
+    return replace(tags, pm=tags.pm.with_value((option.name, option.declared.short), text))
 
 
 def set_strength(tags: Tags, number: int, model: float | None = None, clip: float | None = None) -> Tags:
     """Another strength of one LoRA. model, clip: None leaves that one as it is. number: from 1."""
 
-    def edit(body: str) -> str:
-        old_model, old_clip = read_strengths(body)
-        return _with_strengths(body, old_model if model is None else model, old_clip if clip is None else clip)
+    def edit(tag: Tag) -> Tag:
+        old_model, old_clip = tag.strengths
+        return tag.with_strengths(
+            write_number(old_clip) if clip is None else rounded(clip),
+            write_number(old_model) if model is None else rounded(model),
+        )
 
     return _edit_lora(tags, number, edit)
 
 
 def set_name(tags: Tags, number: int, name: str) -> Tags:
     """Another LoRA, with the strengths and block weights of the one in its place."""
-    return _edit_lora(tags, number, lambda body: ":".join([name, *body.split(":")[1:]]))
+    return _edit_lora(tags, number, lambda tag: tag.with_name(name))
 
 
 def set_block_weights(tags: Tags, number: int, lbw: str) -> Tags:
     """Other block weights of one LoRA, a preset's name among them; "" for none."""
-
-    def edit(body: str) -> str:
-        words = [word for word in body.split(":") if word.partition("=")[0] not in ("lbw", "w")]
-        return ":".join([*words, *([f"lbw={lbw}"] if lbw else [])])
-
-    return _edit_lora(tags, number, edit)
+    return _edit_lora(tags, number, lambda tag: tag.with_lbw(lbw))
 
 
 def scale_strengths(tags: Tags, factor: float) -> Tags:
     """All merged LoRAs stronger or weaker."""
     for number in tags.merged:
-        model, clip = read_strengths(tags.loras[number - 1])
+        model, clip = tags.loras[number - 1].strengths
         tags = set_strength(tags, number, model * factor, clip * factor)
     return tags
 
@@ -128,28 +125,13 @@ def apply_to(tags: Tags, part: Apply) -> Tags:
     return tags
 
 
-def write_number(number: float) -> str:
+def rounded(number: float) -> str:
     """To eight places, as the WebUI shows the values of a range."""
-    return repr(round(float(number), 8) + 0.0).removesuffix(".0")  # + 0.0 makes 0 of −0
+    return write_number(round(float(number), 8) + 0.0)  # + 0.0 makes 0 of −0
 
 
-def _edit_lora(tags: Tags, number: int, edit: Callable[[str], str]) -> Tags:
+def _edit_lora(tags: Tags, number: int, edit: Callable[[Tag], Tag]) -> Tags:
     loras = list(tags.loras)
     if number <= len(loras):
         loras[number - 1] = edit(loras[number - 1])
     return replace(tags, loras=tuple(loras))
-
-
-def _with_strengths(body: str, model: float, clip: float) -> str:
-    if (model, clip) == read_strengths(body):
-        return body
-    name, *words = body.split(":")
-    named = [word for word in words if "=" in word and word.partition("=")[0] not in ("te", "unet")]
-    further = [word for word in words if "=" not in word][2:]
-    strengths = [write_number(clip)] if clip == model and not further else [write_number(clip), write_number(model)]
-    return ":".join([name, *strengths, *further, *named])
-
-
-def _written(word: str) -> str:
-    """The name of the option that `rank=32` gives a value to, as it is written."""
-    return word.partition("=")[0].strip()

@@ -10,11 +10,13 @@ import gradio as gr
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.jobs.desk import Desk
-from lib_pm.jobs.draft import OFF, Draft, from_prompt
+from lib_pm.jobs.draft import Draft, from_prompt
 from lib_pm.jobs.order import default_name, read_draft, submit_analyse, submit_merge
+from lib_pm.jobs.prompt import LoraTag, write_lora
 from lib_pm.jobs.queue import Job
 from lib_pm.jobs.recipe import DEFAULT_MODE
-from lib_pm.jobs.report import Report
+from lib_pm.jobs.report import Report, counted
+from lib_pm.jobs.tag import tags_of
 from lib_pm.ui.card_form import draw_card_form
 from lib_pm.ui.draft import DraftControls, draft_of, draft_values, draw_mode, draw_text
 from lib_pm.ui.lists import Listing, choices_of, data_html, marker
@@ -63,10 +65,13 @@ def draw_merge(desk: Desk, outside: Mapping[str, Any]) -> MergePage:
     saved = gr.HTML(elem_id="pm_saved")
     card = draw_card_form(desk)
 
-    def add_line(name: str | None, text: str) -> str:
-        return "\n".join(filter(None, [text.rstrip(), f"<lora:{name}:1>" if name else ""]))
+    def add_line(name: str | None, text: str) -> list[Any]:
+        try:
+            return ["\n".join(filter(None, [text.rstrip(), write_lora(LoraTag(name)) if name else ""])), gr.update()]
+        except MergeInputError as error:
+            return [gr.update(), problem_html(str(error))]
 
-    add_button.click(add_line, inputs=[add, text], outputs=[text], show_progress="hidden", queue=False)
+    add_button.click(add_line, inputs=[add, text], outputs=[text, check], show_progress="hidden", queue=False)
     for control in draft.all:
         control.change(
             _checker(desk), inputs=draft.all, outputs=[check, form.name], show_progress="hidden", queue=False
@@ -147,9 +152,10 @@ def _kept(desk: Desk, draft: Draft) -> str:
 def _told(desk: Desk, draft: Draft) -> tuple[str, str]:
     """What the draft is, and the name that its file would get."""
     recipe = read_draft(desk, draft)
-    off = sum(line.lstrip().startswith(OFF) and "<lora:" in line for line in draft.text.splitlines())
-    said = f", mode {recipe.mode.id} as the text's <pm:…> tag says" if "<pm:" in draft.active else ""
-    count = "1 LoRA" if len(recipe.loras) == 1 else f"{len(recipe.loras)} LoRAs"
+    kinds, on = ([tag.kind for tag in tags_of(text)] for text in (draft.text, draft.active))
+    off = (len(kinds) - kinds.count("pm")) - (len(on) - on.count("pm"))
+    said = f", mode {recipe.mode.id} as the text's <pm:…> tag says" if "pm" in on else ""
+    count = counted(len(recipe.loras), "LoRA")
     return note_html(f"{count}{f', {off} switched off' if off else ''}{said}."), default_name(recipe)
 
 

@@ -159,6 +159,34 @@ class TestRefusals:
     ) -> None:
         refused(server, f"{PLAIN}{STACK}{tag}", *texts, **payload)
 
+    @pytest.mark.parametrize("tag", ["<pm:concat", "<pm>", "<pm:>", "<pm=concat>", "<PM:concat>", "<pm:concat <b>"])
+    def test_what_looks_like_a_mode_and_is_none(self, server: Server, tag: str) -> None:
+        """The WebUI makes words of it, or drops it without one."""
+        refused(server, f"{PLAIN}{STACK} {tag}", "Line 1, column", "<pm:MODE:option=value>")
+
+    @pytest.mark.parametrize("tag", [f"<lora:{A}:0.5", f"<LORA:{A}:0.5>", "<lora:>", f"<lora:{A}:0.5\n>"])
+    def test_what_looks_like_a_lora_and_is_none(self, server: Server, tag: str) -> None:
+        """Where nothing is merged that is the WebUI's affair."""
+        refused(server, f"{PLAIN}{STACK}{TIES}, {tag}", "Line 1, column", "<lora:NAME:STRENGTH>")
+        refused(server, f"{PLAIN}{STACK}, {tag}", "Line 1, column", **arguments(True, "concat"))
+        assert KEY not in server.txt2img(f"{PLAIN}{STACK}, {tag}").infotexts[0]
+
+    def test_it_is_found_in_each_prompt_of_an_image(self, server: Server) -> None:
+        refused(server, f"{PLAIN}{STACK}{TIES}", "Line 1", hr_prompt=f"{PLAIN}{STACK} <pm:ties_svd", **HIRES)
+        refused(server, f"{PLAIN}{STACK}", "Line 2, column 3", hr_prompt=f"{PLAIN}\n  <pm>", **HIRES)
+
+    @pytest.mark.parametrize("words", ["a <b> c", "<3", "1 < 2 > 0", "<lora_x>", "<pm-style>", "<hypernet:x:1>", "a:1"])
+    def test_other_words_are_left_alone(self, server: Server, words: str) -> None:
+        assert KEY in server.txt2img(f"{PLAIN} {words} {STACK}{TIES}").infotexts[0]
+
+    def test_all_that_is_wrong_is_told(self, server: Server) -> None:
+        prompt = f"{PLAIN}<lora:{A}:x><lora:{B}:1:start=5><pm:ties:densty=1> <lora:{A}:1"
+        refused(server, prompt, "4 things are wrong", "'x'", "start=5", "Did you mean density?", "has no >")
+
+    @pytest.mark.parametrize("items", ["TE=0.5", "te =0.5", "1:MIDD", "1:lbw=IN04=0.5"])
+    def test_what_the_webui_would_stack_otherwise(self, server: Server, items: str) -> None:
+        refused(server, f"{PLAIN}<lora:{A}:1><lora:{B}:{items}:pm=off>{TIES}", "is left to the WebUI", items)
+
     def test_an_error_in_the_hires_prompt(self, server: Server) -> None:
         refused(server, f"{PLAIN}{STACK}{TIES}", "tiess", hr_prompt=f"{PLAIN}{STACK}<pm:tiess>", **HIRES)
 

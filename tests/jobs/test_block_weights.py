@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lib_pm.core.errors import MergeInputError
+from lib_pm.core.params import FACTOR
 from lib_pm.jobs.plan import open_plan
 from lib_pm.jobs.presets import BUILT_IN
 from lib_pm.jobs.recipe import LoraUse, make_recipe
@@ -119,8 +120,8 @@ def test_named_blocks(tmp_path: Path) -> None:
             "12 (SDXL LoRA), 17 (SD1 LoRA), 20 (SDXL LoCon), 26 (SD1 LoCon).",
         ),
         (FLUX, ",".join(["1"] * 17), "style: 17 block weights; allowed for Flux: 61 (Flux)."),
-        (SD1, ",".join(["1"] * 16 + ["x"]), "style: the block weight of OUT11 is 'x'; allowed: a number."),
-        (SD1, "IN04=nan", "style: the block weight of IN04 is 'nan'; allowed: a number."),
+        (SD1, ",".join(["1"] * 16 + ["x"]), f"style: the block weight of OUT11 is 'x'; allowed: {FACTOR}."),
+        (SD1, "IN04=nan", f"style: the block weight of IN04 is 'nan'; allowed: {FACTOR}."),
         (SD1, "IN04=1,MID", "style: 'MID' in the block weights should read NAME=number, such as IN04=0.5."),
         (
             {"diffusion_model.blocks.0.self_attn.q": ""},

@@ -50,12 +50,30 @@ class TestRequest:
         request = Draft("<lora:a:1>\n<pm:ties:density=0.2>", "add_svd:rank=4").request()
         assert (request.tag.mode, options_of(request)["density"]) == ("ties", 0.2)
 
+    def test_all_that_is_wrong_is_named(self) -> None:
+        with pytest.raises(MergeInputError) as error:
+            Draft("<lora:a:x>\n<lora:b:y>\n<lora:c:1><pm:tie>\n<lora:d:1\n").request()
+        for text in ("4 things are wrong", "'x'", "'y'", "'tie'", "Line 4, column 1"):
+            assert text in str(error.value)
+
+    @pytest.mark.parametrize("line", ["heart:1", " sub/heart v2 : -0.5:lbw=MIDD", "<heart:.5>"])
+    def test_a_lora_without_its_tag(self, line: str) -> None:
+        with pytest.raises(MergeInputError, match=r"Line 2, column .* is no tag; write '<lora:"):
+            Draft(f"<lora:a:1>\n{line}\n# off:1").request()
+
+    @pytest.mark.parametrize(
+        "line",
+        ["(red:1.2)", "a cat, aspect 16:9", "[a:b:0.5]", "{a|b:1}", "at 12 o'clock", "# heart:1", "<hypernet:x:1>"],
+    )
+    def test_what_is_only_a_prompt(self, line: str) -> None:
+        assert len(Draft(f"<lora:a:1>\n{line}").request().loras) == 1
+
     @pytest.mark.parametrize(
         ("text", "pm", "message"),
         [
             ("<lora:a:1:pm=off>\n<lora:b:1>\n<lora:c:1:pm=off>", "concat", "a, c: pm=off leaves a LoRA out of a merge"),
-            ("<lora:a:strong>", "concat", "The strength 'strong' in 'a:strong' is not a number"),
-            ("<lora:a:1:start=5>", "concat", "start=5 in <lora:a:1:start=5> cannot be merged"),
+            ("<lora:a:strong>", "concat", "The strength 'strong' in '<lora:a:strong>' is not a number"),
+            ("<lora:a:1:start=5>", "concat", "start=5 in '<lora:a:1:start=5>' cannot be merged"),
             ("<lora:a:1>\n<pm:ties>\n<pm:add>", "concat", "There are 2 <pm:…> tags; allowed: one"),
             ("<lora:a:1>", "tie", "There is no mode 'tie'"),
             ("<lora:a:1>", "ties:density=2", "density is '2'; allowed: a number from 0 to 1"),
@@ -106,6 +124,8 @@ class TestFromPrompt:
             ("a cat", "There is no <lora:…> in the prompt"),
             ("a cat <pm:ties>", "There is no <lora:…> in the prompt"),
             ("<lora:a:1><pm:tie>", "There is no mode 'tie'"),
+            ("<lora:a:1><pm:ties><pm:add>", "There are 2 <pm:…> tags"),
+            ("<lora:a:1>, <pm:ties", "Line 1, column 13: '<pm:ties' is no tag"),
         ],
     )
     def test_what_is_wrong_is_named(self, prompt: str, message: str) -> None:
@@ -189,6 +209,9 @@ class TestRecipes:
             lambda recipe: recipe["loras"][0].pop("clip"),
             lambda recipe: recipe["loras"][0].update(model="strong"),
             lambda recipe: recipe["loras"][0].update(name=7),
+            lambda recipe: recipe["loras"][0].update(name="a:5>\n<lora:other:9"),
+            lambda recipe: recipe["loras"][0].update(name="a\ud800"),
+            lambda recipe: recipe["loras"][0].update(lbw="1,0>\n<lora:other:9"),
             lambda recipe: recipe.update(apply=7),
             lambda recipe: recipe.update(layers=["attn"]),
         ],

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib_pm.core.errors import MergeInputError
+from lib_pm.core.params import LIMIT
 from lib_pm.core.registry import MODES, Mode
 from lib_pm.jobs.prompt import (
     LoraTag,
@@ -48,7 +49,7 @@ def test_lora_tag(body: str, tag: LoraTag) -> None:
 
 
 def test_prompt() -> None:
-    text = "a <b> cat, <lora:style:0.8> (red:1.2) <lyco:char:0.6:lbw=MIDD>\n<pm: ties_svd :density=0.5: rank = 32> <pm>"
+    text = "a <b> cat, <lora:style:0.8> (red:1.2) <lyco:char:0.6:lbw=MIDD>\n<pm: ties_svd :density=0.5: rank = 32>"
     assert parse_prompt(text) == Request(
         (LoraTag("style", 0.8, 0.8), LoraTag("char", 0.6, 0.6, "MIDD")),
         ModeTag("ties_svd", {"density": "0.5", "rank": "32"}),
@@ -63,20 +64,41 @@ def test_prompt_without_tags() -> None:
     ("text", "message"),
     [
         ("<pm:add><pm:ties>", "There are 2 <pm:…> tags; allowed: one."),
-        ("<lora:style:much>", "The strength 'much' in 'style:much' is not a number."),
-        ("<lora:style:inf>", "The strength 'inf' in 'style:inf' is not a number."),
-        ("<lora:style:1:nan>", "The strength 'nan' in 'style:1:nan' is not a number."),
-        ("<lora:style:>", "The strength '' in 'style:' is not a number."),
-        ("<pm:add:0.5>", "'0.5' in <pm:add:0.5> should read option=value; options: lambda."),
+        (
+            "<lora:style:much>",
+            "The strength 'much' in '<lora:style:much>' is not a number. Block weights are written lbw=much.",
+        ),
+        ("<lora:style:inf>", "The strength 'inf' in '<lora:style:inf>' is not a number."),
+        ("<lora:style:1:nan>", "The strength 'nan' in '<lora:style:1:nan>' is not a number."),
+        ("<lora:style:>", "The strength '' in '<lora:style:>' is not a number."),
+        ("<pm:add:0.5>", "'0.5' in '<pm:add:0.5>' should read option=value; options: lambda."),
         ("<pm:ties:density=2>", "density is '2'; allowed: a number from 0 to 1."),
         ("<pm:add:ranks=4>", "Mode add has no option 'ranks'; its options are: lambda."),
+        ("<pm:add_svd:rank=4:svd_rank=9>", "<pm:add_svd:rank=4:svd_rank=9> says svd_rank more than once: rank=4 and …"),
+        ("<pm:ties:density=0.5:Density = 0.5>", "<pm:ties:density=0.5:Density = 0.5> says density more than once: …"),
+        ("<pm:ties:seed=1:seed=2>", "<pm:ties:seed=1:seed=2> says seed more than once: seed=1 and seed=2. …"),
+        ("<lora:a:te=1:te=0.5>", "<lora:a:te=1:te=0.5> says te more than once: te=1 and te=0.5. Leave one of them."),
+        ("<lora:a:lbw=MIDD:w=OUTD>", "<lora:a:lbw=MIDD:w=OUTD> says lbw more than once: lbw=MIDD and w=OUTD. …"),
+        ("<lora:a:1:MIDD:w=OUTD>", "<lora:a:1:MIDD:w=OUTD> has block weights twice: MIDD and lbw=OUTD."),
+        ("<lora:a:1:pm=of>", "pm is 'of' in <lora:a:1:pm=of>; allowed: off, …"),
+        (
+            "<pm:ties:densty=1>",
+            "Mode ties has no option 'densty'; its options are: density, lambda. Did you mean density?",
+        ),
+        ("<pm:Tie>", "There is no mode 'tie'; …"),
+        ("<lora:a:0,8>", "The strength '0,8' in '<lora:a:0,8>' is not a number. Write 0.8, with a point."),
+        (
+            "<lora:a:1:1:4>",
+            "4 in '<lora:a:1:1:4>' cannot be merged; allowed: a name, two strengths (a third number is …",
+        ),
         ("<pm:add:rank=-4>", "svd_rank is '-4'; allowed: a whole number, 1 or more."),
     ],
 )
 def test_messages(text: str, message: str) -> None:
     with pytest.raises(MergeInputError) as caught:
         parse_prompt(text)
-    assert str(caught.value) == message
+    said = str(caught.value)
+    assert said.startswith(message.removesuffix("…")) if message.endswith("…") else said == message
 
 
 def test_options_of_other_modes_are_no_error() -> None:
@@ -129,7 +151,7 @@ def test_file_without_a_name(text: str) -> None:
 names = st.text(st.characters(exclude_characters="<>:", exclude_categories=["C"]), min_size=1).filter(
     lambda name: name == name.strip()
 )
-strengths = st.floats(allow_nan=False, allow_infinity=False)
+strengths = st.floats(-LIMIT, LIMIT)
 tags = st.builds(
     LoraTag,
     names,
@@ -137,7 +159,7 @@ tags = st.builds(
     strengths,
     st.sampled_from(["", "MIDD", "1,0,0.5", "IN04=0.5,OUT03-OUT06=0,mlp=0"]),
     st.booleans(),
-)
+).filter(lambda tag: not (tag.stacked and "=" in tag.name + tag.lbw))  # the WebUI reads those differently
 
 
 @given(st.lists(tags, max_size=3))
@@ -164,24 +186,26 @@ def test_any_strengths_after_a_file(model: float, clip: float, path: str) -> Non
     assert parse_file(f"{path}:{model!r}:{clip!r}") == LoraTag(path, model, clip)
 
 
-@pytest.mark.parametrize("item", ["start=10", "lbwe=ATTN", "dyn=4", "lwb=MIDD", "0.5"])
+@pytest.mark.parametrize("item", ["start=10", "lbwe=ATTN", "dyn=4", "lwb=MIDD", "4"])
 def test_what_a_merge_cannot_do_is_refused_unless_the_host_stacks_it(item: str) -> None:
     body = f"style:0.8:0.6:{item}"
     with pytest.raises(MergeInputError) as caught:
         parse_lora(body)
-    assert str(caught.value).startswith(f"{item} in <lora:{body}> cannot be merged; allowed: a name, two strengths,")
+    assert str(caught.value).startswith(f"{item} in '<lora:{body}>' cannot be merged; allowed: a name, two strengths ")
+    assert "lbw=" in str(caught.value)
     assert parse_lora(f"{body}:pm=off").stacked
 
 
 @pytest.mark.parametrize("mode", MODES.values(), ids=list(MODES))
 @given(st.data())
 def test_the_mode_tag_that_is_written_reads_the_same(mode: Mode, data: st.DataObject) -> None:
+    ranks = st.integers(1, 2**63 - 1)
     drawn = {
         "density": st.floats(0, 1),
         "seed": st.integers(0, 2**63 - 1),
         "lambda": strengths,
-        "svd_rank": st.integers(1) if mode.method.linear else st.none() | st.integers(1),
-        "svd_conv_rank": st.none() | st.integers(0),
+        "svd_rank": ranks if mode.method.linear else st.none() | ranks,
+        "svd_conv_rank": st.none() | st.just(0) | ranks,
     }
     options = {name: data.draw(drawn[name]) for name in mode.options}
     tag = parse_pm(write_pm(mode, options))

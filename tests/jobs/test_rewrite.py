@@ -13,7 +13,7 @@ from lib_pm.core.errors import MergeInputError
 from lib_pm.core.registry import MODES
 from lib_pm.jobs import rewrite as edits
 from lib_pm.jobs.prompt import parse_prompt
-from lib_pm.jobs.rewrite import Edit, Tags, read_tags, rewrite
+from lib_pm.jobs.rewrite import Edit, read_tags, rewrite
 
 PROMPT = "a <b> cat, <lora:sub/style:0.8> (red:1.2) <lyco:char:0.6:lbw=MIDD>, <lora:lcm:1:pm=off> <pm:ties_svd:rank=16>"
 
@@ -36,7 +36,12 @@ def option(name: str, text: str) -> Edit:
 
 def test_tags() -> None:
     tags = read_tags(PROMPT)
-    assert tags == Tags(("sub/style:0.8", "char:0.6:lbw=MIDD", "lcm:1:pm=off"), "ties_svd:rank=16")
+    assert [str(tag) for tag in tags.loras] == [
+        "<lora:sub/style:0.8>",
+        "<lyco:char:0.6:lbw=MIDD>",
+        "<lora:lcm:1:pm=off>",
+    ]
+    assert str(tags.pm) == "<pm:ties_svd:rank=16>"
     assert tags.merged == [1, 2]
 
 
@@ -47,8 +52,8 @@ def test_tags() -> None:
         ("style:0.8", {"model": 0.0, "clip": 0.0}, "style:0"),
         ("style:0.8", {"model": -1.0}, "style:0.8:-1"),
         ("style:0.8", {"clip": 0.25}, "style:0.25:0.8"),
-        ("style:te=0.8:unet=0.5", {"clip": 1.0}, "style:1:0.5"),
-        ("style:0.8:0.4:lbw=MIDD", {"clip": 0.4}, "style:0.4:lbw=MIDD"),
+        ("style:te=0.8:unet=0.5", {"clip": 1.0}, "style:te=1:unet=0.5"),
+        ("style:0.8:0.4:lbw=MIDD", {"clip": 0.4}, "style:0.4:0.4:lbw=MIDD"),
         (
             "style:0.8:lbw=IN04=0.5,MID=0:start=3:pm=off",
             {"model": 2.0},
@@ -122,7 +127,7 @@ def test_what_is_asked_for_beside_the_prompt_becomes_its_tag() -> None:
             option("density", "0.5"),
             "density is an option of a merge, and none is asked for; write a <pm:",
         ),
-        ("<lora:a:much>", strength(1, model=1.0), "The strength 'much' in 'a:much' is not a number."),
+        ("<lora:a:much>", strength(1, model=1.0), "The strength 'much' in '<lora:a:much>' is not a number."),
         ("<pm:ties:densty=0.5>", mode("add"), "Mode ties has no option 'densty'; its options are: density, lambda."),
         ("<pm:tie>", option("density", "0.5"), "There is no mode 'tie'; the modes are: "),
         ("<pm:ties>", mode("tie"), "There is no mode 'tie'; the modes are: "),

@@ -58,6 +58,9 @@ def test_adding_lines(page: Page) -> None:
     assert page.values["pm_recipe"] == "<lora:style:1>\n<lora:char:1>"
     page.click("pm_add_button", pm_add=None)
     assert page.values["pm_recipe"] == "<lora:style:1>\n<lora:char:1>"
+    page.click("pm_add_button", pm_add="odd:name")
+    assert page.values["pm_recipe"] == "<lora:style:1>\n<lora:char:1>"
+    assert "&#x27;odd:name&#x27; cannot be written into a" in page.values["pm_check"]
 
 
 class TestCheck:
@@ -84,6 +87,22 @@ class TestCheck:
         assert "2 LoRAs, 1 switched off." in page.values["pm_check"]
         assert "could not be written" in page.values["pm_check"]
 
+    def test_all_that_is_wrong_is_said_together(self, page: Page) -> None:
+        page.change("pm_recipe", "<lora:style:1>\n<lora:gone:x>\n<lora:gone:1>\n<lora:char:1:lbw=NOPE>\n<lora:char:1")
+        told = page.values["pm_check"]
+        assert "4 things are wrong" in told
+        for text in (
+            "Line 5, column 1",
+            "The strength &#x27;x&#x27;",
+            "no LoRA &#x27;gone&#x27;",
+            "preset &#x27;NOPE&#x27;",
+        ):
+            assert text in told
+
+    def test_a_pasted_prompt_is_no_error(self, page: Page) -> None:
+        page.change("pm_recipe", "a (red:1.2) cat, 16:9, <3 <b>\n<lora:style:1> in [a:b:0.5]\n(masterpiece:1.1)")
+        assert "1 LoRA." in page.values["pm_check"]
+
     @pytest.mark.parametrize(
         ("text", "message"),
         [
@@ -93,6 +112,14 @@ class TestCheck:
             ("<lora:../style:1>", "There is no LoRA &#x27;../style&#x27; in the folder loras."),
             ("<lora:style:1:pm=off>", "pm=off leaves a LoRA out of a merge"),
             ("<lora:style:1><pm:tie>", "There is no mode"),
+            ("<lora:style:1>\n<lora:char:0.7", "Line 2, column 1: &#x27;&lt;lora:char:0.7&#x27; is no tag"),
+            ("# <lora:char:1>\n<lora:style:1><pm>", "Line 2, column 15: &#x27;&lt;pm&gt;&#x27; is no tag"),
+            ("<lora:style:1>\nchar:1", "Line 2, column 1: &#x27;char:1&#x27; is no tag"),
+            ("<char:1:lbw=MIDD>", "Line 1, column 2: &#x27;char:1:lbw=MIDD&#x27; is no tag"),
+            ("<lora:style:1:lbw=1,0,0>", "3 block weights; allowed for Stable Diffusion 1"),
+            (f"<lora:style:1:lbw={','.join('1' * 61)}>", "style: 61 block weights; allowed for Stable Diffusion 1"),
+            ("<lora:style:1:lbw=D00=1>", "there is no block &#x27;D00&#x27;"),
+            ("<lora:style:1:lbw=IN44=1>", "there is no block &#x27;IN44&#x27;"),
             ("# <lora:style:1>", "There is no LoRA to merge"),
             ("a cat", "There is no LoRA to merge"),
         ],
