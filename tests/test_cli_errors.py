@@ -86,7 +86,7 @@ HELP = "(python -m lib_pm merge --help tells more)"
         ([A, "--dense"], f"unrecognized arguments: --dense. Did you mean --density or --device or --verbose? {HELP}"),
         (
             [A, "--svdrank=4"],
-            f"unrecognized arguments: --svdrank=4. Did you mean --svd-rank or --svd-conv-rank? {HELP}",
+            "unrecognized arguments: --svdrank=4. Did you mean --svd-rank or …",
         ),
         ([A, "--zzz"], f"unrecognized arguments: --zzz {HELP}"),
         ([":0.5"], "':0.5' names no file; write FILE, FILE:STRENGTH or FILE:MODEL:CLIP."),

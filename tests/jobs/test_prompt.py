@@ -91,7 +91,7 @@ def test_prompt_without_tags() -> None:
             "<lora:a:1:1:4>",
             "4 in '<lora:a:1:1:4>' cannot be merged; allowed: a name, two strengths (a third number is …",
         ),
-        ("<pm:add:rank=-4>", "svd_rank is '-4'; allowed: a whole number, 1 or more."),
+        ("<pm:add:rank=-4>", "svd_rank is '-4'; allowed: a whole number, 1 or more, or full."),
     ],
 )
 def test_messages(text: str, message: str) -> None:
