@@ -72,7 +72,7 @@ HELP = "(python -m lib_pm merge --help tells more)"
         ([A, "--lambda", "much"], f"lambda is 'much'; allowed: {FACTOR}."),
         ([A, "--dtype", "int8"], "dtype is 'int8'; allowed: float32, float16, bfloat16, float64."),
         ([A, "--save-dtype", "int8"], "save_dtype is 'int8'; allowed: float32, float16, bfloat16, float64."),
-        ([A, "--device", "npu"], "device is 'npu'; allowed: auto, cpu, cuda, mps."),
+        ([A, "--device", "npu"], "device is 'npu'; allowed: auto, cpu, cuda, mps, or one of several GPUs as cuda:1."),
         ([A, "--apply", "unet"], "apply is 'unet'; allowed: model + clip, model, clip."),
         ([A, "--layers", "attn,conv"], "layers is 'conv'; allowed: attn, mlp, te, other."),
         ([A, "--layers", ""], "layers is ''; allowed: attn, mlp, te, other."),

@@ -241,5 +241,8 @@ def _sizes(shapes: Mapping[Part, Iterable[int]]) -> str:
 
 
 def _with_mid(mid: Tensor, down: Tensor) -> Tensor:
-    """The down factor of a CP layer: mid (r, r, kh, kw) after down (r, in, 1, 1), as (r, in, kh, kw) in float32."""
-    return torch.einsum("pqhw,qi->pihw", mid.float(), down.float().flatten(1))
+    """The down factor of a CP layer: mid (r, r, kh, kw) after down (r, in, 1, 1), as (r, in, kh, kw) in float32.
+
+    Added up in float64 and rounded once: in float32 each processor rounds in an order of its own.
+    """
+    return torch.einsum("pqhw,qi->pihw", mid.double(), down.double().flatten(1)).float()

@@ -48,7 +48,7 @@ def test_float32_on_every_device_is_float64_on_the_cpu(tmp_path: Path, mode: str
 def test_unknown_device() -> None:
     with pytest.raises(MergeInputError) as caught:
         choose_device("npu")
-    assert str(caught.value) == f"device is 'npu'; allowed: {', '.join(DEVICES)}."
+    assert str(caught.value) == f"device is 'npu'; allowed: {', '.join(DEVICES)}, or one of several GPUs as cuda:1."
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:1", "mps"])
@@ -61,16 +61,61 @@ def test_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch, name: str) ->
     assert choose_device("auto") == torch.device("cpu")
 
 
+@pytest.mark.parametrize(
+    "name", ["cpu:x", "cpu:", "cuda:-1", "cuda:1.5", "cuda:\u0661", "cuda:" + "9" * 5000, "", None]
+)
+def test_what_is_no_device(monkeypatch: pytest.MonkeyPatch, name: str | None) -> None:
+    gpus(monkeypatch, 2)
+    with pytest.raises(MergeInputError) as caught:
+        choose_device(name)
+    assert repr(name) in str(caught.value)
+    assert "auto, cpu, cuda, mps" in str(caught.value)
+
+
+def gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: count - 1)
+
+
+def test_one_of_several_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus(monkeypatch, 2)
+    assert choose_device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(MergeInputError, match=r"'cuda:2'.* it has: cpu, cuda:0, cuda:1"):
+        choose_device("cuda:2")
+    with pytest.raises(MergeInputError, match=r"'cpu:1'.* it has: cpu"):
+        choose_device("cpu:1")
+
+
+def test_auto_is_cuda_or_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has run MPS yet: it has to be asked for."""
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    gpus(monkeypatch, 0)
+    assert choose_device("auto") == torch.device("cpu")
+    assert choose_device("mps") == torch.device("mps")
+    gpus(monkeypatch, 1)
+    assert choose_device("auto") == torch.device("cuda")
+
+
+def test_the_callers_gpu_is_the_one_of_all_workers(monkeypatch: pytest.MonkeyPatch, full_gpu: FullGpu) -> None:
+    """Each thread has a current GPU of its own, the first to begin with."""
+    full_gpu()
+    gpus(monkeypatch, 2)
+    seen: list[torch.device] = []
+    Device("cuda").run("layer", 0, seen.append)
+    assert seen == [torch.device("cuda", 1)]
+
+
 @pytest.fixture
 def full_gpu(monkeypatch: pytest.MonkeyPatch) -> FullGpu:
-    """A GPU that says it is full at every layer but the last, if it gets an error for that. It computes as the CPU."""
+    """A GPU that raises the error, if it gets one, at every layer but the last. It computes as the CPU."""
 
-    def install(error: Exception | None = None, free: int = 1 << 30) -> list[str]:
+    def install(error: Exception | None = None, free: int = 1 << 30, kind: str = "cuda") -> list[str]:
         calls: list[str] = []
 
         class Stream:
             def __init__(self, device: torch.device) -> None:
-                self.device = device
+                calls.append("new stream")
 
             def synchronize(self) -> None:
                 calls.append("done")
@@ -84,11 +129,12 @@ def full_gpu(monkeypatch: pytest.MonkeyPatch) -> FullGpu:
             mode: Any, name: str, shares: Any, values: Any, device: torch.device, dtype: torch.dtype, **how: Any
         ) -> Any:
             calls.append(f"{device.type} {name}")
-            if error and device.type == "cuda" and name != NAMES[-1]:
+            if error and device.type == kind and name != NAMES[-1]:
                 raise error
             return merge_layer(mode, name, shares, values, torch.device("cpu"), dtype, **how)
 
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        gpus(monkeypatch, 1 if kind == "cuda" else 0)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: kind == "mps")
         monkeypatch.setattr(torch.cuda, "Stream", Stream)
         monkeypatch.setattr(torch.cuda, "stream", on)
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 1 << 34))
@@ -98,22 +144,64 @@ def full_gpu(monkeypatch: pytest.MonkeyPatch) -> FullGpu:
     return install
 
 
-@pytest.mark.parametrize(
-    "error",
-    [torch.cuda.OutOfMemoryError("CUDA out of memory."), RuntimeError("MPS backend out of memory (MPS allocated …)")],
-    ids=["cuda", "mps"],
-)
+@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError("CUDA out of memory."), RuntimeError("out of memory")])
 def test_auto_falls_back_to_the_cpu(tmp_path: Path, full_gpu: FullGpu, error: Exception) -> None:
     recipe = make_recipe(loras(tmp_path), "ties_svd")
     expected, plain = merge(recipe, device="cpu")
     calls = full_gpu(error)
     tensors, report = merge(recipe, workers=1)
     full = [[f"cuda {name}", f"cpu {name}"] for name in NAMES[:2]]
-    assert [call for call in calls if call not in ("stream", "done")] == [*full[0], *full[1], f"cuda {NAMES[2]}"]
+    assert [call for call in calls if " lora" in call] == [*full[0], *full[1], f"cuda {NAMES[2]}"]
     assert all(torch.equal(tensors[name], expected[name]) for name in expected)
     assert plain.notes == []
     assert report.notes == ["2 layers were done on the CPU: the device's memory was full"]
     assert "  note: 2 layers were done on the CPU: the device's memory was full" in report.to_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("error", "note"),
+    [
+        (
+            NotImplementedError(
+                "The operator 'aten::kthvalue.values' is not currently implemented for the MPS device."
+            ),
+            "mps cannot compute them (The operator 'aten::kthvalue.values'",
+        ),
+        (
+            TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64."),
+            "mps cannot compute them (Cannot convert a MPS Tensor to float64",
+        ),
+        (RuntimeError("MPS: mm op not supported for Double"), "mps cannot compute them (MPS: mm op"),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"), "the device's memory was full"),
+    ],
+    ids=["operation", "dtype", "operation of a dtype", "memory"],
+)
+def test_mps_falls_back_to_the_cpu(tmp_path: Path, full_gpu: FullGpu, error: Exception, note: str) -> None:
+    recipe = make_recipe(loras(tmp_path), "ties_svd")
+    expected, _ = merge(recipe, device="cpu")
+    calls = full_gpu(error, kind="mps")
+    tensors, report = merge(recipe, device="mps", workers=1)
+    full = [[f"mps {name}", f"cpu {name}"] for name in NAMES[:2]]
+    assert calls == [*full[0], *full[1], f"mps {NAMES[2]}"]
+    assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+    (found,) = report.notes
+    assert found.startswith(f"2 layers were done on the CPU: {note}")
+
+
+@pytest.mark.parametrize("error", [TypeError("unsupported operand"), RuntimeError("illegal instruction")])
+def test_bugs_on_mps_are_bugs(tmp_path: Path, full_gpu: FullGpu, error: Exception) -> None:
+    full_gpu(error, kind="mps")
+    with pytest.raises(type(error), match=str(error)):
+        merge(make_recipe(loras(tmp_path), "ties_svd"), device="mps")
+
+
+def test_a_worker_has_one_stream(tmp_path: Path, full_gpu: FullGpu) -> None:
+    """torch keeps memory apart for each stream: one per layer would let none of it be used again."""
+    calls = full_gpu()
+    recipe = make_recipe(loras(tmp_path), "ties_svd")
+    merge(recipe, workers=1)
+    assert calls.count("new stream") == 1
+    assert calls.count("stream") == calls.count("done") == len(NAMES)
 
 
 def test_a_device_that_was_asked_for_does_not_fall_back(tmp_path: Path, full_gpu: FullGpu) -> None:
@@ -139,7 +227,7 @@ def test_a_layer_that_would_not_fit_is_not_tried(tmp_path: Path, full_gpu: FullG
     calls = full_gpu(free=20 * 900 * 700)
     tensors, report = merge(recipe, workers=1)
     assert calls == [
-        *("stream", f"cuda {NAMES[0]}", "done"),
+        *("new stream", "stream", f"cuda {NAMES[0]}", "done"),
         f"cpu {NAMES[1]}",
         *("stream", f"cuda {NAMES[2]}", "done"),
     ]

@@ -80,6 +80,7 @@ def test_fixed_rank_is_the_best_approximation(source: Path, rank: int, conv_rank
     expected_ranks[NARROW] = min(expected_ranks[NARROW], 4)  # the weight has no more
     assert ranks_of(tensors) == expected_ranks
     kept_all = total_all = 0.0
+    rounding = 4 * 2**-24  # the CP layer's down factor is rounded to float32: both energies, squares, move by 2 · 2⁻²⁴
     energies = {layer.name: layer.kept_energy for layer in report.layers}
     for name, whole in before.items():
         values = torch.linalg.svdvals(whole).square()
@@ -87,8 +88,8 @@ def test_fixed_rank_is_the_best_approximation(source: Path, rank: int, conv_rank
         kept_all, total_all = kept_all + kept, total_all + total
         error = float((after[name] - whole).norm())
         assert error <= (total - kept) ** 0.5 * (1 + 1e-6) + 1e-6 * total**0.5
-        assert energies[name] == (pytest.approx(kept / total, rel=1e-9) if total else None)
-    assert report.kept_energy == pytest.approx(kept_all / total_all, rel=1e-9)
+        assert energies[name] == (pytest.approx(kept / total, rel=rounding if name == CP else 1e-9) if total else None)
+    assert report.kept_energy == pytest.approx(kept_all / total_all, rel=rounding)
 
 
 def test_shapes_and_scale_are_kept(source: Path) -> None:
@@ -213,7 +214,10 @@ def test_messages_of_rules(text: str, message: str) -> None:
             {"rank": 4, "save_dtype": "int8"},
             "save_dtype is 'int8'; allowed: float32, float16, bfloat16, float64.",
         ),
-        ({"rank": 4, "device": "npu"}, "device is 'npu'; allowed: auto, cpu, cuda, mps."),
+        (
+            {"rank": 4, "device": "npu"},
+            "device is 'npu'; allowed: auto, cpu, cuda, mps, or one of several GPUs as cuda:1.",
+        ),
         ({"rank": 4, "workers": 0}, "threads is 0; allowed: a whole number, 1 or more."),
     ],
     ids=lambda value: str(value),
