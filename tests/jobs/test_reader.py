@@ -104,6 +104,18 @@ def test_delta_is_that_of_the_formula(
     assert relative_error(got, delta(tensors, name, endings)) < (2**-24 if cp else 1e-12)
 
 
+def test_a_cp_layers_down_factor_is_rounded_once(tmp_path: Path) -> None:
+    """So that no processor's order of adding up is in it, not even where most of the sum cancels."""
+    name = "lora_unet_mid_block_resnets_0_conv1"
+    tensors = make_lora({name: (24, 16, 3, 3)}, 32, cp=[name])
+    with opened(tmp_path, tensors) as file:
+        got = file.read(name).down.reshape(32, 16, 3, 3)
+    mid, down = (tensors[f"{name}.lora_{part}.weight"].double() for part in ("mid", "down"))
+    terms = mid.unsqueeze(2) * down.reshape(1, 32, 16, 1, 1)
+    exact = terms.sum(1)
+    assert bool(((got - exact).abs() <= 2**-24 * exact.abs() + 2**-48 * terms.abs().sum(1)).all())
+
+
 def test_alpha_of_one_entry(tmp_path: Path) -> None:
     tensors = make_lora({ATTENTION: (24, 16)}, 4) | {f"{ATTENTION}.alpha": torch.tensor([2.0])}
     with opened(tmp_path, tensors) as file:
