@@ -126,27 +126,42 @@ def make_recipe(
 
 
 def recipe_from_json(value: Mapping[str, Any], paths: Iterable[Path]) -> Recipe:
-    """The recipe that `to_json` wrote, with the files that its LoRAs are now, in the same order."""
-    try:
-        written, paths = value["loras"], list(paths)
-        if len(written) != len(paths):
-            raise MergeInputError(f"The recipe is of {len(written)} LoRAs, {len(paths)} were given.")
-        uses = [
-            LoraUse(path, lora["model"], lora["clip"], lora["lbw"]) for path, lora in zip(paths, written, strict=True)
-        ]
-        recipe = make_recipe(
-            uses,
-            value["mode"],
-            value["options"],
-            apply=value["apply"],
-            layers=value["layers"],
-            dtype=value["dtype"],
-            save_dtype=value["save_dtype"],
-            precision=value.get("precision", "normal"),
-        )
-        return replace(recipe, contents=tuple(lora["content"] for lora in written))
-    except (KeyError, TypeError) as error:
-        raise MergeInputError(f"This is not a recipe of Power Merger: {error!r} is missing or wrong.") from error
+    """The recipe that `to_json` wrote, with the files that its LoRAs are now, in the same order.
+
+    Files come from everywhere: a part that is missing or of another type is a MergeInputError.
+    """
+    written, paths = _part(value, "loras", list), list(paths)
+    if len(written) != len(paths):
+        raise MergeInputError(f"The recipe is of {len(written)} LoRAs, {len(paths)} were given.")
+    uses = [
+        LoraUse(path, _part(lora, "model", (int, float)), _part(lora, "clip", (int, float)), _part(lora, "lbw", str))
+        for path, lora in zip(paths, written, strict=True)
+    ]
+    contents = tuple(_part(lora, "content", str) for lora in written)
+    recipe = make_recipe(
+        uses,
+        _part(value, "mode", str),
+        _part(value, "options", dict),
+        apply=_part(value, "apply", str),
+        layers=[_typed("layers", kind, str) for kind in _part(value, "layers", list)],
+        dtype=_part(value, "dtype", str),
+        save_dtype=_part(value, "save_dtype", str),
+        precision=_typed("precision", value.get("precision", "normal"), str),
+    )
+    return replace(recipe, contents=contents)
+
+
+def _part(value: object, name: str, kind: type | tuple[type, ...]) -> Any:
+    """A part of a recipe as it was written, of the type that it has to be."""
+    if not isinstance(value, dict) or name not in value:
+        raise MergeInputError(f"This is not a recipe of Power Merger: {name} is missing in {quoted(value)}.")
+    return _typed(name, value[name], kind)
+
+
+def _typed(name: str, part: object, kind: type | tuple[type, ...]) -> Any:
+    if not isinstance(part, kind) or isinstance(part, bool):
+        raise MergeInputError(f"This is not a recipe of Power Merger: {name} is {quoted(part)}.")
+    return part
 
 
 def _strength(value: float, use: LoraUse) -> float:

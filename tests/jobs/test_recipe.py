@@ -177,6 +177,12 @@ def without(field: str) -> dict[str, Any]:
     return written
 
 
+def with_first_lora(field: str, value: object) -> dict[str, Any]:
+    written = made().to_json(CONTENTS)
+    written["loras"][0][field] = value
+    return written
+
+
 @pytest.mark.parametrize(
     "written",
     [
@@ -184,8 +190,13 @@ def without(field: str) -> dict[str, Any]:
         made().to_json(CONTENTS) | {"loras": [{"name": "a"}, {"name": "b"}]},
         made().to_json(CONTENTS) | {"loras": 3},
         [],
+        None,
+        *(made().to_json(CONTENTS) | {field: value} for field in made().to_json(CONTENTS) for value in (3, None, True)),
+        *(made().to_json(CONTENTS) | {field: {} if field != "options" else []} for field in made().to_json(CONTENTS)),
+        *(with_first_lora(field, value) for field in ("model", "clip", "lbw", "content") for value in ([], None, True)),
+        made().to_json(CONTENTS) | {"layers": ["attn", 3]},
     ],
-    ids=lambda value: str(list(value))[:60],
+    ids=lambda value: str(value)[:60],
 )
 def test_what_is_no_recipe(written: Any) -> None:
     with pytest.raises(MergeInputError, match=r"^This is not a recipe of Power Merger: "):
