@@ -64,12 +64,24 @@ class Layer:
     def nbytes(self) -> int:
         return self.up.nbytes + self.down.nbytes
 
+    @property
+    def most(self) -> float:
+        """At least the norm of ΔW: scale · ‖up‖ · ‖down‖. inf or NaN where float32 cannot hold one of the three."""
+        scale, up, down = (float(_norm(factor)) for factor in (torch.tensor(self.scale), self.up, self.down))
+        return scale * up * down
+
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Layer:
         return Layer(self.shape, self.up.to(device, dtype), self.down.to(device, dtype), self.scale)
 
     def delta(self, out: Tensor | None = None) -> Tensor:
         """ΔW as a matrix: (out, in·kh·kw), dtype of the factors. out: where to put it."""
         return torch.mm(self.up * self.scale, self.down, out=out)
+
+
+def _norm(factor: Tensor) -> Tensor:
+    factor = factor.float() if factor.dtype == torch.float64 else factor
+    norm: Tensor = torch.linalg.vector_norm(factor, dtype=torch.float32)
+    return norm
 
 
 def all_finite(tensor: Tensor) -> bool:

@@ -23,6 +23,7 @@ from lib_pm.jobs.header import DTYPES, Entry
 from lib_pm.jobs.peft_config import PeftConfig, read_peft_config
 from lib_pm.jobs.stamps import Facts, Stamp
 from lib_pm.jobs.tensors import TensorFile
+from lib_pm.jobs.visible import whole
 
 # A mid factor multiplied into the down factor may have this many numbers, or so many times those of the layer's own
 # factors, whichever is more. Of what models have, 3×3 at 2560 channels and rank 256 comes to 6 million; a file of a
@@ -57,7 +58,7 @@ class LoraFile:
 
     @property
     def name(self) -> str:
-        return self.path.stem
+        return whole(self.path.stem)
 
     @property
     def stamp(self) -> Stamp:

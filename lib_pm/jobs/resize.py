@@ -22,7 +22,7 @@ from lib_pm.jobs.plan import Plan, PlannedLayer, open_plan
 from lib_pm.jobs.progress import Progress, silent
 from lib_pm.jobs.recipe import LoraUse, dtype_name, make_recipe
 from lib_pm.jobs.report import Report, ReportWriter
-from lib_pm.jobs.run import Finished, default_workers, finish, run_layers
+from lib_pm.jobs.run import Finished, default_workers, finish, read_layer, run_layers
 from lib_pm.jobs.writer import check_target
 
 NO_LIMIT = 1 << 20  # a rank that no layer has: a dynamic rule alone decides
@@ -178,7 +178,7 @@ class ResizeRun:
     def _work(self, planned: PlannedLayer) -> Finished:
         plan, new = self._plan, self._new
         file = plan.files[0]
-        layer = file.read(planned.sources[0].name)
+        layer = read_layer(file, planned.sources[0].name)
         needed = memory_needed(plan.recipe.mode, planned.shape, [layer.rank], layer.up.dtype)
         resized = self._device.run(
             planned.name, needed, lambda to: resize_layer(layer.to(to), new.limit(planned), new.dynamic)

@@ -24,9 +24,11 @@ from lib_pm.jobs.devices import Device, torch_dtype
 from lib_pm.jobs.plan import Plan, PlannedLayer, Source
 from lib_pm.jobs.precision import full_precision
 from lib_pm.jobs.progress import Progress
+from lib_pm.jobs.reader import LoraFile
 from lib_pm.jobs.threads import own_threads
 
 Result = TypeVar("Result")
+LARGEST = 1e17  # norm of a layer's ΔW; that of a trained one is some tens, its square in float32 at most 3e38
 MAX_WORKERS = 4  # each holds one layer's deltas; more only crowd the memory bus
 
 
@@ -90,6 +92,17 @@ def run_layers(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def read_layer(file: LoraFile, name: str) -> Layer:
+    """The layer of a file, to compute with. One that is too large for that is a MergeInputError."""
+    layer = file.read(name)
+    if not layer.most <= LARGEST:
+        raise MergeInputError(
+            f"{file.path.name}: layer {name} is too large to compute with: the norm of its change may be "
+            f"{layer.most:.3g}; allowed: up to {LARGEST:.0e}, as float32 cannot hold the squares of more."
+        )
+    return layer
+
+
 def layer_merger(plan: Plan, device: Device, memo: Memo | None = None) -> Callable[[PlannedLayer], Finished | None]:
     """The work of a merge: read a planned layer's sources, merge them, convert to the dtype of the file.
 
@@ -117,7 +130,7 @@ def layer_merger(plan: Plan, device: Device, memo: Memo | None = None) -> Callab
 
     def read(source: Source) -> Layer:
         file = plan.files[source.lora]
-        return memo.once((file.content, source.name), lambda: file.read(source.name))
+        return memo.once((file.content, source.name), lambda: read_layer(file, source.name))
 
     def work(planned: PlannedLayer) -> Finished | None:
         shares = [

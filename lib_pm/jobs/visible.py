@@ -27,6 +27,11 @@ def visible(text: str) -> str:
     return text
 
 
+def whole(text: str) -> str:
+    """The text as any file can hold it: half a character, as names of files may have, is written as `\\udcff`."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def as_lines(texts: Iterable[str]) -> str:
     """Texts as lines, each of them `visible`, so that none can pass for two."""
     return "\n".join(map(visible, texts))

@@ -189,3 +189,14 @@ def test_repeating_says_that_a_file_has_changed(tmp_path: Path) -> None:
     changed = merge_to_file(recipe_from_json(written, [one.path, other.path]), tmp_path / "changed.safetensors")
     assert same.notes == []
     assert changed.notes == ["three.safetensors is not the file that the recipe was made with"]
+
+
+def test_names_of_files_that_are_no_text(tmp_path: Path) -> None:
+    """Half a character in a name comes of bytes that are no UTF-8; the header of a file cannot hold it."""
+    odd = tmp_path / "caf\udce9.safetensors"
+    try:
+        lora(tmp_path, "style").path.rename(odd)
+    except (OSError, UnicodeEncodeError):
+        pytest.skip("this file system has no such names")
+    found = merged(tmp_path, make_recipe([LoraUse(odd)], "concat"))
+    assert found["modelspec.merged_from"] == "caf\\udce9"

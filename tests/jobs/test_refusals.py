@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from lib_pm.core.errors import MergeInputError
+from lib_pm.jobs.merge import merge
 from lib_pm.jobs.reader import open_lora
+from lib_pm.jobs.recipe import LoraUse, make_recipe
+from lib_pm.jobs.resize import NewRank, preview_resize
 from tests.loras import make_lora, write
 
 NAME = "lora_unet_mid_block_attentions_0_proj_in"
@@ -140,6 +143,25 @@ def test_large_finite_values_are_no_infinity(tmp_path: Path) -> None:
     tensors = LORA | {UP: torch.full((24, 4), 3e38)}
     with open_lora(write(tmp_path / "style.safetensors", tensors)) as file:
         assert float(file.read(NAME).up.max()) == pytest.approx(3e38)
+
+
+TOO_LARGE = {
+    "3e38": LORA | {UP: torch.full((24, 4), 3e38)},
+    "float64": LORA | {UP: torch.full((24, 4), 1e300, dtype=torch.float64)},
+    "times zero": LORA | {UP: torch.full((24, 4), 1e300, dtype=torch.float64), DOWN: torch.zeros(4, 16)},
+    "alpha": LORA | {ALPHA: torch.tensor(1e300, dtype=torch.float64)},
+    "product": LORA | {UP: torch.full((24, 4), 1e12), DOWN: torch.full((4, 16), 1e12)},
+}
+
+
+@pytest.mark.parametrize("tensors", TOO_LARGE.values(), ids=list(TOO_LARGE))
+@pytest.mark.parametrize("mode", ["concat", "add_svd", "ties", "ties_svd", "resize"])
+def test_values_beyond_all_arithmetic(tmp_path: Path, mode: str, tensors: dict[str, Tensor]) -> None:
+    path = write(tmp_path / "style.safetensors", tensors)
+    with pytest.raises(MergeInputError) as caught:
+        preview_resize(path, NewRank(2)) if mode == "resize" else merge(make_recipe([LoraUse(path)], mode))
+    for said in ("style.safetensors", NAME, "too large", "allowed: up to 1e+17"):
+        assert said in str(caught.value)
 
 
 def test_alpha_of_several_entries(tmp_path: Path) -> None:
