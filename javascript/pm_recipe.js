@@ -12,7 +12,7 @@ window.powerMerger.recipe = (() => {
     const PM = /<pm:[^<>\n]+>/g; // a tag, but no LoRA
     const OFF = /^(\s*)#[ \t]*/;
     const READ = ["te", "unet", "lbw", "w", "pm"];
-    const NUMBER = /^[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?$/;
+    const NUMBER = /^[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?$/;
     const LIMIT = 1e6;
     const WEIGHTS = /^(([^,]*,){2}[^]*|(?!(nan|inf|infinity)$)[^0-9+.,-][^,]*)$/i;
     const UNWRITABLE = /[<>:\x00-\x1f\x7f]/;

@@ -53,7 +53,12 @@ class Axis:
 
     def split(self, text: str) -> list[str]:
         """The values in a text with commas; on an axis of numbers nothing but numbers and ranges gets through."""
-        values = [value.strip() for row in csv.reader([text], skipinitialspace=True) for value in row] or [""]
+        try:
+            values = [value.strip() for row in csv.reader([text], skipinitialspace=True) for value in row] or [""]
+        except csv.Error as error:
+            raise MergeInputError(
+                f"{self.name}: {quoted(text)} is no list of values with commas between them ({error})."
+            ) from error
         if self.type is str:
             return values
         for value in values:

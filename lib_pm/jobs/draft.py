@@ -28,7 +28,7 @@ from lib_pm.jobs.tag import Tag, check_text, has_tags, split_text, tags_of
 
 OFF = "#"  # in front of a line: that LoRA is switched off
 # A line that is nothing but `name:0.8`: a LoRA without its `<lora:` and `>`. `(red:1.2)` is a prompt's.
-_BARE = re.compile(r"\s*<?\s*([^<>()\[\]{}:,|]+:\s*[-+]?\.?[0-9][^<>()\[\]{}]*)>?\s*")
+_BARE = re.compile(r"<?([^<>()\[\]{}:,|]+:\s*[-+]?\.?[0-9][^<>()\[\]{}]*)>?")
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,12 @@ class Draft:
         """What is right of it; what is wrong is collected."""
         request = collect_prompt(self.active, faults)
         for number, line in enumerate(self.active.split("\n"), 1):
-            if not has_tags(line) and (bare := _BARE.fullmatch(line)):
+            if not has_tags(line) and (bare := _BARE.fullmatch(line.strip())):
+                name = bare[1].strip()
                 with faults.collected():
                     raise MergeInputError(
-                        f"Line {number}, column {bare.start(1) + 1}: {quoted(bare[1].strip())} is no tag; "
-                        f"write {quoted(f'<lora:{bare[1].strip()}>')}."
+                        f"Line {number}, column {line.index(name) + 1}: {quoted(name)} is no tag; "
+                        f"write {quoted(f'<lora:{name}>')}."
                     )
         with faults.collected():
             stacked = [tag.name for tag in request.loras if tag.stacked]

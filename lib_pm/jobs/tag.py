@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from lib_pm.core.errors import Faults, MergeInputError, quoted
 from lib_pm.core.params import parse_factor
@@ -22,9 +23,11 @@ _TAG = re.compile(r"<(lora|lyco|pm):([^<>\n]+)>")
 _LIKE = re.compile(r"<(?:(lora|lyco|pm)(?=[\s:=<>：＝]|$)|[ \t]+(lora|lyco|pm)(?=[ \t]*[:=：＝]))", re.IGNORECASE)
 _HOW = {"lora": "<lora:NAME:STRENGTH>", "lyco": "<lora:NAME:STRENGTH>", "pm": "<pm:MODE:option=value>"}
 _READ = ("te", "unet", "lbw", "w", "pm")
-_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+_NUMBER = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 # Block weights in the place of a strength: three numbers or more, or a preset's name.
 _WEIGHTS = re.compile(r"([^,]*,){2}.*|(?!(nan|inf|infinity)$)[^0-9+.,-][^,]*", re.IGNORECASE | re.DOTALL)
+_ENDING = re.compile(r"[^<>\n]*>?")
+_MOST = 50  # of what is no tag in one text, looked for and told
 _UNWRITABLE = re.compile(r"[<>:\x00-\x1f\x7f\ud800-\udfff]")
 
 
@@ -207,28 +210,28 @@ def has_tags(text: str) -> bool:
 def check_text(text: str, kinds: Collection[str] = KINDS) -> None:
     """MergeInputError with line and column for all that looks like a tag of these kinds and is none."""
     faults = Faults()
-    for kind, line, column, found in _broken(text):
-        if kind.lower() in kinds:
-            with faults.collected():
-                raise MergeInputError(
-                    f"Line {line}, column {column}: {quoted(found)} is no tag{_why(kind, found)}; "
-                    f"write {_HOW[kind.lower()]}."
-                )
+    wrong = (broken for broken in _broken(text) if broken[0].lower() in kinds)
+    for kind, line, column, found in islice(wrong, _MOST):
+        why, how = _why(kind, found), _HOW[kind.lower()]
+        with faults.collected():
+            raise MergeInputError(f"Line {line}, column {column}: {quoted(found)} is no tag{why}; write {how}.")
     faults.tell()
 
 
 def _broken(text: str) -> Iterator[tuple[str, int, int, str]]:
     """Kind, line, column and text of each, up to where its end may be."""
-    start = 0
+    line, start = 1, 0
     for part in split_text(text):
-        if isinstance(part, str):
-            for match in _LIKE.finditer(part):
-                at = start + match.start()
-                ending = re.compile(r"[^<>\n]*>?").match(text, at + 1)
-                line_start = text.rfind("\n", 0, at) + 1
-                found = text[at : ending.end() if ending else None].rstrip()
-                yield match[1] or match[2], text.count("\n", 0, at) + 1, at - line_start + 1, found
+        done = 0
+        for match in _LIKE.finditer(part) if isinstance(part, str) else ():
+            at = start + match.start()
+            line += text.count("\n", start + done, at)
+            done = match.start()
+            ending = _ENDING.match(text, at + 1)
+            found = text[at : ending.end() if ending else None].rstrip()
+            yield match[1] or match[2], line, at - text.rfind("\n", 0, at), found
         start += len(str(part))
+        line += text.count("\n", start - len(str(part)) + done, start)
 
 
 def _why(kind: str, found: str) -> str:
