@@ -47,9 +47,21 @@ def build(open_accordion: Callable[..., Any], elem_id: Callable[[str], str], mod
     return Accordion([enabled, *controls.all], pasted)
 
 
-def requested(enabled: bool = False, mode: str = "", *values: object) -> str:
-    """What the accordion's arguments ask for: the body of a `<pm:…>` tag, "" if it is off."""
-    return panel_text(mode, values) if enabled else ""
+def requested(enabled: object = False, mode: object = "", *values: object) -> str:
+    """What the accordion's arguments ask for: the body of a `<pm:…>` tag, "" if it is off.
+
+    Over the API they may be anything; a MergeInputError says what they should be.
+    """
+    if enabled not in (True, False, None):
+        raise MergeInputError(f"The first argument of {TITLE} is {enabled!r}; allowed: true or false.")
+    if not enabled:
+        return ""
+    if mode is not None and not isinstance(mode, str):
+        raise MergeInputError(
+            f"The second argument of {TITLE} is {mode!r}; allowed: the name of a mode, or what a <pm:…> tag holds, as "
+            "'ties_svd:density=0.5'."
+        )
+    return panel_text(mode, values)
 
 
 def _is_on(params: Mapping[str, Any], infotext: str) -> bool:

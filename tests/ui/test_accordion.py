@@ -71,6 +71,31 @@ def test_over_the_api_a_tags_body_is_enough() -> None:
     assert accordion.requested(True, "concat") == "concat:lambda=1"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["yes", {"mode": "ties"}], "first argument of Power Merger is 'yes'; allowed: true or false"),
+        (["false"], "'false'"),
+        ([{}], "is {}"),
+        ([[True]], "is [True]"),
+        ([2], "is 2"),
+        ([True, {"mode": "ties"}], "second argument of Power Merger is {'mode': 'ties'}; allowed: the name of a mode"),
+        ([True, ["ties"]], "is ['ties']"),
+        ([True, 7], "is 7"),
+        ([True, "ties", {"density": 1}], "density is {'density': 1}; allowed: a number from 0 to 1"),
+    ],
+)
+def test_arguments_of_another_kind_are_named(arguments: list[object], said: str) -> None:
+    with pytest.raises(MergeInputError) as caught:
+        accordion.requested(*arguments)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("off", [False, None, 0])
+def test_while_it_is_off_the_others_do_not_matter(off: object) -> None:
+    assert accordion.requested(off, {}, "nonsense") == accordion.requested(off) == ""
+
+
 @pytest.mark.parametrize("mode", list(MODES))
 def test_what_an_image_was_made_with_comes_back(drawn: accordion.Accordion, mode: str) -> None:
     values = [control.value for control in drawn.controls]
