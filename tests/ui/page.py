@@ -6,7 +6,7 @@ Only what is gradio's to promise is used: events are methods of the controls, ha
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -40,6 +40,15 @@ class Page:
             return SimpleNamespace(then=partial(record, control))  # what follows is called after it
 
         return record
+
+    @property
+    def handlers(self) -> Collection[tuple[str, str]]:
+        """Which control has a handler of which event."""
+        return self._handlers.keys()
+
+    def inputs(self, name: str, event: str) -> list[Any]:
+        """The controls that a handler is told of."""
+        return [control for _, inputs, _ in self._handlers[name, event] for control in inputs]
 
     def click(self, name: str, **values: Any) -> list[dict[str, Any]]:
         """Press a button when the controls hold these values. Returns all that was shown in the course of it."""
