@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.registry import find_mode
-from lib_pm.host.guard import Answer, GuardedRoute, printable
+from lib_pm.host.guard import Answer, GuardedRoute
 from lib_pm.host.origin import Origins, check_sender
 from lib_pm.jobs.analysis import Analysis
 from lib_pm.jobs.choices import DTYPES
@@ -28,6 +28,7 @@ from lib_pm.jobs.queue import Job, QueueFull
 from lib_pm.jobs.recipe import APPLY, DEFAULT_MODE, PRECISIONS
 from lib_pm.jobs.report import Report
 from lib_pm.jobs.resize import NO_LIMIT, NewRank, parse_dynamic
+from lib_pm.jobs.visible import whole
 
 T = TypeVar("T")
 PREFIX = "/power-merger/v1"
@@ -213,7 +214,7 @@ def _checked(desk: Desk, work: Callable[[], T], status: int = 400) -> T:
         return work()
     except MergeInputError as error:
         status = 429 if isinstance(error, QueueFull) else status
-        raise HTTPException(status, printable(desk.public(str(error)))) from error
+        raise HTTPException(status, whole(desk.public(str(error)))) from error
 
 
 def _check_login(logins: str) -> Any:

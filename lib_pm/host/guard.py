@@ -12,6 +12,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
+from lib_pm.jobs.visible import whole
+
 _LONGEST = 1000  # characters that are said back of what came
 
 
@@ -37,11 +39,6 @@ class GuardedRoute(APIRoute):
         return guarded
 
 
-def printable(text: str) -> str:
-    """The text with what is no character, half of a pair, written out: nothing else can be sent."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
 def _told(error: RequestValidationError) -> list[dict[str, Any]]:
     return [
         {"loc": [_short(part) for part in fault["loc"]], "msg": _short(fault["msg"]), "type": fault["type"]}
@@ -50,7 +47,7 @@ def _told(error: RequestValidationError) -> list[dict[str, Any]]:
 
 
 def _short(part: Any) -> Any:
-    return printable(part)[:_LONGEST] if isinstance(part, str) else part
+    return whole(part)[:_LONGEST] if isinstance(part, str) else part
 
 
 def _sound(value: Any) -> Any:

@@ -8,15 +8,16 @@ from collections.abc import Iterable
 
 from lib_pm.jobs.queue import Job
 from lib_pm.jobs.report import Report
+from lib_pm.jobs.visible import visible, whole
 
 
 def problem_html(text: str) -> str:
     """An error of the user's, where the user looks."""
-    return f'<p class="pm-problem" role="alert">{html.escape(text)}</p>'
+    return f'<p class="pm-problem" role="alert">{html.escape(visible(text))}</p>'
 
 
 def note_html(text: str) -> str:
-    return f'<p class="pm-note" role="status">{html.escape(text)}</p>'
+    return f'<p class="pm-note" role="status">{html.escape(visible(text))}</p>'
 
 
 def progress_html(job: Job) -> str:
@@ -67,7 +68,7 @@ def report_html(report: Report) -> str:
 
 def table_html(head: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
     def row(cells: Iterable[object], tag: str) -> str:
-        return f"<tr>{''.join(f'<{tag}>{html.escape(str(cell))}</{tag}>' for cell in cells)}</tr>"
+        return f"<tr>{''.join(f'<{tag}>{html.escape(whole(str(cell)))}</{tag}>' for cell in cells)}</tr>"
 
     body = "".join(row(cells, "td") for cells in rows)
     return f'<table class="pm-table"><thead>{row(head, "th")}</thead><tbody>{body}</tbody></table>'

@@ -39,9 +39,9 @@ def build(desk: Desk, outside: Mapping[str, Any] | None = None) -> Any:
         def refresh() -> list[Any]:
             try:
                 loras = desk.loras()
+                return [*(new(loras) for _, new in lists), gr.update()]
             except MergeInputError as error:
                 return [*(gr.update() for _ in lists), problem_html(desk.public(str(error)))]
-            return [*(new(loras) for _, new in lists), gr.update()]
 
         def last(typed: str) -> list[Any]:
             if typed:  # before the page was whole

@@ -37,8 +37,9 @@ def draw_working(desk: Desk, elem_id: str) -> Working:
     working = Working(gr.HTML(elem_id=f"{elem_id}_status"), gr.State(""), cancel)
 
     def stop(id: str) -> None:
-        if id:
-            desk.queue.find(id).cancel()
+        for job in desk.queue.jobs:  # one that ended long ago is not among them any more
+            if job.id == id:
+                job.cancel()
 
     cancel.click(stop, inputs=[working.job], outputs=[], show_progress="hidden", queue=False)
     return working

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 from typing import Any
@@ -44,7 +43,9 @@ def test_no_handler_fails(page: Page, desk: SeenDesk) -> None:
         try:
             for _ in page.start(name, event, **values):
                 pass
-            json.dumps(page.values, ensure_ascii=False).encode()
+            for shown in page.values.values():
+                if str(shown).startswith(("<p", "<div")):
+                    shown.encode()
         except Exception as error:
             raise AssertionError(f"call {number}: {event} of {name} with {values!r:.1000}") from error
     assert not [job.error for job in desk.queue.jobs if job.error[:1].isupper() and "Error: " in job.error[:40]]
