@@ -11,6 +11,7 @@ import gradio as gr
 from lib_pm.core.errors import MergeInputError
 from lib_pm.jobs.card import Card, find_picture, joined_activation, read_card, write_card
 from lib_pm.jobs.desk import Desk
+from lib_pm.jobs.library import clear_name
 from lib_pm.jobs.report import Report
 from lib_pm.ui.messages import note_html, problem_html
 
@@ -49,11 +50,12 @@ def draw_card_form(desk: Desk) -> CardForm:
             "",
         ]
 
-    def write(name: str, activation: str, picture: str) -> str:
+    def write(name: str, activation: str, picture: str | None) -> str:
         try:
-            chosen = None if picture == _NO_PICTURE else find_picture(desk.find(picture))
-            write_card(desk.find(name), Card(activation, chosen))
-            desk.announce(desk.find(name))
+            chosen = None if not picture or picture == _NO_PICTURE else find_picture(desk.find(picture))
+            path = desk.library.find(clear_name(name))  # not by the WebUI, for which it may be another of that name
+            write_card(path, Card(activation, chosen))
+            desk.announce(path)
             return note_html(f"The card of {name} is saved.")
         except MergeInputError as error:
             return problem_html(desk.public(str(error)))

@@ -32,9 +32,9 @@ def draw_inspect(desk: Desk, draft: DraftControls, pages: Any) -> list[Listing]:
             return [problem_html(desk.public(str(error))), gr.update(visible=False)]
         return [inspection_html(inspection), gr.update(visible=inspection.recipe is not None)]
 
-    def load_recipe(name: str) -> list[Any]:
+    def load_recipe(name: str | None) -> list[Any]:
         try:
-            recipe = inspect_file(desk.find(name)).recipe or {}
+            recipe = inspect_file(desk.find(name or "")).recipe or {}
             return [gr.update(selected="merge"), gr.update(), *draft_values(from_recipe(recipe))]
         except MergeInputError as error:
             return [gr.update(), problem_html(desk.public(str(error))), *(gr.update() for _ in draft.all)]

@@ -173,7 +173,7 @@ class TestRecipes:
     def test_one_of_that_name_is_there(self, page: Page) -> None:
         for _ in range(2):
             page.click("pm_recipe_save", pm_recipe_name="mine", pm_recipe="<lora:style:1>")
-        assert "There is a recipe &#x27;mine&#x27; already" in page.values["pm_check"]
+        assert "&#x27;mine&#x27; is already there" in page.values["pm_check"]
         page.click("pm_recipe_save", pm_recipe_overwrite=True)
         assert "is saved" in page.values["pm_check"]
 
@@ -198,4 +198,17 @@ class TestCards:
         (desk.folder / "both.safetensors").unlink()
         page.click("pm_card_save")
         assert 'role="alert"' in page.values["pm_card_status"]
-        assert "There is no LoRA &#x27;both&#x27;" in page.values["pm_card_status"]
+        assert "There is no LoRA &#x27;./both&#x27;" in page.values["pm_card_status"]
+
+    def test_it_is_that_of_the_file_that_was_written(
+        self, page: Page, desk: SeenDesk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The WebUI takes a name that several files have for the one that it read last."""
+        page.click("pm_merge", pm_recipe="<lora:style:1>", pm_save_name="both", pm_mode="add", pm_save_device="cpu")
+        other = desk.folder / "sub" / "both.safetensors"
+        other.touch()
+        monkeypatch.setattr(desk, "find", lambda name: other)
+        page.click("pm_card_save", pm_card_activation="red cat", pm_card_picture=None)
+        assert "is saved" in page.values["pm_card_status"]
+        assert (desk.folder / "both.json").is_file()
+        assert not other.with_suffix(".json").exists()
