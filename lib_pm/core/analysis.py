@@ -93,8 +93,8 @@ def _block_size(device: str) -> int:
     return 2 * BLOCK if device == "cpu" else GPU_BLOCK
 
 
-def memory_needed(shape: LayerShape, ranks: Sequence[int]) -> int:
-    """About how many bytes `relate` takes on a device for LoRAs of these ranks."""
+def memory_needed(shape: LayerShape, ranks: Sequence[int], device: str = "cpu") -> int:
+    """About how many bytes `relate` takes for LoRAs of these ranks, on that kind of device."""
     factors = (2 * 8 + 4) * sum(ranks) * (shape.out + shape.columns)  # in float64 and in float32
-    deltas = 4 * min(len(ranks) * shape.out * shape.columns, GPU_BLOCK)
+    deltas = 4 * min(len(ranks) * shape.out * shape.columns, _block_size(device))
     return factors + deltas + 4 * 8 * sum(ranks) ** 2

@@ -81,7 +81,7 @@ def row_space(layers: Sequence[Layer], weights: Sequence[float], rank: int, cont
     content: seeds the random columns, so that equal input gives equal bytes.
     """
     shape = layers[0].shape
-    if shape.max_rank <= SMALL_SIDE or rank > shape.max_rank // 4:  # two passes at least
+    if _whole_is_cheaper(shape, rank):
         return None
     down = torch.cat([wide(layer.down) for layer in layers])
     if len(down) > rank:
@@ -96,3 +96,14 @@ def row_space(layers: Sequence[Layer], weights: Sequence[float], rank: int, cont
     down = torch.nn.functional.normalize(down.float(), dim=1)
     random = random_signs(shape.columns, rank - len(down), content).to(down) / shape.columns**0.5
     return torch.cat([down.T, random], dim=1)
+
+
+def _whole_is_cheaper(shape: LayerShape, rank: int) -> bool:
+    return shape.max_rank <= SMALL_SIDE or rank > shape.max_rank // 4  # it takes two passes at least
+
+
+def memory_needed(shape: LayerShape, parts: int, rank: int) -> int:
+    """About how many bytes `row_space` and `truncate_dense` take for a delta. parts: the sum of the LoRAs' ranks."""
+    if _whole_is_cheaper(shape, 2 * rank):  # at half that rank, passes soon are too many
+        return 8 * 6 * shape.out * shape.columns
+    return 8 * 5 * rank * (shape.out + shape.columns) + 8 * 4 * parts**2

@@ -18,7 +18,7 @@ from lib_pm.core.lowrank import Factors, Truncated
 from lib_pm.core.memo import Content, Memo
 from lib_pm.core.params import OptionValue
 from lib_pm.core.registry import Method, Mode
-from lib_pm.core.steps import GPU_BLOCK
+from lib_pm.core.steps import BLOCK, GPU_BLOCK
 
 
 @dataclass(frozen=True)
@@ -172,16 +172,29 @@ def _factors(
     )
 
 
-def memory_needed(mode: Mode, shape: LayerShape, ranks: Sequence[int], dtype: torch.dtype) -> int:
-    """About how many bytes `merge_layer` takes on a device for LoRAs of these ranks."""
-    factors = 8 * sum(ranks) * (shape.out + shape.columns)  # in float64
-    whole = shape.out * shape.columns
-    if mode.space == "factors":
+def memory_needed(
+    mode: Mode,
+    shape: LayerShape,
+    ranks: Sequence[int],
+    values: Mapping[str, OptionValue],
+    dtype: torch.dtype,
+    device: str = "cpu",
+) -> int:
+    """About how many bytes `merge_layer` takes for LoRAs of these ranks, on that kind of device."""
+    rank = _svd_rank(shape, values)
+    if rank == 0:
+        return 0
+    parts, whole = sum(ranks), shape.out * shape.columns
+    factors = 8 * parts * (shape.out + shape.columns)  # in float64
+    if mode.space != "delta" or (mode.method.linear and rank is None):
         return 3 * factors
-    if mode.method.linear:  # multiplied out, in float64, where the ranks are not small
-        return 3 * factors + (8 * 4 * whole if sum(ranks) > shape.max_rank // 2 else 0)
-    # the stack, a few blocks of it, and a delta in float64 that is decomposed
-    return factors + dtype.itemsize * (len(ranks) * whole + 5 * min(len(ranks) * whole, GPU_BLOCK)) + 8 * 2 * whole
+    if mode.method.linear:  # multiplied out where the ranks are not small, else the SVD of a core
+        return 3 * factors + (8 * 5 * whole if parts > shape.max_rank // 2 else 8 * 8 * parts**2)
+    block = min(len(ranks) * whole, BLOCK if device == "cpu" else GPU_BLOCK)
+    stack = dtype.itemsize * (len(ranks) * whole + 5 * block)
+    if rank is None:
+        return factors + stack + dtype.itemsize * whole
+    return factors + stack + dense.memory_needed(shape, parts, dense.rank_class(shape, rank))
 
 
 def merged_rank(mode: Mode, shape: LayerShape, ranks: Sequence[int], values: Mapping[str, OptionValue]) -> int:

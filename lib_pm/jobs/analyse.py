@@ -18,6 +18,7 @@ from lib_pm.core.scratch import Scratch
 from lib_pm.jobs.advice import meaning
 from lib_pm.jobs.analysis import Analysis, LoraAnalysis, Pair, Relation, Spectrum
 from lib_pm.jobs.devices import Device
+from lib_pm.jobs.memory import Need
 from lib_pm.jobs.plan import Plan, PlannedLayer, open_plan
 from lib_pm.jobs.progress import Progress, silent
 from lib_pm.jobs.recipe import LoraUse, Recipe, make_recipe
@@ -41,14 +42,18 @@ def analyse(
     with open_plan(recipe, progress=progress) as plan:
         scratch, totals = Scratch(), _Totals(len(plan.files))
 
+        def needed(planned: PlannedLayer) -> int:
+            return memory_needed(planned.shape, plan.ranks(planned), where.type)
+
         def work(planned: PlannedLayer) -> Relations:
             sources = [source for source in planned.sources if source.weight]
             layers = [plan.files[source.lora].read(source.name) for source in sources]
             weights = [source.weight for source in sources]
-            needed = memory_needed(planned.shape, [layer.rank for layer in layers])
             try:
                 return where.run(
-                    planned.name, needed, lambda to: relate([layer.to(to) for layer in layers], weights, scratch.empty)
+                    planned.name,
+                    needed(planned),
+                    lambda to: relate([layer.to(to) for layer in layers], weights, scratch.empty),
                 )
             except OverflowError as error:
                 names = ", ".join(plan.files[source.lora].path.name for source in sources)
@@ -57,7 +62,7 @@ def analyse(
                 ) from error
 
         chosen = dense_workers(where) if workers is None else workers
-        for planned, found in run_layers(plan.layers, work, progress, chosen, where.type):
+        for planned, found in run_layers(plan.layers, work, progress, chosen, where.type, Need(needed)):
             totals.add(_block(plan.family, planned.name), planned, found)
         return totals.analysis(plan, time.perf_counter() - start, tuple(where.notes()))
 

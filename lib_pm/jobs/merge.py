@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -11,13 +12,15 @@ from torch import Tensor
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.formats.lora import FULL, WRITTEN, Naming
 from lib_pm.core.memo import Memo
-from lib_pm.jobs.devices import Device
+from lib_pm.core.registry import Mode
+from lib_pm.jobs.devices import Device, torch_dtype
+from lib_pm.jobs.memory import ADVICE, Need
 from lib_pm.jobs.metadata import hash_metadata, longest_metadata, merged_metadata, rank_metadata, too_long
 from lib_pm.jobs.plan import Plan, PlannedLayer, open_plan
 from lib_pm.jobs.progress import Progress, silent
 from lib_pm.jobs.recipe import Recipe
 from lib_pm.jobs.report import Report, ReportWriter, counted
-from lib_pm.jobs.run import Finished, default_workers, layer_merger, run_layers
+from lib_pm.jobs.run import Finished, default_workers, layer_merger, memory_of, run_layers
 from lib_pm.jobs.writer import StreamWriter, check_target, header_size
 
 
@@ -40,7 +43,7 @@ def merge_plan(
 ) -> tuple[dict[str, Tensor], Report]:
     """`merge`, of a recipe whose files are open. memo: see `merge_layer`."""
     tensors: dict[str, Tensor] = {}
-    run = MergeRun(plan, device, progress, workers, memo)
+    run = MergeRun(plan, device, progress, workers, memo, held=_result_size(plan))
     for finished in run:
         tensors |= finished.tensors
     return tensors, run.report()
@@ -90,13 +93,21 @@ class MergeRun:
     """Iterates over the finished layers of a plan and keeps the report."""
 
     def __init__(
-        self, plan: Plan, device: str, progress: Progress, workers: int | None, memo: Memo | None = None
+        self,
+        plan: Plan,
+        device: str,
+        progress: Progress,
+        workers: int | None,
+        memo: Memo | None = None,
+        held: int = 0,
     ) -> None:
+        """held: how many bytes of the result whoever asks for it keeps in memory until the end."""
         self._plan, self._progress = plan, progress
         self._start = time.perf_counter()
         self._device = Device(device)
         self._workers = default_workers(plan.recipe.mode, self._device) if workers is None else workers
         self._work = layer_merger(plan, self._device, memo)
+        self._need = Need(partial(memory_of, plan, device=self._device), held, _advice(plan.recipe.mode))
         self._full = 0  # bytes of layers at full rank
         self._acting = False  # whether a layer is not all zeros
         mode = plan.recipe.mode
@@ -108,7 +119,9 @@ class MergeRun:
     def __iter__(self) -> Iterator[Finished]:
         for planned in self._plan.left_out:
             self._report.add(planned, None, "every weight is 0")
-        layers = run_layers(self._plan.layers, self._work, self._progress, self._workers, self._device.type)
+        layers = run_layers(
+            self._plan.layers, self._work, self._progress, self._workers, self._device.type, self._need
+        )
         for planned, finished in layers:
             self._report.add(planned, finished, "convolutions, as svd_conv_rank is 0")
             if finished:
@@ -140,6 +153,20 @@ def _acts(finished: Finished) -> bool:
     """Whether the layer changes anything: no factor is all zeros."""
     factors = [tensor for name, tensor in finished.tensors.items() if not name.endswith(".alpha")]
     return all(bool(tensor.any()) for tensor in factors)
+
+
+def _advice(mode: Mode) -> str:
+    multiplied_out = mode.space == "delta" and not mode.method.linear
+    return ADVICE + (", or merge by concat or add_svd, which need less" if multiplied_out else "")
+
+
+def _result_size(plan: Plan) -> int:
+    """About how many bytes the merged layers have, as factors or, where that is less, whole."""
+    numbers = (
+        min(layer.rank * (layer.shape.out + layer.shape.columns), layer.shape.out * layer.shape.columns)
+        for layer in plan.layers
+    )
+    return sum(numbers) * torch_dtype(plan.recipe.save_dtype).itemsize
 
 
 def write_layers(

@@ -57,6 +57,10 @@ class Plan:
     layers: tuple[PlannedLayer, ...]
     left_out: tuple[PlannedLayer, ...]
 
+    def ranks(self, layer: PlannedLayer) -> list[int]:
+        """The stored ranks of the LoRAs that have a weight in a layer."""
+        return [self.files[source.lora].layers[source.name].rank for source in layer.sources if source.weight]
+
     @property
     def alpha(self) -> int:
         """The alpha of all layers that are written: the rank of most of them.

@@ -14,8 +14,10 @@ from torch import Tensor
 from lib_pm.core import lowrank
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.layers import Layer
+from lib_pm.core.registry import MODES
 from lib_pm.core.spaces import MergedLayer, memory_needed
 from lib_pm.jobs.devices import Device, torch_dtype
+from lib_pm.jobs.memory import Need
 from lib_pm.jobs.merge import write_layers
 from lib_pm.jobs.metadata import merged_metadata
 from lib_pm.jobs.plan import Plan, PlannedLayer, open_plan
@@ -169,7 +171,8 @@ class ResizeRun:
         self._report = ReportWriter(f"{file.path.name} resized to {new}", [file])
 
     def __iter__(self) -> Generator[Finished, None, None]:
-        layers = run_layers(self._plan.layers, self._work, self._progress, self._workers, self._device.type)
+        need = Need(self._memory_of)
+        layers = run_layers(self._plan.layers, self._work, self._progress, self._workers, self._device.type, need)
         for planned, finished in layers:
             self._report.add(planned, finished, "")
             if finished:
@@ -179,11 +182,17 @@ class ResizeRun:
         plan, new = self._plan, self._new
         file = plan.files[0]
         layer = read_layer(file, planned.sources[0].name)
-        needed = memory_needed(plan.recipe.mode, planned.shape, [layer.rank], layer.up.dtype)
         resized = self._device.run(
-            planned.name, needed, lambda to: resize_layer(layer.to(to), new.limit(planned), new.dynamic)
+            planned.name,
+            self._memory_of(planned),
+            lambda to: resize_layer(layer.to(to), new.limit(planned), new.dynamic),
         )
         return finish(planned, resized, plan.naming, self._dtype, min(new.rank, plan.alpha), [file.path.name])
+
+    def _memory_of(self, planned: PlannedLayer) -> int:
+        """As for the sum of one LoRA, whose truncation a resize is."""
+        options, ranks = {"svd_rank": self._new.limit(planned)}, self._plan.ranks(planned)
+        return memory_needed(MODES["add_svd"], planned.shape, ranks, options, torch.float32, self._device.type)
 
     def report(self) -> Report:
         report = self._report.finish(time.perf_counter() - self._start)

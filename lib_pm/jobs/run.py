@@ -21,6 +21,7 @@ from lib_pm.core.registry import Mode
 from lib_pm.core.scratch import Scratch
 from lib_pm.core.spaces import FullLayer, MergedLayer, Share, memory_needed, merge_layer
 from lib_pm.jobs.devices import Device, torch_dtype
+from lib_pm.jobs.memory import NOTHING, Need
 from lib_pm.jobs.plan import Plan, PlannedLayer, Source
 from lib_pm.jobs.precision import full_precision
 from lib_pm.jobs.progress import Progress
@@ -63,15 +64,20 @@ def run_layers(
     progress: Progress,
     workers: int,
     device: str = "cpu",
+    need: Need = NOTHING,
 ) -> Iterator[tuple[PlannedLayer, Result]]:
     """`work` on every layer, results in the given order. At most twice as many layers as workers are held at a time.
 
     It runs on threads of its own, each for itself, and multiplies in full: bytes depend neither on how many there are
-    nor on what the host has set, and nothing is set that a host would see. device: the kind that `work` computes on.
+    nor on what the host has set, and nothing is set that a host would see. device: the kind that `work` computes on. On
+    the CPU there are fewer workers where the memory is tight; a MergeInputError where it is full.
     Closing the iterator, or an exception from `progress` or `work`, cancels what has not begun and waits for the rest.
     """
     if workers < 1:
         raise MergeInputError(f"threads is {workers}; allowed: a whole number, 1 or more.")
+    if device == "cpu":
+        workers = need.workers(workers, layers)
+    work = need.watched(work)
     waiting: deque[tuple[PlannedLayer, Future[Result]]] = deque()
     rest = iter(layers)
     done = 0
@@ -136,7 +142,7 @@ def layer_merger(plan: Plan, device: Device, memo: Memo | None = None) -> Callab
         shares = [
             Share(read(source), source.weight, contents[source.lora]) for source in planned.sources if source.weight
         ]
-        needed = memory_needed(recipe.mode, planned.shape, [share.layer.rank for share in shares], dtype)
+        needed = memory_of(plan, planned, device)
         merged = device.run(planned.name, needed, lambda where: merge_on(where, planned, shares))
         owners = [plan.files[source.lora].path.name for source in planned.sources if source.weight]
         if merged is None:
@@ -146,6 +152,12 @@ def layer_merger(plan: Plan, device: Device, memo: Memo | None = None) -> Callab
         return finish(planned, merged, plan.naming, torch_dtype(recipe.save_dtype), alpha, owners)
 
     return work
+
+
+def memory_of(plan: Plan, planned: PlannedLayer, device: Device) -> int:
+    """About how many bytes it takes to merge a layer there."""
+    recipe, ranks = plan.recipe, plan.ranks(planned)
+    return memory_needed(recipe.mode, planned.shape, ranks, recipe.options, device.dtype(recipe.dtype), device.type)
 
 
 def finish(
