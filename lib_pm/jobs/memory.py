@@ -50,9 +50,11 @@ class Need:
             except (MemoryError, RuntimeError) as error:
                 if not is_full(error):
                     raise
+                free = free_memory()
+                left = "" if math.isinf(free) else f"; {_size(free)} are free"
                 raise MergeInputError(
-                    f"The memory is full at layer {layer.name}, which takes about {_size(self.layer(layer))}; "
-                    f"{_size(free_memory())} are free. {self.advice}."
+                    f"The memory is full at layer {layer.name}, which takes about {_size(self.layer(layer))}{left}. "
+                    f"{self.advice}."
                 ) from error
 
         return watched

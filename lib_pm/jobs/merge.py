@@ -119,9 +119,7 @@ class MergeRun:
     def __iter__(self) -> Iterator[Finished]:
         for planned in self._plan.left_out:
             self._report.add(planned, None, "every weight is 0")
-        layers = run_layers(
-            self._plan.layers, self._work, self._progress, self._workers, self._device.type, self._need
-        )
+        layers = run_layers(self._plan.layers, self._work, self._progress, self._workers, self._device.type, self._need)
         for planned, finished in layers:
             self._report.add(planned, finished, "convolutions, as svd_conv_rank is 0")
             if finished:
