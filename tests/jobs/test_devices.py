@@ -36,13 +36,16 @@ def loras(folder: Path, shapes: dict[str, tuple[int, ...]] | None = None, rank: 
 @pytest.mark.parametrize("device", HERE)
 @pytest.mark.parametrize("mode", MODES)
 def test_float32_on_every_device_is_float64_on_the_cpu(tmp_path: Path, mode: str, device: str) -> None:
-    """An entry that rounding moves over a threshold or to another sign is as small as the threshold or the sum."""
+    """Linear modes to the rounding of float32; in others rounding may move an entry over a threshold or to another sign.
+
+    One such entry, of 270,000 of its size, is 2e-3 of the norm: on another processor it may be a few.
+    """
     uses = loras(tmp_path, dict.fromkeys(NAMES, (320, 280)), rank=8)
     expected, got = (
         deltas(merge(make_recipe(uses, mode, dtype=dtype, save_dtype="float32"), device=where)[0])
         for where, dtype in (("cpu", "float64"), (device, "float32"))
     )
-    assert total_error(got, expected) < (1e-5 if MODES[mode].method.linear else 1e-3)
+    assert total_error(got, expected) < (1e-5 if MODES[mode].method.linear else 1e-2)
 
 
 def test_unknown_device() -> None:
