@@ -46,7 +46,7 @@ def fill(folder: Path) -> None:
     style = {"ss_base_model_version": "sd_v1", "ss_tag_frequency": '{"set": {"cat": 3}}'}
     write(folder / "style.safetensors", make_lora(SHAPES, 4, 2.0, seed=1), style)
     write(folder / "sub" / "char.safetensors", make_lora(SHAPES, 3, seed=2), {"ss_base_model_version": "sd_v1"})
-    write(folder / "other.safetensors", make_lora(SHAPES, 2, seed=3), {"ss_base_model_version": "sd_v1_anime"})
+    write(folder / "other.safetensors", make_lora(SHAPES, 2, seed=3), {"ss_base_model_version": "sdxl_base_v1-0"})
 
 
 def files(desk: Desk) -> list[str]:

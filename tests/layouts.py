@@ -18,7 +18,10 @@ BLOCK_LISTS = {
 
 
 def sd15(*, text: int = 768, conv: bool = False) -> Shapes:
-    """SD1.5 as kohya trains it: 192 UNet layers and 72 of the text encoder; with conv also the LoCon ones."""
+    """SD1.5 as kohya trains it: 192 UNet layers and 72 of the text encoder; with conv also the LoCon ones.
+
+    text 1024: SD2, whose text encoder is wider and deeper.
+    """
     unet: Shapes = {}
     for block, channels, count in (
         *((f"down_blocks_{i}", width, 2) for i, width in enumerate((320, 640, 1280))),
@@ -33,7 +36,7 @@ def sd15(*, text: int = 768, conv: bool = False) -> Shapes:
         unet["up_blocks_3_resnets_2_conv_shortcut"] = (320, 640, 1, 1)
         unet["up_blocks_3_resnets_2_time_emb_proj"] = (320, 1280)
     layers = {f"lora_unet_{path}": shape for path, shape in unet.items()}
-    return layers | {f"lora_te_{path}": shape for path, shape in _clip(768, 12)}
+    return layers | {f"lora_te_{path}": shape for path, shape in _clip(text, 12 if text == 768 else 23)}
 
 
 def sdxl() -> Shapes:

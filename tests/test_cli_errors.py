@@ -23,7 +23,7 @@ def fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     monkeypatch.chdir(tmp_path)
     lora = make_lora({MID: (24, 16)}, 4)
     write(Path("a.safetensors"), lora, {"ss_base_model_version": "sd_v1"})
-    write(Path("b.safetensors"), lora, {"ss_base_model_version": "sd_1.5_other"})
+    write(Path("b.safetensors"), lora, {"ss_base_model_version": "flux1"})
     write(Path("xl.safetensors"), make_lora({"lora_te2_text_model_encoder_layers_0_mlp_fc1": (24, 16)}, 4))
     write(Path("nan.safetensors"), lora | {f"{MID}.lora_up.weight": torch.full((24, 4), float("nan"))})
     write(Path("conv.safetensors"), make_lora({"lora_unet_mid_block_resnets_0_conv1": (12, 8, 3, 3)}, 4))
@@ -60,9 +60,9 @@ HELP = "(python -m lib_pm merge --help tells more)"
         (
             [A, "xl.safetensors"],
             "These LoRAs are for different models: a.safetensors is for Stable Diffusion 1, "
-            "xl.safetensors is for Stable Diffusion XL. Merge LoRAs of one model family.",
+            "xl.safetensors is for Stable Diffusion XL. …",
         ),
-        ([A, "b.safetensors"], "The LoRAs disagree on their base model (ss_base_model_version): …"),
+        ([A, "b.safetensors"], "The LoRAs disagree on their base model: …"),
         ([A, "--mode", "tie"], f"There is no mode 'tie'; the modes are: {', '.join(MODES)}. Did you mean ties?"),
         ([A, "--density", "0.5"], "Mode concat has no option 'density'; its options are: lambda."),
         ([A, "--mode", "ties", "--density", "2"], "density is '2'; allowed: a number from 0 to 1."),

@@ -52,7 +52,7 @@ def add_merge(commands: Any) -> argparse.ArgumentParser:
     merge.add_argument(
         "--metadata", default="all", help=f"how much is written about the inputs: {choices(KEEP)} (default all)"
     )
-    merge.add_argument("--force", action="store_true", help="merge LoRAs that say they are for different base models")
+    merge.add_argument("--force", action="store_true", help="merge LoRAs of different base models all the same")
     merge.set_defaults(run=_merge)
     return merge
 

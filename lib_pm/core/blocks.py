@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from lib_pm.core.errors import MergeInputError, did_you_mean, quoted
-from lib_pm.core.keys.families import FLUX, KINDS, SD1, SDXL, Family
+from lib_pm.core.keys.families import KINDS, SD1, SDXL, Family
+from lib_pm.core.keys.transformers import FLUX
 from lib_pm.core.params import parse_factor
 
 
@@ -87,7 +88,7 @@ def check_block_weights(text: str, presets: Mapping[str, str], lora: str) -> Non
 def parse_block_weights(text: str, family: Family, lora: str) -> BlockWeights:
     """Block weights from a list or named blocks (presets are expanded before). lora: its name, for errors."""
     if not family.block_lists:
-        raise MergeInputError(f"{lora}: block weights need a known layout, and this is {family.title}.")
+        raise MergeInputError(f"{lora}: block weights need a layout with blocks, and this is for {family.title}.")
     if "=" in text:
         return _parse_named(text, family, lora)
     words = [word.strip() for word in text.split(",")]

@@ -64,7 +64,7 @@ class MergeRequest(DraftRequest):
     save_dtype: str = "float16"
     metadata: str = Field(default="all", description=", ".join(KEEP))
     overwrite: bool = False
-    force: bool = Field(default=False, description="Merge LoRAs that say they are for different base models.")
+    force: bool = Field(default=False, description="Merge LoRAs of different base models all the same.")
 
     def target(self) -> Target:
         return Target(self.name, self.folder, self.save_dtype, self.metadata, self.overwrite, self.force)

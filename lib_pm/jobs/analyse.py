@@ -39,7 +39,7 @@ def analyse(
     start = time.perf_counter()
     recipe = what if isinstance(what, Recipe) else make_recipe(what, "concat")
     where = Device(device)
-    with open_plan(recipe, progress=progress) as plan:
+    with open_plan(recipe, progress=progress, way_out="Compare LoRAs of one model.") as plan:
         scratch, totals = Scratch(), _Totals(len(plan.files))
 
         def needed(planned: PlannedLayer) -> int:
@@ -64,7 +64,7 @@ def analyse(
         chosen = dense_workers(where) if workers is None else workers
         for planned, found in run_layers(plan.layers, work, progress, chosen, where.type, Need(needed)):
             totals.add(_block(plan.family, planned.name), planned, found)
-        return totals.analysis(plan, time.perf_counter() - start, tuple(where.notes()))
+        return totals.analysis(plan, time.perf_counter() - start, (*plan.model.notes, *where.notes()))
 
 
 def _block(family: Family, name: str) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.keys.families import SD1, SD2, SDXL, Family
 from lib_pm.core.memo import Memo
+from lib_pm.jobs.base_model import IN_A_PROMPT
 from lib_pm.jobs.merge import merge_plan
 from lib_pm.jobs.plan import Plan, open_plan
 from lib_pm.jobs.progress import Progress, silent
@@ -79,7 +80,7 @@ class MergeCache:
             _check_family(merged.family, model)
             return merged
         self._memo.next_round(self.limit - self.bytes)
-        with open_plan(recipe, self._open, progress=progress) as plan:
+        with open_plan(recipe, self._open, progress=progress, way_out=IN_A_PROMPT) as plan:
             _check_family(plan.family, model)
             contents = plan.contents(progress)
             stamps = [file.stamp for file in plan.files]  # of what was opened, which may have come after the question
@@ -122,7 +123,7 @@ class MergeCache:
 
 def _check_family(family: Family, model: str) -> None:
     wanted = FAMILIES.get(model)
-    if wanted and family.id in FAMILIES and family is not wanted:
+    if wanted and family.ids & FAMILIES.keys() and wanted.id not in family.ids:
         raise MergeInputError(f"The LoRAs are for {family.title}, and the loaded model is {wanted.title}.")
 
 

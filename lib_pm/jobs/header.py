@@ -15,6 +15,8 @@ from typing import IO, Any, NamedTuple
 
 import torch
 
+from lib_pm.core.formats.foreign import begins_as
+
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -42,6 +44,10 @@ class Damaged(ValueError):
     """The message says what is wrong, as the end of a sentence."""
 
 
+class OtherKind(Damaged):
+    """The message says what the file is, as the end of a sentence."""
+
+
 class Entry(NamedTuple):
     """Where a tensor is. dtype: as the format calls it. start, end: bytes, from the end of the header."""
 
@@ -65,6 +71,8 @@ def read_header(file: IO[bytes], size: int) -> Header:
     start = file.read(8)
     length = int.from_bytes(start, "little")
     if len(start) < 8 or length > size - 8:
+        if kind := begins_as(start + file.read(32)):
+            raise OtherKind(kind)
         raise Damaged("it is shorter than its own header says")
     if length > MAX_LENGTH:
         raise Damaged(f"its header has {length} bytes; allowed: {MAX_LENGTH}")

@@ -25,10 +25,15 @@ from lib_pm.jobs.writer import StreamWriter, check_target, header_size
 
 
 def merge(
-    recipe: Recipe, *, device: str = "auto", progress: Progress = silent, workers: int | None = None
+    recipe: Recipe,
+    *,
+    device: str = "auto",
+    progress: Progress = silent,
+    workers: int | None = None,
+    force: bool = False,
 ) -> tuple[dict[str, Tensor], Report]:
     """The merge in memory: exactly the tensors that `merge_to_file` writes, and the report; no tensors if all is 0."""
-    with open_plan(recipe, progress=progress) as plan:
+    with open_plan(recipe, progress=progress, force=force) as plan:
         plan.contents(progress)
         return merge_plan(plan, device=device, progress=progress, workers=workers)
 
@@ -62,8 +67,8 @@ def merge_to_file(
 ) -> Report:
     """The merge as a `.safetensors` file, written whole or not at all, one layer held at a time.
 
-    keep: which metadata, see `metadata.KEEP`. force: merge LoRAs that say they are for different base models. Nothing
-    to write (every weight 0) is an error.
+    keep: which metadata, see `metadata.KEEP`. force: merge LoRAs of different base models all the same. Nothing to
+    write (every weight 0) is an error.
     """
     if recipe.options.get("svd_rank", 0) is None and not recipe.mode.method.linear:
         raise MergeInputError(
@@ -71,16 +76,11 @@ def merge_to_file(
             "the model. To save, give it a number."
         )
     check_target(target, overwrite)
-    with open_plan(recipe, progress=progress) as plan:
+    with open_plan(recipe, progress=progress, force=force) as plan:
         if not plan.layers:
             raise MergeInputError("Nothing is left to merge: every strength, block weight or layer filter is 0.")
         metadata = merged_metadata(
-            plan.files,
-            plan.family,
-            target.stem,
-            recipe.to_json(plan.contents(progress)),
-            keep=keep,
-            force=force,
+            plan.files, plan.model, target.stem, recipe.to_json(plan.contents(progress)), keep=keep
         )
         run = MergeRun(plan, device, progress, workers)
         write_layers(target, run, plan.layers, plan.naming, metadata, overwrite=overwrite)
@@ -135,7 +135,7 @@ class MergeRun:
             none = [f"{name} 0" for name in ("density", "lambda") if self._plan.recipe.options.get(name) == 0]
             by = f", by {' and '.join(none)}" if none else ""
             report.notes.append(f"every layer is all zeros{by}: the result changes nothing")
-        report.notes += self._device.notes(self._plan.recipe.dtype)
+        report.notes += [*self._plan.model.notes, *self._device.notes(self._plan.recipe.dtype)]
         for file, recorded in zip(self._plan.files, self._plan.recipe.contents, strict=False):
             if file.content != recorded:
                 report.notes.append(f"{file.path.name} is not the file that the recipe was made with")

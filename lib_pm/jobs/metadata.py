@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from lib_pm import __version__
 from lib_pm.core.errors import MergeInputError
-from lib_pm.core.keys.families import Family
+from lib_pm.core.keys.detect import SAYS, SD2_OR_NOT, named
 from lib_pm.jobs.json_text import MAX_LENGTH, load_json
 
 if TYPE_CHECKING:
+    from lib_pm.jobs.base_model import BaseModel
     from lib_pm.jobs.reader import LoraFile
 
 RECIPE_KEY = "power_merger_recipe"
@@ -29,18 +31,14 @@ _ORIGINAL_IMPLEMENTATION = "https://github.com/Stability-AI/generative-models"
 
 def merged_metadata(
     files: Sequence[LoraFile],
-    family: Family,
+    model: BaseModel,
     title: str,
     recipe: Mapping[str, Any] | None,
     *,
     keep: str = "all",
-    force: bool = False,
 ) -> dict[str, str]:
-    """What is known before the first layer is merged. title: the file's name without ending. keep: one of KEEP.
-
-    Inputs that say they are for different base models are a MergeInputError unless `force`.
-    """
-    metadata = _whole_metadata(files, family, title, recipe, force)
+    """What is known before the first layer is merged. title: the file's name without ending. keep: one of KEEP."""
+    metadata = _whole_metadata(files, model, title, recipe)
     left_out = KEEP[check_keep(keep)]
     return {key: value for key, value in metadata.items() if key not in left_out}
 
@@ -52,10 +50,10 @@ def check_keep(keep: str) -> str:
 
 
 def _whole_metadata(
-    files: Sequence[LoraFile], family: Family, title: str, recipe: Mapping[str, Any] | None, force: bool
+    files: Sequence[LoraFile], model: BaseModel, title: str, recipe: Mapping[str, Any] | None
 ) -> dict[str, str]:
-    metadata = _base_model(files, family, force)
-    metadata |= {"ss_output_name": title, "ss_network_module": "networks.lora"}
+    metadata = _base_model(files, model)
+    metadata |= {"ss_output_name": title, "ss_network_module": _network_module(files, model)}
     tags = merged_tags(files)
     if tags:
         metadata[TAGS_KEY] = json.dumps(tags)
@@ -65,11 +63,7 @@ def _whole_metadata(
         "modelspec.date": datetime.now(timezone.utc).replace(microsecond=0).isoformat(),
         "modelspec.merged_from": ", ".join(_titles(files)),
     }
-    architecture = _same(files, "modelspec.architecture", family.architecture)
-    if architecture:
-        metadata["modelspec.architecture"] = architecture
-        metadata["modelspec.implementation"] = _ORIGINAL_IMPLEMENTATION if family.id == "sdxl" else "diffusers"
-    resolution = _same(files, "modelspec.resolution", family.resolution)
+    resolution = _same(files, "modelspec.resolution") or model.family.resolution
     if resolution:
         metadata["modelspec.resolution"] = resolution
     if recipe is not None:
@@ -131,28 +125,40 @@ def too_long(metadata: Mapping[str, str]) -> str:
     return f"as {TAGS_KEY} has {length} characters, more than {MAX_LENGTH}" if length > MAX_LENGTH else ""
 
 
-def _base_model(files: Sequence[LoraFile], family: Family, force: bool) -> dict[str, str]:
-    """ss_base_model_version and ss_v2. Without them the WebUI takes a file for SD1 and hides it from other models."""
+def _base_model(files: Sequence[LoraFile], model: BaseModel) -> dict[str, str]:
+    """What the WebUI and others go by: without ss_base_model_version an SDXL LoRA is hidden from SDXL models.
+
+    The inputs' own words where they agree and the layers do not speak against them; nothing where nothing is known.
+    """
+    if model.mixed:
+        return {}
+    family = model.family
     metadata = {}
-    for key in ("ss_base_model_version", "ss_v2"):
-        said = {file.path.name: file.metadata[key] for file in files if file.metadata.get(key)}
-        if len(set(said.values())) > 1 and not force:
-            each = ", ".join(f"{name} says {value}" for name, value in said.items())
-            raise MergeInputError(
-                f"The LoRAs disagree on their base model ({key}): {each}. Force the merge if you are sure."
-            )
-        if said:
-            metadata[key] = sorted(said.values())[0]
-    if family.base_version:
-        metadata.setdefault("ss_base_model_version", family.base_version)
-        metadata.setdefault("ss_v2", str(family.id == "sd2"))
-    return metadata
+    for key, otherwise in zip(SAYS, (family.architecture, family.base_version), strict=True):
+        said = _same(files, key)
+        meant = named(said)
+        fits = not (meant and family.ids) or bool(meant & family.ids)
+        if value := said if said and fits else otherwise:
+            metadata[key] = value
+    if "modelspec.architecture" in metadata:
+        metadata["modelspec.implementation"] = (
+            _ORIGINAL_IMPLEMENTATION if family.id == "sdxl" else _same(files, "modelspec.implementation") or "diffusers"
+        )
+    sd2_or_not = str(family.id == "sd2") if family.base_version else _same(files, SD2_OR_NOT)
+    return metadata | ({SD2_OR_NOT: sd2_or_not} if sd2_or_not else {})
 
 
-def _same(files: Sequence[LoraFile], key: str, otherwise: str) -> str:
+def _network_module(files: Sequence[LoraFile], model: BaseModel) -> str:
+    """The trainer's module that reads such a file: of its family's plain LoRA."""
+    said = _same(files, "ss_network_module")
+    plain = re.fullmatch(r"networks\.lora(_(?!fa$)\w+)?", said) and not model.mixed
+    return (said if plain else model.family.network_module) or "networks.lora"
+
+
+def _same(files: Sequence[LoraFile], key: str) -> str:
     """What all inputs that say it agree on."""
     said = {file.metadata[key] for file in files if file.metadata.get(key)}
-    return said.pop() if len(said) == 1 else otherwise
+    return said.pop() if len(said) == 1 else ""
 
 
 def _titles(files: Iterable[LoraFile]) -> list[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_pm.core.errors import MergeInputError
+from lib_pm.core.formats.foreign import PEFT_TYPES
 from lib_pm.core.keys.names import parse_name
 from lib_pm.jobs.alpha_patterns import FORMS, AlphaPatterns, NotUnderstood
 from lib_pm.jobs.json_text import NotJson, parse_json
@@ -104,6 +105,12 @@ def _by_component(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _settings(path: Path, given: Mapping[str, Any]) -> PeftSettings:
+    kind = str(given.get("peft_type") or "LORA").rpartition(".")[2].upper()
+    if kind != "LORA":
+        raise MergeInputError(
+            f"{path.name} is not a plain LoRA but {PEFT_TYPES.get(kind, kind[:100])} (peft_type in its PEFT settings); "
+            "this kind is not supported yet."
+        )
     for key, kind in _REFUSED.items():
         if given.get(key) not in (None, False, "none"):
             raise MergeInputError(f"{path.name} is not a plain LoRA but {kind}; this kind is not supported yet.")

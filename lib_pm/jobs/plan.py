@@ -13,9 +13,10 @@ from lib_pm.core.blocks import BlockWeights, parse_block_weights
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.formats.lora import Naming
 from lib_pm.core.keys.families import Family, kind
-from lib_pm.core.keys.names import parse_name, prefix_of
+from lib_pm.core.keys.names import parse_name
 from lib_pm.core.layers import LayerShape
 from lib_pm.core.spaces import merged_rank
+from lib_pm.jobs.base_model import FORCE, BaseModel, common_model
 from lib_pm.jobs.progress import Progress, silent
 from lib_pm.jobs.reader import LoraFile, open_lora
 from lib_pm.jobs.recipe import LoraUse, Recipe
@@ -52,7 +53,7 @@ class Plan:
 
     recipe: Recipe
     files: tuple[LoraFile, ...]
-    family: Family
+    model: BaseModel
     naming: Naming
     layers: tuple[PlannedLayer, ...]
     left_out: tuple[PlannedLayer, ...]
@@ -60,6 +61,10 @@ class Plan:
     def ranks(self, layer: PlannedLayer) -> list[int]:
         """The stored ranks of the LoRAs that have a weight in a layer."""
         return [self.files[source.lora].layers[source.name].rank for source in layer.sources if source.weight]
+
+    @property
+    def family(self) -> Family:
+        return self.model.family
 
     @property
     def alpha(self) -> int:
@@ -80,49 +85,27 @@ class Plan:
 
 @contextmanager
 def open_plan(
-    recipe: Recipe, open_file: Callable[[Path], LoraFile] = open_lora, *, progress: Progress = silent
+    recipe: Recipe,
+    open_file: Callable[[Path], LoraFile] = open_lora,
+    *,
+    progress: Progress = silent,
+    force: bool = False,
+    way_out: str = FORCE,
 ) -> Iterator[Plan]:
     """Open the recipe's files and plan the merge; the files are closed at the end.
 
     open_file: gives the file of a path, which may have been read before.
-    A MergeInputError says which LoRAs do not belong together, and why.
+    A MergeInputError says which LoRAs do not belong together, and why; force, way_out: see `common_model`.
     """
     with ExitStack() as stack:
         files = tuple(stack.enter_context(open_file(use.path)) for use in _told(recipe.loras, progress))
-        family = _common_family(files)
+        model = common_model(files, force=force, way_out=way_out)
+        family = model.family
         naming: Naming = "kohya" if family.canonical or any(file.naming == "kohya" for file in files) else "peft"
         planned = _plan_layers(recipe, files, family, progress)
         layers = tuple(layer for layer in planned if any(source.weight for source in layer.sources))
         left_out = tuple(layer for layer in planned if not any(source.weight for source in layer.sources))
-        yield Plan(recipe, files, family, naming, layers, left_out)
-
-
-def _common_family(files: tuple[LoraFile, ...]) -> Family:
-    """The one family of all files; without a layout, they have to agree on their names."""
-    families = {file.family.id: file.family for file in files}
-    if len(families) > 1:
-        each = ", ".join(f"{file.path.name} is for {file.family.title}" for file in files)
-        raise MergeInputError(f"These LoRAs are for different models: {each}. Merge LoRAs of one model family.")
-    family = next(iter(families.values()))
-    if family.canonical is None:
-        schemes = [frozenset(_scheme(name) for name in file.layers) for file in files]
-        for file, scheme in zip(files, schemes, strict=True):
-            if not scheme & schemes[0]:
-                raise MergeInputError(
-                    f"{files[0].path.name} and {file.path.name} name their layers differently ({_first(files[0])}, "
-                    f"{_first(file)}), and names of {family.title} cannot be translated yet. "
-                    "Use LoRAs of one naming scheme."
-                )
-    return family
-
-
-def _scheme(name: str) -> str:
-    """What is the same for all names of a scheme: the prefix and whether words are joined by dots."""
-    return prefix_of(name) or ("dotted" if "." in name else "flat")
-
-
-def _first(file: LoraFile) -> str:
-    return next(iter(file.layers))
+        yield Plan(recipe, files, model, naming, layers, left_out)
 
 
 def _told(files: Sequence[File], progress: Progress) -> Iterator[File]:

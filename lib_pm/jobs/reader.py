@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.core.formats.foreign import kind_of, looks_like_checkpoint
+from lib_pm.core.formats.foreign import file_kind, kind_of
 from lib_pm.core.formats.lora import Naming, Part, naming_of, split_key
-from lib_pm.core.keys.families import Family, detect
+from lib_pm.core.keys.detect import detect
+from lib_pm.core.keys.families import Family, either
 from lib_pm.core.layers import Layer, LayerShape, all_finite
 from lib_pm.jobs.header import DTYPES, Entry
 from lib_pm.jobs.peft_config import PeftConfig, read_peft_config
@@ -80,9 +81,13 @@ class LoraFile:
         return max(counts, key=lambda rank: (counts[rank], rank))
 
     @cached_property
+    def families(self) -> tuple[Family, ...]:
+        """Those that it may be for; none if it is for no known one."""
+        return detect({name: layer.shape for name, layer in self.layers.items()}, self.metadata)
+
+    @property
     def family(self) -> Family:
-        shapes = {name: layer.shape for name, layer in self.layers.items()}
-        return detect(shapes, self.metadata.get("ss_base_model_version", ""))
+        return either(self.families)
 
     @cached_property
     def content(self) -> str:
@@ -201,8 +206,8 @@ def _refusal(path: Path, foreign: list[str], count: int) -> str:
             f"{path.name} is not a plain LoRA but {', '.join(kinds)} ({len(foreign)} of {count} tensors, "
             f"first {foreign[0]}); this kind is not supported yet."
         )
-    if looks_like_checkpoint(foreign):
-        return f"{path.name} is a checkpoint (first tensor {foreign[0]}), not a LoRA."
+    if len(foreign) == count and (kind := file_kind(foreign)):
+        return f"{path.name} is {kind} (first tensor {foreign[0]}), not a LoRA."
     return f"{path.name} has {len(foreign)} of {count} tensors that belong to no LoRA layer, first {foreign[0]}."
 
 

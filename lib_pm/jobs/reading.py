@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.jobs.header import Damaged
+from lib_pm.jobs.header import Damaged, OtherKind
 
 
 @contextmanager
@@ -21,5 +21,7 @@ def reading(path: Path) -> Iterator[None]:
         raise MergeInputError(f"{path} does not exist; give a LoRA's .safetensors file.") from error
     except OSError as error:
         raise MergeInputError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except OtherKind as error:
+        raise MergeInputError(f"{path.name} is {error}; give a LoRA's .safetensors file.") from error
     except Damaged as error:
         raise MergeInputError(f"{path.name} is not a .safetensors file, or is damaged or cut off: {error}.") from error

@@ -132,7 +132,7 @@ def resize_to_file(
     check_target(target, overwrite)
     with _open(source, progress) as plan:
         run = ResizeRun(plan, new, save_dtype, device, progress, workers)
-        metadata = merged_metadata(plan.files, plan.family, target.stem, None, keep=keep)
+        metadata = merged_metadata(plan.files, plan.model, target.stem, None, keep=keep)
         with closing(iter(run)) as layers:  # an error in writing ends the work at once
             write_layers(target, layers, plan.layers, plan.naming, metadata, overwrite=overwrite)
         report = run.report()
@@ -196,7 +196,7 @@ class ResizeRun:
 
     def report(self) -> Report:
         report = self._report.finish(time.perf_counter() - self._start)
-        report.notes += self._device.notes()
+        report.notes += [*self._plan.model.notes, *self._device.notes()]
         return report
 
 

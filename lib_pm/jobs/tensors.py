@@ -16,9 +16,11 @@ from torch import Tensor
 from lib_pm.core.errors import MergeInputError
 from lib_pm.jobs.header import DTYPES, Entry, read_header
 from lib_pm.jobs.reading import reading
-from lib_pm.jobs.stamps import Facts
+from lib_pm.jobs.stamps import MODEL, Facts
 
 _BLOCK = 1 << 20
+# What PEFT and diffusers call the LoRA in a folder of its own.
+_IN_FOLDERS = (MODEL, "pytorch_lora_weights.safetensors")
 
 
 class TensorFile:
@@ -85,7 +87,9 @@ class TensorFile:
         with reading(self._path):
             kind = os.stat(self._path).st_mode
             if stat.S_ISDIR(kind):
-                raise MergeInputError(f"{self._path} is a folder; give a LoRA's .safetensors file.")
+                inside = [name for name in _IN_FOLDERS if (self._path / name).is_file()]
+                give = inside[0] if inside else "a LoRA's .safetensors file"
+                raise MergeInputError(f"{self._path} is a folder; give {give}.")
             if not stat.S_ISREG(kind):  # a pipe would wait for its writer
                 raise MergeInputError(f"{self._path} is no file; give a LoRA's .safetensors file.")
             file = FileIO(self._path)

@@ -12,8 +12,10 @@ from diffusers.loaders.lora_conversion_utils import (
 )
 
 from lib_pm.core.blocks import BLOCK_LISTS
-from lib_pm.core.keys.families import FLUX, OTHER, SD1, SD2, SDXL, detect, kind
+from lib_pm.core.keys.detect import detect
+from lib_pm.core.keys.families import OTHER, SD1, SD2, SDXL, either, kind
 from lib_pm.core.keys.names import parse_name, to_diffusers, to_original
+from lib_pm.core.keys.transformers import FLUX
 from lib_pm.core.layers import LayerShape
 from tests import layouts
 
@@ -102,7 +104,6 @@ def test_text_encoder_names(component):
         (layouts.sd15(conv=True), "", SD1),
         (layouts.sd15(text=1024), "", SD2),
         (layouts.sdxl(), "", SDXL),
-        ({"lora_te1_text_model_encoder_layers_0_mlp_fc1": (3072, 768)}, "", SDXL),
         ({"lora_te_text_model_encoder_layers_0_mlp_fc1": (3072, 768)}, "", SD1),
         ({"lora_te_text_model_encoder_layers_0_mlp_fc1": (4096, 1024)}, "", SD2),
         ({"text_encoder.text_model.encoder.layers.0.mlp.fc1": (3072, 768)}, "sdxl_base_v1-0", SDXL),
@@ -110,9 +111,9 @@ def test_text_encoder_names(component):
         ({"lora_unet_input_blocks_7_1_transformer_blocks_9_ff_net_2": (1280, 5120)}, "", SDXL),
         ({"lora_unet_input_blocks_4_1_proj_in": (640, 640)}, "", SDXL),
         ({"lora_unet_input_blocks_4_1_proj_in": (640, 640)}, "sd_v1", SD1),
-        ({"lora_unet_input_blocks_1_1_proj_in": (320, 320)}, "", SD1),
-        ({"lora_unet_double_blocks_0_img_attn_qkv": (9216, 3072)}, "", FLUX),
-        ({"transformer.single_transformer_blocks.3.attn.to_q": (3072, 3072)}, "", FLUX),
+        ({"lora_unet_input_blocks_1_1_proj_in": (320, 320)}, "sd_v1", SD1),
+        ({"lora_unet_double_blocks_0_img_attn_qkv": (9216, 3072)}, "flux1", FLUX),
+        ({"transformer.single_transformer_blocks.3.attn.to_q": (3072, 3072)}, "flux1", FLUX),
         ({"lora_unet_joint_blocks_0_x_block_attn_qkv": (10, 10), "lora_te2_text_model_x": (3, 3)}, "", OTHER),
         ({"diffusion_model.blocks.0.self_attn.q": (10, 10)}, "", OTHER),
         ({"transformer.transformer_blocks.0.attn.to_q": (10, 10)}, "", OTHER),
@@ -120,7 +121,7 @@ def test_text_encoder_names(component):
     ],
 )
 def test_families_are_told_by_their_layers(layers, version, family):
-    assert detect(shapes(layers), version) is family
+    assert either(detect(shapes(layers), {"ss_base_model_version": version})) is family
 
 
 def test_blocks_are_those_of_the_original_names():

@@ -202,7 +202,7 @@ def test_a_lora_that_is_not_there(client: Client, desk: SeenDesk) -> None:
 def test_a_job_that_fails_says_why(client: Client, desk: SeenDesk) -> None:
     job = client.finished(client("POST", "merge", json=MERGE | {"text": "<lora:style:1><lora:other:1>"}))
     assert (job["state"], job["result"]) == ("failed", None)
-    assert "disagree on their base model" in job["error"]
+    assert "for different models" in job["error"]
 
 
 class TestLogins:

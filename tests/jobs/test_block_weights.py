@@ -69,11 +69,22 @@ FLUX_DIFFUSERS = {
     "transformer.single_transformer_blocks.37.proj_mlp": "S37",
     "transformer.proj_out": "OUT",
 }
+# Flux.1 is told by its shapes too.
+FLUX_SHAPES = {
+    "lora_unet_double_blocks_0_img_attn_qkv": (9216, 3072),
+    "lora_unet_double_blocks_18_txt_mlp_2": (3072, 12288),
+    "lora_unet_single_blocks_0_linear1": (21504, 3072),
+    "lora_unet_single_blocks_37_modulation_lin": (9216, 3072),
+    "transformer.transformer_blocks.0.attn.to_q": (3072, 3072),
+    "transformer.transformer_blocks.18.ff.net.2": (3072, 12288),
+    "transformer.single_transformer_blocks.0.attn.to_k": (3072, 3072),
+    "transformer.single_transformer_blocks.37.proj_mlp": (12288, 3072),
+}
 
 
 def weights_of(tmp_path: Path, names: dict[str, str], lbw: str) -> tuple[dict[str, float], set[str]]:
     """Weight by layer at strength 2, and the layers that a block weight switched off."""
-    path = write(tmp_path / "style.safetensors", make_lora(dict.fromkeys(names, (2, 2)), 1))
+    path = write(tmp_path / "style.safetensors", make_lora({name: FLUX_SHAPES.get(name, (2, 2)) for name in names}, 1))
     with open_plan(make_recipe([LoraUse(path, 2.0, 2.0, lbw)], "concat", presets=BUILT_IN)) as plan:
         sources = [source for layer in (*plan.layers, *plan.left_out) for source in layer.sources]
         assert {layer.name for layer in plan.left_out} == {source.name for source in sources if not source.weight}
@@ -119,14 +130,14 @@ def test_named_blocks(tmp_path: Path) -> None:
             "style: 3 block weights; allowed for Stable Diffusion 1: "
             "12 (SDXL LoRA), 17 (SD1 LoRA), 20 (SDXL LoCon), 26 (SD1 LoCon).",
         ),
-        (FLUX, ",".join(["1"] * 17), "style: 17 block weights; allowed for Flux: 61 (Flux)."),
+        (FLUX, ",".join(["1"] * 17), "style: 17 block weights; allowed for Flux.1 or HunyuanVideo: 61 (Flux)."),
         (SD1, ",".join(["1"] * 16 + ["x"]), f"style: the block weight of OUT11 is 'x'; allowed: {FACTOR}."),
         (SD1, "IN04=nan", f"style: the block weight of IN04 is 'nan'; allowed: {FACTOR}."),
         (SD1, "IN04=1,MID", "style: 'MID' in the block weights should read NAME=number, such as IN04=0.5."),
         (
             {"diffusion_model.blocks.0.self_attn.q": ""},
             "IN04=1",
-            "style: block weights need a known layout, and this is a model family without a layout here.",
+            "style: block weights need a layout with blocks, and this is for an unknown model.",
         ),
     ],
     ids=["length", "Flux length", "no number", "nan", "no weight", "no layout"],

@@ -68,7 +68,7 @@ def test_json_is_json(path: Path) -> None:
 def test_a_family_without_a_layout(tmp_path: Path) -> None:
     tensors = make_lora({"diffusion_model.blocks.0.ffn.0": (24, 16)}, 4, endings=PEFT)
     found = inspect_file(write(tmp_path / "wan.safetensors", tensors))
-    assert (found.family, found.naming) == ("a model family without a layout here", "peft")
+    assert (found.family, found.naming) == ("an unknown model", "peft")
     assert found.layers["diffusion_model.blocks.0.ffn.0"]["block"] == ""
     assert "  blocks: (none) 1" in found.to_text().splitlines()
     assert "  rank: 4, alpha: 4 (no alpha stored: taken as the rank)" in found.to_text().splitlines()

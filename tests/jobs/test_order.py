@@ -105,7 +105,7 @@ class TestMerge:
     def test_other_base_models_are_merged_when_forced(self, desk: SeenDesk) -> None:
         draft = Draft("<lora:style:1>\n<lora:other:1>")
         job = submit_merge(desk, draft, Target("out"), "cpu")
-        assert "The LoRAs disagree on their base model" in failed(job)
+        assert "These LoRAs are for different models" in failed(job)
         assert "out.safetensors" not in files(desk)
         assert desk.announced == []
         assert merged(desk, draft, Target("out", force=True)).file == "out"

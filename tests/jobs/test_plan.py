@@ -21,11 +21,19 @@ SDXL: Shapes = {
     "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k": (4, 2048),
     "lora_te2_text_model_encoder_layers_0_mlp_fc1": (4, 4),
 }
-Z_IMAGE: Shapes = {"diffusion_model.layers.0.attention.qkv": (4, 4), "diffusion_model.layers.0.feed_forward.w1": (4, 4)}
-QWEN: Shapes = {"transformer.transformer_blocks.0.attn.add_k_proj": (4, 4)}
-WAN: Shapes = {"diffusion_model.blocks.0.self_attn.q": (4, 4), "diffusion_model.blocks.0.ffn.0": (4, 4)}
-FLUX: Shapes = {"lora_unet_double_blocks_0_img_attn_qkv": (4, 4), "lora_unet_single_blocks_37_linear1": (4, 4)}
-FLUX_DIFFUSERS: Shapes = {"transformer.single_transformer_blocks.37.attn.to_q": (4, 4)}
+Z_IMAGE: Shapes = {
+    "diffusion_model.layers.0.attention.qkv": (11520, 3840),
+    "diffusion_model.layers.0.feed_forward.w1": (10240, 3840),
+}
+QWEN: Shapes = {"transformer.transformer_blocks.59.attn.add_k_proj": (3072, 3072)}
+WAN: Shapes = {"diffusion_model.blocks.0.self_attn.q": (5120, 5120), "diffusion_model.blocks.0.ffn.0": (13824, 5120)}
+FLUX: Shapes = {
+    "lora_unet_double_blocks_0_img_attn_qkv": (9216, 3072),
+    "lora_unet_single_blocks_37_linear1": (21504, 3072),
+}
+FLUX_DIFFUSERS: Shapes = {"transformer.single_transformer_blocks.37.proj_out": (3072, 15360)}
+NEW: Shapes = {"diffusion_model.wonders.0.attention.q": (4, 4)}
+LIKE_FLUX = "Flux.1, Chroma or HunyuanVideo"
 
 
 def lora(folder: Path, name: str, shapes: Shapes, rank: int = 1, **how: Any) -> LoraUse:
@@ -49,28 +57,30 @@ def refusal(*uses: LoraUse, **settings: Any) -> str:
     [
         (SD1, SDXL, ("Stable Diffusion 1", "Stable Diffusion XL")),
         (SD1, SD2, ("Stable Diffusion 1", "Stable Diffusion 2")),
-        (SDXL, FLUX, ("Stable Diffusion XL", "Flux")),
-        (SD2, WAN, ("Stable Diffusion 2", "a model family without a layout here")),
+        (SDXL, WAN, ("Stable Diffusion XL", "Wan 14B")),
+        (QWEN, WAN, ("Qwen-Image", "Wan 14B")),
     ],
-    ids=["SD1 SDXL", "SD1 SD2", "SDXL Flux", "SD2 Wan"],
+    ids=["SD1 SDXL", "SD1 SD2", "SDXL Wan", "Qwen Wan"],
 )
 def test_different_families_are_refused(tmp_path: Path, one: Shapes, other: Shapes, titles: tuple[str, str]) -> None:
-    assert refusal(lora(tmp_path, "a", one), lora(tmp_path, "b", other)) == (
+    message = refusal(lora(tmp_path, "a", one), lora(tmp_path, "b", other))
+    assert message.startswith(
         f"These LoRAs are for different models: a.safetensors is for {titles[0]}, b.safetensors is for {titles[1]}. "
-        "Merge LoRAs of one model family."
     )
+    assert "--force" in message
 
 
 @pytest.mark.parametrize(
     ("shapes", "title", "naming"),
     [
-        (FLUX, "Flux", "kohya"),
-        (FLUX_DIFFUSERS, "Flux", "peft"),
-        (Z_IMAGE, "a model family without a layout here", "peft"),
-        (QWEN, "a model family without a layout here", "peft"),
-        (WAN, "a model family without a layout here", "peft"),
+        (FLUX, LIKE_FLUX, "kohya"),
+        (FLUX_DIFFUSERS, LIKE_FLUX, "peft"),
+        (Z_IMAGE, "Z-Image", "peft"),
+        (QWEN, "Qwen-Image", "peft"),
+        (WAN, "Wan 14B", "peft"),
+        (NEW, "an unknown model", "peft"),
     ],
-    ids=["Flux kohya", "Flux diffusers", "Z-Image", "Qwen", "Wan"],
+    ids=["Flux kohya", "Flux diffusers", "Z-Image", "Qwen", "Wan", "unknown"],
 )
 def test_other_families_merge_by_their_own_names(tmp_path: Path, shapes: Shapes, title: str, naming: str) -> None:
     plan = planned(lora(tmp_path, "a", shapes), lora(tmp_path, "b", shapes, rank=3))
@@ -91,11 +101,13 @@ def test_known_families_are_written_with_kohyas_names(tmp_path: Path, dotted: bo
 @pytest.mark.parametrize(
     ("one", "other", "family"),
     [
-        (FLUX, FLUX_DIFFUSERS, "Flux"),
-        (WAN, {"blocks.0.self_attn.q": (4, 4)}, "a model family without a layout here"),
-        (QWEN, {"lora_unet_transformer_blocks_0_attn_to_k": (4, 4)}, "a model family without a layout here"),
+        (FLUX, FLUX_DIFFUSERS, LIKE_FLUX),
+        (WAN, {"blocks.0.self_attn.q": (5120, 5120)}, "Wan 14B"),
+        (QWEN, {"lora_unet_transformer_blocks_59_attn_to_k": (3072, 3072)}, "Qwen-Image"),
+        (WAN, {"diffusion_model.blocks.0.attn1.to_q": (5120, 5120)}, "Wan 14B"),
+        (NEW, {"wonders.0.attention.q": (4, 4)}, "an unknown model"),
     ],
-    ids=["prefix", "no prefix", "kohya"],
+    ids=["prefix", "no prefix", "kohya", "layout", "unknown"],
 )
 def test_names_of_an_unknown_family_are_not_translated(tmp_path: Path, one: Shapes, other: Shapes, family: str) -> None:
     assert refusal(lora(tmp_path, "a", one), lora(tmp_path, "b", other)) == (

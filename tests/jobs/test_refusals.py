@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from pathlib import Path
 
@@ -57,6 +58,12 @@ def ones(*keys: str) -> dict[str, Tensor]:
         (f"{NAME}.lora_B.bias", "LoRA with biases"),
         ("unet.conv_in.modules_to_save.weight", "PEFT with whole modules saved"),
         ("emb_params", "textual inversion embedding"),
+        (f"{NAME}.oft_R.weight", "OFT"),
+        (f"{NAME}.ia3_l", "IA3"),
+        (f"{NAME}.lora_E", "AdaLoRA"),
+        (f"{NAME}.vera_lambda_d", "VeRA"),
+        (f"{NAME}.miss_block", "MiSS"),
+        (f"{NAME}.bone_block", "Bone (MiSS)"),
     ],
 )
 def test_other_kinds_are_named(tmp_path: Path, extra: str, kind: str) -> None:
@@ -64,6 +71,58 @@ def test_other_kinds_are_named(tmp_path: Path, extra: str, kind: str) -> None:
         f"style.safetensors is not a plain LoRA but {kind} (1 of 4 tensors, first {extra}); "
         "this kind is not supported yet."
     )
+
+
+@pytest.mark.parametrize("where", ["header", "beside"])
+@pytest.mark.parametrize(
+    ("peft_type", "kind"),
+    [
+        ("IA3", "IA3"),
+        ("ADALORA", "AdaLoRA"),
+        ("VERA", "VeRA"),
+        ("MISS", "MiSS"),
+        ("OFT", "OFT"),
+        ("NEW", "NEW"),
+    ],
+)
+def test_kinds_that_only_the_settings_name(tmp_path: Path, peft_type: str, kind: str, where: str) -> None:
+    settings = {"peft_type": peft_type, "r": 4}
+    path = tmp_path / "adapter_model.safetensors"
+    if where == "header":
+        write(
+            path, LORA, {"lora_adapter_metadata": json.dumps({f"unet.{key}": value for key, value in settings.items()})}
+        )
+    else:
+        write(path, LORA)
+        (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    assert refusal(path) == (
+        f"adapter_model.safetensors is not a plain LoRA but {kind} (peft_type in its PEFT settings); "
+        "this kind is not supported yet."
+    )
+
+
+@pytest.mark.parametrize("peft_type", ["LORA", "PeftType.LORA", None])
+def test_plain_by_the_settings(tmp_path: Path, peft_type: str | None) -> None:
+    path = write(tmp_path / "adapter_model.safetensors", LORA)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": peft_type, "lora_alpha": 4}))
+    read_all(path)
+
+
+@pytest.mark.parametrize(
+    ("keys", "kind"),
+    [
+        (("encoder.down.0.block.0.conv1.weight", "decoder.up.3.block.0.conv1.weight", "quant_conv.weight"), "a VAE"),
+        (("decoder.up_blocks.0.resnets.0.conv1.weight", "post_quant_conv.bias"), "a VAE"),
+        (("control_model.input_blocks.0.0.weight", "control_model.zero_convs.0.0.weight"), "a ControlNet"),
+        (("controlnet_cond_embedding.conv_in.weight", "down_blocks.0.attentions.0.proj_in.weight"), "a ControlNet"),
+        (("image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight"), "an IP-Adapter"),
+        (("double_blocks.0.img_attn.qkv.weight", "img_in.weight"), "a checkpoint"),
+        (("text_model.encoder.layers.0.mlp.fc1.weight",), "a text encoder"),
+        (("clip_g", "clip_l"), "a textual inversion embedding"),
+    ],
+)
+def test_what_is_no_network(tmp_path: Path, keys: tuple[str, ...], kind: str) -> None:
+    assert refusal_of(tmp_path, ones(*keys)) == f"style.safetensors is {kind} (first tensor {min(keys)}), not a LoRA."
 
 
 @pytest.mark.parametrize(
@@ -182,12 +241,18 @@ def test_factor_under_two_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"\x80\x02}q\x00.", "is not a .safetensors file, or is damaged or cut off"),
+        (b"\x80\x02}q\x00.", "is a PyTorch file (.pt, .ckpt, .bin)"),
+        (b"PK\x03\x04" + b"\0" * 60, "is a PyTorch file (.pt, .ckpt, .bin)"),
+        (b"GGUF" + b"\x03\0\0\0" * 20, "is a GGUF file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a Git LFS pointer, not the file itself"),
+        (b"<!DOCTYPE html><html>", "is a web page"),
+        (struct.pack("<Q", 0x0280) + b'{"a"', "is not a .safetensors file, or is damaged or cut off"),
+        (struct.pack("<Q", ord("<")) + b'{"a"', "is not a .safetensors file, or is damaged or cut off"),
         (struct.pack("<Q", 50) + b"{" + b" " * 10, "is not a .safetensors file, or is damaged or cut off"),
         (b"", "is empty."),
         (struct.pack("<Q", 2) + b"{}", "has no tensors in it."),
     ],
-    ids=["pickle", "cut header", "empty", "no tensors"],
+    ids=["pickle", "zip", "GGUF", "LFS", "web page", "cut 640", "cut 60", "cut header", "empty", "no tensors"],
 )
 def test_not_a_lora_file(tmp_path: Path, content: bytes, says: str) -> None:
     path = tmp_path / "style.safetensors"
@@ -203,5 +268,8 @@ def test_truncated(tmp_path: Path) -> None:
 
 def test_folder_and_missing_file(tmp_path: Path) -> None:
     assert refusal(tmp_path) == f"{tmp_path} is a folder; give a LoRA's .safetensors file."
+    for inside in ("pytorch_lora_weights.safetensors", "adapter_model.safetensors"):
+        write(tmp_path / inside, LORA)
+        assert refusal(tmp_path) == f"{tmp_path} is a folder; give {inside}."
     missing = tmp_path / "no.safetensors"
     assert refusal(missing) == f"{missing} does not exist; give a LoRA's .safetensors file."

@@ -164,7 +164,7 @@ def test_workers_that_there_cannot_be(tmp_path: Path, workers: int) -> None:
 
 def test_alpha_is_exact_in_bfloat16_and_one_for_all(tmp_path: Path) -> None:
     """bfloat16 has 8 bits: 257 would become 256, and the LoRA too strong by 0.4 %."""
-    one, two = make_lora({NAMES[0]: (300, 320)}, 256), make_lora({NAMES[1]: (300, 320)}, 257)
+    one, two = make_lora({NAMES[0]: (300, 310)}, 256), make_lora({NAMES[1]: (300, 310)}, 257)
     uses = [LoraUse(write(tmp_path / f"{len(t)}{n}.safetensors", t)) for n, t in enumerate((one, two))]
     merge_to_file(make_recipe(uses, "concat", save_dtype="bfloat16"), tmp_path / "out.safetensors")
     written = load_file(tmp_path / "out.safetensors")

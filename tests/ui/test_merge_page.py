@@ -194,7 +194,7 @@ class TestMerging:
             ({"pm_save_folder": ".."}, "is not allowed"),
             ({"pm_save_name": "style"}, "style.safetensors is already there"),
             ({"pm_lambda": None}, "lambda is None"),
-            ({"pm_recipe": "<lora:style:1>\n<lora:other:1>"}, "disagree on their base model"),
+            ({"pm_recipe": "<lora:style:1>\n<lora:other:1>"}, "for different models"),
         ],
     )
     def test_what_is_wrong_is_said_where_the_report_would_be(

@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
+# What PEFT calls kinds of network (peft_type), and what they are called here; LORA is the one that is read.
+PEFT_TYPES = {
+    "ADALORA": "AdaLoRA",
+    "BONE": "Bone (MiSS)",
+    "BOFT": "BOFT",
+    "FOURIERFT": "FourierFT",
+    "IA3": "IA3",
+    "LOHA": "LoHa",
+    "LOKR": "LoKr",
+    "MISS": "MiSS",
+    "OFT": "OFT",
+    "RANDLORA": "RandLoRA",
+    "VBLORA": "VB-LoRA",
+    "VERA": "VeRA",
+}
 # A word in the tensor's name, and the kind of network that it gives away.
 _KINDS = {
     "hada_": "LoHa",
@@ -12,6 +27,7 @@ _KINDS = {
     "lora_magnitude_vector": "DoRA",
     "oft_blocks": "OFT",
     "oft_diag": "OFT",
+    ".oft_R": "OFT",
     "boft_": "BOFT",
     ".a1.weight": "GLoRA",
     ".b1.weight": "GLoRA",
@@ -20,6 +36,26 @@ _KINDS = {
     ".w_norm": "trained norms",
     ".b_norm": "trained norms",
     ".on_input": "IA3",
+    "ia3_l": "IA3",
+    ".lora_E": "AdaLoRA",
+    ".lora_ranknum": "AdaLoRA",
+    "vera_lambda": "VeRA",
+    "vera_A": "VeRA",
+    "vera_B": "VeRA",
+    "miss_block": "MiSS",
+    "bone_block": "Bone (MiSS)",
+    "fourierft_": "FourierFT",
+    "randlora_": "RandLoRA",
+    "vblora_": "VB-LoRA",
+    "hra_u": "HRA",
+    "shira_weight": "SHiRA",
+    "c3a_kernel": "C3A",
+    "waveft_": "WaveFT",
+    "delora_lambda": "DeLoRA",
+    "gralora_": "GraLoRA",
+    "road_theta": "RoAd",
+    "lora_controlnet": "Control-LoRA",
+    "lllite_": "ControlNet-LLLite",
     "lora_embedding_": "LoRA of an embedding",
     "modules_to_save": "PEFT with whole modules saved",
     "emb_params": "textual inversion embedding",
@@ -27,13 +63,46 @@ _KINDS = {
 }
 _DIFFERENCE_ENDINGS = (".diff", ".diff_b", ".diff.weight")  # endings: names also hold `.diffusion_model.`
 _BIAS_ENDINGS = (".lora_B.bias", ".lora_up.bias", ".lora_A.bias", ".lora_down.bias")
-_CHECKPOINT_STARTS = (
-    "model.diffusion_model.",
-    "first_stage_model.",
-    "cond_stage_model.",
-    "conditioner.",
-    "down_blocks.",
-)
+# What else people have in their folders: how its tensors start. The first that fits is it.
+_OTHER_FILES = {
+    "a ControlNet": (
+        "control_model.",
+        "controlnet_",
+        "control_",
+        "input_hint_block.",
+        "zero_convs.",
+        "adapter.body.",
+        "controlnet_cond_embedding.",
+    ),
+    "an IP-Adapter": ("image_proj.", "ip_adapter."),
+    "a checkpoint": (
+        "model.diffusion_model.",
+        "diffusion_model.",
+        "first_stage_model.",
+        "cond_stage_model.",
+        "conditioner.",
+        "down_blocks.",
+        "double_blocks.",
+        "single_blocks.",
+        "joint_blocks.",
+        "transformer_blocks.",
+        "single_transformer_blocks.",
+        "text_encoders.",
+        "blocks.",
+        "layers.",
+    ),
+    "a VAE": ("encoder.down", "decoder.up", "encoder.conv_in.", "decoder.conv_in.", "post_quant_conv.", "quant_conv."),
+    "a text encoder": ("text_model.", "transformer.text_model.", "shared.", "encoder.block.", "model.layers."),
+    "a textual inversion embedding": ("clip_l", "clip_g", "t5xxl"),
+}
+# How a file begins that is no .safetensors.
+_BEGINNINGS = {
+    b"PK\x03\x04": "a PyTorch file (.pt, .ckpt, .bin), which is not opened as it could run any program",
+    b"\x80": "a PyTorch file (.pt, .ckpt, .bin), which is not opened as it could run any program",
+    b"GGUF": "a GGUF file",
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself",
+    b"<": "a web page, perhaps a download that needed a login",
+}
 
 
 def kind_of(key: str) -> str | None:
@@ -45,5 +114,13 @@ def kind_of(key: str) -> str | None:
     return next((kind for word, kind in _KINDS.items() if word in key), None)
 
 
-def looks_like_checkpoint(keys: Iterable[str]) -> bool:
-    return any(key.startswith(_CHECKPOINT_STARTS) for key in keys)
+def file_kind(keys: Collection[str]) -> str | None:
+    """What has tensors of these names, such as "a VAE", if it is no network at all; None if it is unknown."""
+    return next((kind for kind, starts in _OTHER_FILES.items() if any(key.startswith(starts) for key in keys)), None)
+
+
+def begins_as(start: bytes) -> str | None:
+    """What a file is whose first bytes are these, if that is known and it is no .safetensors, however damaged."""
+    if start[8:9] == b"{":
+        return None
+    return next((kind for begin, kind in _BEGINNINGS.items() if start.startswith(begin)), None)

@@ -1,16 +1,17 @@
-"""The model families that have a layout here: how their layers are called when written, and which block each is in."""
+"""The model families: how their layers are called when written, which block each is in, and what a file says of them.
+
+`transformers.py` lists those that are told by the layouts of their layers.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from lib_pm.core.keys.layouts import Layout
 from lib_pm.core.keys.names import parse_name, to_original
-
-if TYPE_CHECKING:
-    from lib_pm.core.layers import LayerShape
 
 Kind = Literal["attn", "mlp", "te", "other"]
 KINDS: tuple[Kind, ...] = ("attn", "mlp", "te", "other")
@@ -22,7 +23,9 @@ class Family:
 
     block_lists: the lengths of block weight lists that fit it. canonical: from a name in any scheme to the name that
     is written, or None if names are kept as they are. block: from a canonical name to its block, "" if it is in none.
-    base_version, architecture: what ss_base_model_version and modelspec.architecture say.
+    base_version, architecture, resolution, network_module: what is written where no input says it, "" for nothing.
+    said: a pattern of what files call it, as `plain_word` writes that. layouts: its layers; without any it is told
+    otherwise. like: the id of a family with the very same layers, from which only the file's own word tells it.
     """
 
     id: str
@@ -33,6 +36,15 @@ class Family:
     base_version: str = ""
     architecture: str = ""
     resolution: str = ""
+    network_module: str = "networks.lora"
+    said: str = "(?!)"
+    layouts: tuple[Layout, ...] = ()
+    like: str = ""
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """Its id; several for a family that `either` made."""
+        return frozenset(filter(None, self.id.split("|")))
 
     def name(self, raw: str) -> str:
         """The one name of a layer in this family."""
@@ -86,7 +98,8 @@ def _unet_block(levels: int) -> Callable[[str], str]:
     return block
 
 
-def _flux_block(name: str) -> str:
+def flux_block(name: str) -> str:
+    """The block of a Flux layer in the 61 numbers of a block weight list."""
     component, path = parse_name(name)
     if component.startswith("te"):
         return "T5" if component in ("te2", "te3") or "t5xxl" in name else "CLIP"
@@ -113,6 +126,7 @@ SD1 = Family(
     "sd_v1",
     "stable-diffusion-v1/lora",
     "512x512",
+    said=r"(sd|stablediffusion)v?1",
 )
 SD2 = Family(
     "sd2",
@@ -123,6 +137,7 @@ SD2 = Family(
     "sd_v2",
     "stable-diffusion-v2-768-v/lora",
     "768x768",
+    said=r"(sd|stablediffusion)v?2",
 )
 SDXL = Family(
     "sdxl",
@@ -133,59 +148,34 @@ SDXL = Family(
     "sdxl_base_v1-0",
     "stable-diffusion-xl-v1-base/lora",
     "1024x1024",
+    said=r"(sd|stablediffusion)xl",
 )
-FLUX = Family("flux", "Flux", (61,), None, _flux_block, "flux1", "flux-1-dev/lora", "1024x1024")
-OTHER = Family("other", "a model family without a layout here")
+OTHER = Family("", "an unknown model")
 
 
-_OUTSIDE_LEVELS = r"conv_in$|conv_out$|time_embedding_|add_embedding_"
+def either(families: Sequence[Family], *, mixed: bool = False) -> Family:
+    """What is true of all these families, of which a LoRA may be for any; OTHER for none.
 
-
-def detect(layers: Mapping[str, LayerShape], base_version: str = "") -> Family:
-    """The family of a LoRA's layers.
-
-    layers: names as written -> shapes. base_version: the file's own ss_base_model_version, which decides only where the
-    layers leave it open. Widths of the text that cross-attention sees tell SD1 (768), SD2 (1024) and SDXL (2048) apart;
-    a text encoder alone is told by its names and width.
+    Names are translated only if all do it alike, and nothing is known to be written about the base model. Blocks are
+    those of the first that has some. mixed: the LoRA is for several of them at once.
     """
-    paths = {name: parse_name(name) for name in layers}
-    if any(
-        re.search(r"(^|_)(double_blocks|single_blocks|single_transformer_blocks)_\d", path)
-        for _, path in paths.values()
-    ):
-        return FLUX
-    votes: set[str] = set()
-    for name, (component, path) in paths.items():
-        if component == "unet" and re.match(r"(down_blocks|mid_block|up_blocks)_", path):
-            votes.add("unet")
-            if re.search(r"(input_blocks|middle_block|output_blocks)[_.]", name):
-                votes.add("original names")
-            if re.search(r"attn2_to_[kv]$", path):
-                votes.add(f"text {layers[name].inner}")
-            if re.search(r"transformer_blocks_[1-9]", path):
-                votes.add("deep")
-            if re.match(r"down_blocks_0_attentions|down_blocks_3|up_blocks_3", path):
-                votes.add("four levels")
-        elif component == "te3" or (component == "unet" and not re.match(_OUTSIDE_LEVELS, path)):
-            return OTHER  # SD3 has two CLIPs as well: its own layers give it away
-        elif component == "te2":
-            votes.add("te2")
-        elif component == "te" and path.startswith("text_model_"):
-            votes.add(f"te {layers[name].inner}")
-            if name.startswith("lora_te1_"):
-                votes.add("te1")
-    if votes & {"text 2048", "deep"} or ("te2" in votes and "four levels" not in votes):
-        return SDXL
-    if "unet" in votes:
-        if "text 1024" in votes or ("te 1024" in votes and "text 768" not in votes):
-            return SD2
-        if votes & {"four levels", "text 768"}:
-            return SD1
-    for family in (SDXL, SD2, SD1):
-        if family.base_version and base_version.startswith(family.base_version):
-            return family
-    if votes & {"te1", "original names"}:  # kohya's trainer writes them for SDXL alone
-        return SDXL
-    if "unet" in votes or any(vote.startswith("te ") for vote in votes):
-        return SD2 if "te 1024" in votes else SD1
-    return OTHER
+    if len(families) == 1 and not mixed:
+        return families[0]
+    if not families:
+        return OTHER
+    listed = next((family for family in families if family.block_lists), OTHER)
+    titles = [family.title for family in families]
+    first = families[0]
+    return Family(
+        "|".join(family.id for family in families),
+        f"{', '.join(titles[:-1])} {'and' if mixed else 'or'} {titles[-1]}" if len(titles) > 1 else titles[0],
+        listed.block_lists,
+        first.canonical if len({family.canonical for family in families}) == 1 else None,
+        listed.block,
+        network_module=first.network_module if len({family.network_module for family in families}) == 1 else "",
+    )
+
+
+def plain_word(said: str) -> str:
+    """What a file calls its base model, for comparing: `Flux.1-dev/lora` and `flux_1_dev` are both `flux1dev`."""
+    return re.sub(r"[^a-z0-9]", "", said[:200].partition("/")[0].lower())

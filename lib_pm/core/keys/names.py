@@ -16,6 +16,7 @@ _PREFIXES = {
     "lora_te1_": "te",
     "lora_te2_": "te2",
     "lora_te3_": "te3",
+    "lora_transformer_": "unet",
     "unet.": "unet",
     "text_encoder.": "te",
     "text_encoder_2.": "te2",
