@@ -77,17 +77,20 @@ def _different(files: Sequence[LoraFile], common: Sequence[Family]) -> str:
 
 def _apart(files: Sequence[LoraFile], common: Sequence[Family]) -> str:
     """Which file is tied to the rest neither by its family nor by a layer, "" for none."""
-    certain = len(common) == 1
-    named = [({either(common).name(name) for name in file.layers}, certain and file.families) for file in files]
-    tied = set().union(*(names for names, sure in named if sure)) or named[0][0]
-    rest = [index for index, (names, sure) in enumerate(named) if not sure and names is not tied]
-    while near := [index for index in rest if named[index][0] & tied]:
-        tied = tied.union(*(named[index][0] for index in near))
+    sure = [len(common) == 1 and bool(file.families) for file in files]
+    if all(sure):
+        return ""
+    names = [{either(common).name(name) for name in file.layers} for file in files]
+    first = [index for index, known in enumerate(sure) if known] or [0]
+    tied = set().union(*(names[index] for index in first))
+    rest = [index for index in range(len(files)) if index not in first]
+    while near := [index for index in rest if names[index] & tied]:
+        tied = tied.union(*(names[index] for index in near))
         rest = [index for index in rest if index not in near]
     if not rest:
         return ""
-    name = files[rest[0]].path.name
-    return f"{name} has no layer that another has, and nothing tells whether it is for their model: {_each(files)}."
+    alone = files[rest[0]].path.name
+    return f"{alone} has no layer that another has, and nothing tells whether it is for their model: {_each(files)}."
 
 
 def _each(files: Sequence[LoraFile]) -> str:
