@@ -10,7 +10,8 @@ from modules.ui_components import InputAccordion
 
 from lib_pm.host import xyz
 from lib_pm.host.desk import WebuiDesk
-from lib_pm.host.live import INFOTEXT, Live
+from lib_pm.host.infotext import INFOTEXT
+from lib_pm.host.live import Live
 from lib_pm.host.outside import keep_wanted
 from lib_pm.host.settings import add_settings, read_settings
 from lib_pm.ui import accordion, tab
@@ -37,7 +38,7 @@ class PowerMerger(scripts.Script):
         xyz.rewrite_prompts(p, lambda: accordion.requested(*args))
 
     def before_process_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
-        _live.restore(p)
+        _live.begin_batch(p, lambda: accordion.requested(*args))
 
     def after_extra_networks_activate(
         self, p: Any, *args: Any, extra_network_data: dict[str, Any], **kwargs: Any

@@ -10,14 +10,19 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
-from lib_pm.host.live import stop
+from lib_pm.core.errors import MergeInputError
+from lib_pm.core.registry import find_mode
+from lib_pm.host.infotext import note_of_cell
 from lib_pm.host.port import find_lora, lora_extension
+from lib_pm.host.refusal import Refusal, stop
 from lib_pm.host.settings import read_settings
-from lib_pm.jobs.axes import PREFIX, Axis, Offered, make_axes
+from lib_pm.jobs.axes import MODE, PREFIX, Axis, Offered, make_axes
+from lib_pm.jobs.prompt import parse_prompt
 from lib_pm.jobs.rewrite import Tags, read_tags, rewrite
 
+Result = TypeVar("Result")
 _CELL = "power_merger_cell"  # on p: the values of this cell by their axes' names
 
 
@@ -45,8 +50,19 @@ def rewrite_prompts(p: Any, panel: Callable[[], str]) -> None:
         for prompts in ("all_prompts", "all_hr_prompts"):
             if getattr(p, prompts, None):
                 setattr(p, prompts, [rewrite(text, edits, asked) for text in getattr(p, prompts)])
+        _note_idle_axes(p, values)
     except Exception as error:  # noqa: BLE001 (the WebUI would print it and make the image of another cell)
         stop(p, error)
+
+
+def _note_idle_axes(p: Any, values: Mapping[str, Any]) -> None:
+    """Tell of options that this cell's mode does not have; with the axis Mode one expects it of some cells."""
+    options = {axis.option: axis.name for axis in _AXES if axis.option and axis.name in values}
+    if options and MODE not in values:
+        mode = find_mode(parse_prompt(p.main_prompt).tag.mode)
+        for option, name in options.items():
+            if not mode.option(option):
+                note_of_cell(p, f"{name} changes nothing: mode {mode.id} has no {option}.")
 
 
 def _with_value(edit: Callable[[Tags, Any], Tags], value: Any, tags: Tags) -> Tags:
@@ -72,7 +88,10 @@ def _option(plot: ModuleType, axis: Axis) -> Any:
         return axis.label(_tags(p), value)
 
     def confirm(p: Any, values: Sequence[Any]) -> None:
-        axis.fits(_tags(p))
+        tags = _tags(p)
+        if tags.pm:  # without a merge the LoRAs' tags are the WebUI's own affair
+            parse_prompt(_prompt(p))
+        axis.fits(tags)
         for value in values:
             axis.check(value)
 
@@ -80,20 +99,36 @@ def _option(plot: ModuleType, axis: Axis) -> Any:
         PREFIX + axis.name,
         axis.type,
         apply,
-        format_value=format_value,
-        confirm=confirm,
+        format_value=_told(format_value),
+        confirm=_told(confirm),
         cost=axis.cost,
         choices=axis.choices,
-        prepare=axis.split,
+        prepare=_told(axis.split),
     )
 
 
-def _tags(p: Any) -> Tags:
-    """The tags of the prompt as the user wrote it, those of its styles too."""
+def _told(work: Callable[..., Result]) -> Callable[..., Result]:
+    """What it refuses stops the plot, with its message in the page and over the API."""
+
+    def told(*args: Any) -> Result:
+        try:
+            return work(*args)
+        except MergeInputError as error:
+            raise Refusal(str(error)) from None
+
+    return told
+
+
+def _prompt(p: Any) -> str:
+    """The prompt as the user wrote it, with its styles."""
     from modules import shared
 
     prompt = p.prompt if isinstance(p.prompt, str) else p.prompt[0]
-    return read_tags(shared.prompt_styles.apply_styles_to_prompt(prompt, p.styles))
+    return str(shared.prompt_styles.apply_styles_to_prompt(prompt, p.styles))
+
+
+def _tags(p: Any) -> Tags:
+    return read_tags(_prompt(p))
 
 
 def _lora_names() -> list[str]:

@@ -22,6 +22,7 @@ from lib_pm.jobs.rewrite import Tags, rounded
 from lib_pm.jobs.tag import is_number
 
 PREFIX = "[Power Merger] "  # of the axes' names in a menu that they share with others
+MODE = "Mode"
 LORAS = 8  # LoRAs that have axes: a plot's menu is made before anyone has written a prompt
 _WORD = -(2**62)  # stands for `full` or for nothing on an axis of whole numbers; out of range everywhere
 _TYPED = {int: re.compile(r"[-+\d\s()\[\]]+"), float: re.compile(r"[-+\d.eE\s()\[\]]+")}  # a number or a range
@@ -38,7 +39,7 @@ class Axis:
     that is no number, with a MergeInputError that names what is allowed. label: of a value, for a prompt's tags. fits:
     refuses a prompt without the LoRAs that the axis is about. cost: above 0 for what needs a new merge, more for what
     less can be kept of. choices: all values, or those worth offering. words: texts allowed beside numbers, and the
-    numbers that stand for them.
+    numbers that stand for them. option: of the mode that it changes, "" for none.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Axis:
     cost: float = 0.5
     choices: Callable[[], list[str]] | None = None
     words: Mapping[str, int] = field(default_factory=dict)
+    option: str = ""
 
     def split(self, text: str) -> list[str]:
         """The values in a text with commas; on an axis of numbers nothing but numbers and ranges gets through."""
@@ -78,7 +80,7 @@ class Offered:
 
 def make_axes(offered: Offered) -> list[Axis]:
     """All axes, in the order in which their edits are made."""
-    mode = Axis("Mode", str, rewrite.set_mode, find_mode, _as_it_is, cost=0.6, choices=lambda: list(MODES))
+    mode = Axis(MODE, str, rewrite.set_mode, find_mode, _as_it_is, cost=0.6, choices=lambda: list(MODES))
     apply_to = Axis("Apply to", str, rewrite.apply_to, check_part, _as_it_is, choices=lambda: list(APPLY))
     factor = _number_axis("All strengths", rewrite.scale_strengths, lambda tags, by: f"strengths × {_shown(by)}")
     balance = _number_axis("Balance", rewrite.balance, _balance_label, _check_two, 0, 1)
@@ -111,6 +113,7 @@ def _option_axis(option: Option) -> Axis:
         label,
         cost=0.4 if declared.short else 0.45,  # all ranks come from one decomposition
         words={declared.word: _WORD} if declared.word or declared.empty else {},
+        option=option.name,
     )
 
 

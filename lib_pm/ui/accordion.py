@@ -10,6 +10,7 @@ import gradio as gr
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.registry import find_mode
+from lib_pm.jobs.infotext import first_pass
 from lib_pm.jobs.prompt import ModeTag, parse_pm
 from lib_pm.ui.panel import OPTIONS, mode_controls, panel_text, shown
 
@@ -65,14 +66,14 @@ def requested(enabled: object = False, mode: object = "", *values: object) -> st
 
 
 def _is_on(params: Mapping[str, Any], infotext: str) -> bool:
-    """An image that was merged by a tag comes back by its tag."""
-    return infotext in params and "<pm:" not in params.get("Prompt", "")
+    """An image that was merged by a tag comes back by its tag, and so does a hires pass."""
+    return first_pass(params.get(infotext, "")) != "" and "<pm:" not in params.get("Prompt", "")
 
 
 def _pasted(params: Mapping[str, Any], infotext: str) -> ModeTag | None:
     """How an image was merged, None if it was not, or in no mode that this version knows."""
     try:
-        return parse_pm(params[infotext]) if infotext in params else None
+        return parse_pm(first_pass(params[infotext])) if infotext in params else None
     except MergeInputError:
         return None
 

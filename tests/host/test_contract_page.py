@@ -84,6 +84,25 @@ class TestAccordion:
             assert (again.infotexts, again.comments) == (before.infotexts, before.comments)
         assert KEY not in before.infotexts[0]
 
+    @pytest.mark.parametrize(
+        ("args", "texts"),
+        [
+            (["yes", "concat"], ("first", "'yes'", "true or false")),
+            (["false"], ("first", "'false'", "true or false")),
+            ([{}], ("first", "{}", "true or false")),
+            ([True, {"a": 1}], ("second", "{'a': 1}", "mode")),
+            ([True, ["concat"]], ("second", "['concat']", "mode")),
+            ([True, 5], ("second", "5", "mode")),
+            ([True, None], ("''", "concat")),
+            ([True, "ties_svd", {"density": 0.5}], ("density", "{'density': 0.5}", "0 to 1")),
+        ],
+        ids=str,
+    )
+    def test_arguments_of_another_kind_are_refused(
+        self, server: Server, args: list[Any], texts: tuple[str, ...]
+    ) -> None:
+        refused(server, PLAIN + STACK, *texts, **arguments(*args))
+
     def test_a_bad_argument_is_refused_as_in_a_tag(self, server: Server) -> None:
         with pytest.raises(ServerError, match="ties_svdd"):
             server.txt2img(PLAIN + STACK, **arguments(True, "ties_svdd"))
@@ -102,6 +121,31 @@ class TestInfotext:
         result = server.txt2img(f"{PLAIN}{STACK}{TIES}", **payload)
         assert len(result.infotexts) == len(result.images)
         assert all(text.count(KEY) == 1 for text in result.infotexts)
+
+    def test_of_two_passes(self, server: Server) -> None:
+        """One text for both passes if they have one merge, else what each has."""
+        other, ties = "<pm:add_svd:rank=4>", "ties_svd:density=0.5:svd_rank=4:lambda=1"
+        added = "add_svd:svd_rank=4:lambda=1"
+        for first, second, expected in (
+            (TIES, TIES, ties),
+            ("", other, f"off; hires: {added}"),
+            (TIES, other, f"{ties}; hires: {added}"),
+            (TIES, "", f"{ties}; hires: off"),
+        ):
+            stack = f"{PLAIN}{STACK}"
+            text = server.txt2img(stack + first, hr_prompt=stack + second, **HIRES).infotexts[0]
+            assert f'{KEY}"{expected}"' in text
+
+    @by_double_only
+    def test_of_the_hires_pass_alone_leaves_the_accordion_off(self, server: Server) -> None:
+        assert isinstance(server, Double)
+        hires = server.txt2img(PLAIN + STACK, hr_prompt=f"{PLAIN}{STACK}{TIES}", **HIRES)
+        assert server.paste(hires.infotexts[0])["Power Merger"] is False
+        both = server.txt2img(
+            PLAIN + STACK, hr_prompt=f"{PLAIN}{STACK}{TIES}", **HIRES, **arguments(True, "dare_ties_svd:seed=9")
+        )
+        pasted = server.paste(both.infotexts[0])
+        assert (pasted["Power Merger"], pasted["Mode"], pasted["Seed"]) == (True, "dare_ties_svd", 9)
 
     def test_only_when_applied(self, server: Server) -> None:
         for prompt in (PLAIN, PLAIN + STACK, PLAIN + TIES):
@@ -195,6 +239,33 @@ class TestRefusals:
         with pytest.raises(ServerError, match="tiess"):
             server.img2img(f"{PLAIN}{STACK}<pm:tiess>", image)
 
+    @pytest.mark.parametrize("payload", [{}, HIRES], ids=["txt2img", "hires"])
+    def test_a_tag_in_the_negative_prompt(self, server: Server, payload: dict[str, Any]) -> None:
+        """It would be words there."""
+        refused(server, PLAIN + STACK, TIES, "negative prompt", negative_prompt=f"dog{TIES}", **payload)
+
+    def test_a_tag_in_the_negative_prompt_of_the_hires_pass(self, server: Server) -> None:
+        refused(server, PLAIN + STACK, TIES, "negative prompt", hr_negative_prompt=f"dog{TIES}", **HIRES)
+
+    @by_double_only
+    @pytest.mark.parametrize(
+        "tags",
+        [("", TIES), (TIES, ""), (TIES, "<pm:concat>"), (TIES, f"<lora:{A}:0.1>{TIES}")],
+        ids=["second", "first", "both", "another LoRA"],
+    )
+    def test_prompts_of_a_batch_with_different_tags(self, server: Server, tags: tuple[str, str]) -> None:
+        """As a prompt matrix makes them: the WebUI reads the tags of the first alone."""
+        prompts = [f"{PLAIN}{STACK}{tag}" for tag in tags]
+        refused(server, prompts, "first", "batch size", batch_size=2)
+        alone = [server.txt2img(prompt, seed=seed).image for seed, prompt in enumerate(prompts, 5)]
+        together = server.txt2img(prompts, n_iter=2).images
+        assert all(same(*pair) for pair in zip(alone, together, strict=True))
+
+    @by_double_only
+    def test_without_a_merge_they_are_the_webuis_own_affair(self, server: Server) -> None:
+        prompts = [PLAIN + STACK, f"{PLAIN}<lora:{A}:0.1>"]
+        assert len(server.txt2img(prompts, batch_size=2).images) == 2
+
     def test_an_unknown_lora_and_what_it_may_have_been(self, server: Server) -> None:
         refused(server, f"{PLAIN}<lora:{A}x:0.8><lora:{B}:0.6>{TIES}", f"{A}x", A)
 
@@ -241,23 +312,23 @@ class TestRefusals:
 
 
 def told(result: Result, *texts: str) -> None:
-    """In the comments, where they can be read."""
-    if result.comments is not None:
-        for text in texts:
-            assert text in result.comments
+    """In the infotext, which programs read too, and in the comments, where they can be read."""
+    for text in texts:
+        assert text in result.infotexts[0].partition("Power Merger note: ")[2]
+        assert result.comments is None or text in result.comments
 
 
 class TestComments:
     def test_no_lora_to_merge_is_a_comment_and_the_plain_image(self, server: Server) -> None:
         plain, result = server.txt2img(PLAIN), server.txt2img(PLAIN + TIES)
         assert same(result.image, plain.image)
-        told(result, "Power Merger", "<lora:")
+        told(result, "<lora:")
 
     def test_only_loras_that_stay_stacked(self, server: Server) -> None:
         stacked = server.txt2img(f"{PLAIN}<lora:{A}:0.8>")
         result = server.txt2img(f"{PLAIN}<lora:{A}:0.8:pm=off>{TIES}")
         assert same(result.image, stacked.image)
-        told(result, "Power Merger", "<lora:")
+        told(result, "<lora:")
 
     def test_layers_that_the_model_does_not_have(self, server: Server) -> None:
         """Some of a LoRA's: applied without them, and said how many of how many, of which LoRA, and the first names."""
@@ -275,3 +346,10 @@ class TestComments:
     def test_nothing_is_said_when_all_is_well(self, server: Server) -> None:
         result = server.txt2img(f"{PLAIN}{STACK}{TIES}")
         assert result.comments in ("", None)
+        assert "note" not in result.infotexts[0]
+
+    def test_what_is_said_of_one_image_is_not_said_of_the_next(self, server: Server) -> None:
+        result = server.txt2img(f"{PLAIN}{STACK}<pm:concat:density=0.5>")
+        told(result, "density", "concat")
+        for prompt in (f"{PLAIN}{STACK}<pm:concat>", PLAIN):
+            assert "note" not in server.txt2img(prompt).infotexts[0]

@@ -145,3 +145,51 @@ def test_conds_without_a_key_are_noticed(server: Double, monkeypatch: pytest.Mon
     monkeypatch.setattr(live().Live, "activate", activate)
     with pytest.raises(AssertionError):
         story(server)
+
+
+def of_page(server: Double, prompt: str, **fields: Any) -> Any:
+    """What the page gets that asks for an image."""
+    processing, runner = server.module("processing"), server.module("scripts").scripts_txt2img
+    p = processing.StableDiffusionProcessingTxt2Img(prompt=prompt, width=64, height=64, steps=2, seed=5, **fields)
+    p.scripts = runner
+    p.script_args = tuple(server.module("api.api").Api(None)._default_args(runner))
+    return processing.process_images(p)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prompt": f"{PLAIN}{STACK}<pm:tiess>"},
+        {"prompt": f"{PLAIN}{STACK}<pm:tiess>", "n_iter": 2},
+        {"prompt": MERGED, "enable_hr": True, "hr_prompt": f"{PLAIN}<pm:tiess>"},
+        {"prompt": MERGED, "negative_prompt": "<pm:tiess>"},
+    ],
+    ids=["prompt", "batches", "hires", "negative"],
+)
+def test_the_page_shows_what_is_written_wrong_and_the_console_no_traceback(
+    server: Double, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], fields: dict[str, Any]
+) -> None:
+    """The WebUI prints one for every error that reaches it."""
+    before = of_page(server, MERGED)
+    assert len(before.images) == 1
+    caplog.clear()
+    result = of_page(server, **fields)
+    assert result.images == []
+    assert "Power Merger: " in result.comments
+    assert "pm:tiess" in result.comments or "'tiess'" in result.comments
+    assert ["Power Merger" in record.message for record in caplog.records] == [True]
+    assert not any(record.exc_info for record in caplog.records)
+    assert "Traceback" not in capsys.readouterr().err
+    after = of_page(server, MERGED)
+    assert bytes(after.images[0].tobytes()) == bytes(before.images[0].tobytes())
+    assert after.infotexts == before.infotexts
+
+
+def test_a_script_of_the_page_gets_an_error(server: Double) -> None:
+    """It would take an image that is not there."""
+    refusal = importlib.import_module("lib_pm.host.refusal")
+    processing, runner = server.module("processing"), server.module("scripts").scripts_txt2img
+    for script in (0, 1):
+        p = processing.StableDiffusionProcessingTxt2Img(prompt=PLAIN)
+        p.scripts, p.script_args = runner, (script,)
+        assert refusal.in_page(p) == (script == 0)

@@ -109,13 +109,65 @@ def test_without_a_merge_the_strengths_are_the_hosts_own_stack(server: Server) -
 
 
 def test_an_option_without_a_merge_is_told(server: Server) -> None:
-    plot = make_plot(server, PLAIN + STACK, pm("Density", "0.5, 0.9"))
-    assert not any(cell.any() for cell in plot.cells)
-    if plot.comments is not None:
-        assert "Power Merger: density is an option of a merge, and none is asked for" in plot.comments
+    stopped(server, PLAIN + STACK, pm("Density", "0.5, 0.9"), "density", "axis Mode")
+
+
+def stopped(server: Server, prompt: str, x: Values, *texts: str) -> None:
+    """The plot, with a message that has these texts; and what comes next is as if nothing had been."""
+    merged = server.txt2img(PROMPT).image
+    with pytest.raises(ServerError) as error:
+        make_plot(server, prompt, x)
+    for text in texts:
+        assert text in str(error.value)
+    if isinstance(server, Double):
+        assert type(error.value.__cause__).__name__ == "Power Merger"  # what the page shows before the message
+        assert vars(error.value.__cause__)["status_code"] == 400
+        server.module("errors").exception_records.clear()  # the plot's, of the cell
+    assert same(server.txt2img(PROMPT).image, merged)
+
+
+@pytest.mark.parametrize(
+    "x", [pm("Density", "0.5, 0.9"), pm("Mode", "ties"), ("Steps", "1, 2"), ("Prompt S/R", "cat, dog")]
+)
+@pytest.mark.parametrize(
+    ("tags", "texts"),
+    [
+        (f"{STACK}<pm:tiess>", ("tiess",)),
+        (f"<lora:{A}:x>{TIES}", (A, "'x'")),
+        (f"<lora:{A}x:1>{TIES}", (f"{A}x", A)),
+    ],
+    ids=["mode", "strength", "name"],
+)
+def test_what_is_wrong_with_the_prompt_stops_the_plot(
+    server: Server, tags: str, texts: tuple[str, ...], x: Values
+) -> None:
+    """An axis of the WebUI's has no word in it, and the WebUI leaves what cannot be made black."""
+    stopped(server, PLAIN + tags, x, *texts)
+
+
+def test_what_is_wrong_with_the_panel_stops_the_plot(server: Server) -> None:
+    panel = {"alwayson_scripts": {"Power Merger": {"args": [True, "tiess"]}}}
+    with pytest.raises(ServerError, match="tiess"):
+        make_plot(server, PLAIN + STACK, pm("Density", "0.5"), **panel)
     if isinstance(server, Double):
         server.module("errors").exception_records.clear()
-    assert same(server.txt2img(PROMPT).image, server.txt2img(PROMPT).image)
+
+
+def test_at_full_rank_a_sum_is_concat(server: Server) -> None:
+    plot = make_plot(server, f"{PLAIN}{STACK}<pm:add_svd>", pm("SVD rank", "2, full"))
+    check(server, plot, [f"{PLAIN}{STACK}<pm:add_svd:svd_rank={rank}>" for rank in ("2", "full")])
+    assert same(plot.cells[1], server.txt2img(f"{PLAIN}{STACK}<pm:concat>").image)
+
+
+def test_an_axis_that_changes_nothing_is_told(server: Server) -> None:
+    plot = make_plot(server, f"{PLAIN}{STACK}<pm:add_svd>", pm("Seed", "1, 2"))
+    assert same(*plot.cells)
+    assert plot.comments is None or "Seed" in plot.comments
+    for text in plot.infotexts:
+        assert text is not None
+        assert "Seed changes nothing: mode add_svd has no seed" in text
+    among_modes = make_plot(server, PLAIN + STACK, pm("Seed", "1, 2"), pm("Mode", "add_svd"))
+    assert not any("changes nothing" in str(text) for text in among_modes.infotexts)
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,8 @@ def process_images_inner(p: StableDiffusionProcessing) -> Processed:
             if state.interrupted or state.stopping_generation:
                 break
             samples = _run_batch(p)
+            if samples is None:
+                break
             _finish_batch(p, samples, images, infotexts)
     if not infotexts:
         infotexts.append(create_infotext(p, p.all_prompts, p.all_seeds, p.all_subseeds))
@@ -75,6 +77,7 @@ def process_images_inner(p: StableDiffusionProcessing) -> Processed:
 
 
 def _run_batch(p: StableDiffusionProcessing) -> Any:
+    """The latents; None if a script has taken the prompts away."""
     host_steps.load_chosen_model()
     host_steps.forget_networks(p)
     p.prompts, p.negative_prompts = p.of_batch(p.all_prompts), p.of_batch(p.all_negative_prompts)
@@ -82,6 +85,8 @@ def _run_batch(p: StableDiffusionProcessing) -> Any:
     batch = {"batch_number": p.iteration, "prompts": p.prompts, "seeds": p.seeds, "subseeds": p.subseeds}
     if p.scripts is not None:
         p.scripts.before_process_batch(p, **batch)
+    if len(p.prompts) == 0:
+        return None
     p.parse_extra_network_prompts()
     if not p.disable_extra_networks:
         extra_networks.activate(p, p.extra_network_data)

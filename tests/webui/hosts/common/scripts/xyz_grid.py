@@ -98,6 +98,7 @@ class Script(scripts.Script):
         is_text = args[-1]
         axes = [self._values(p, is_text, *args[at : at + 3]) for at in (0, 3, 6)]
         texts = dict(zip("XYZ", args[1:9:3], strict=True))
+        labels[:] = [[a.axis.format_value(p, a.axis, x) for x in a.values] for a in axes]
         done, grid_text, size = {}, None, (p.width, p.height)
         made[:] = sorted(product(*(range(len(axis.values)) for axis in axes)), key=_nested([a.axis.cost for a in axes]))
         for at in made:
@@ -115,7 +116,6 @@ class Script(scripts.Script):
         order = sorted(done, key=lambda at: at[::-1])
         images = [done[at].images[0] if done[at].images else Image.new("RGB", size) for at in order]
         whole = copy(done[made[0]])
-        labels[:] = [[a.axis.format_value(p, a.axis, x) for x in a.values] for a in axes]
         whole.images = [Image.fromarray(np.concatenate([np.asarray(image) for image in images], 1)), *images]
         whole.infotexts = [grid_text, *(done[at].infotexts[0] if done[at].images else None for at in order)]
         return whole
@@ -131,7 +131,9 @@ class Script(scripts.Script):
         return AxisInfo(option, values)
 
     def _grid_text(self, pc, axes, texts):
-        pc.extra_generation_params = pc.extra_generation_params | {"Script": self.title()}
+        """Also of a cell that could not be made."""
+        pc.extra_generation_params = copy(pc.extra_generation_params)
+        pc.extra_generation_params["Script"] = self.title()
         for (name, text), axis in zip(texts.items(), axes, strict=True):
             if axis.axis.label != "Nothing":
                 pc.extra_generation_params |= {f"{name} Type": axis.axis.label, f"{name} Values": text}
