@@ -15,6 +15,7 @@ import torch
 from tests.webui.chosen import KINDS
 from tests.webui.double import Double, running
 from tests.webui.lora_files import put, tensors
+from tests.webui.plotting import make_plot
 from tests.webui.server import HIRES, ServerError, same
 
 pytest_plugins = ("tests.webui.fixtures",)
@@ -170,6 +171,44 @@ class TestControls:
             pass
         assert is_on.value is False
         assert isinstance(ui_components.InputAccordion, type) == (double.kind == "a1111")
+
+
+class TestStops:
+    """What an image or a plot can be stopped by, and where the host goes on."""
+
+    def test_a_batch_whose_prompts_a_script_takes_away_is_the_last_and_no_error(
+        self, double: Double, hooks: dict[str, Any]
+    ) -> None:
+        hooks["before_process_batch"] = lambda p, *args, batch_number, prompts, **kwargs: (
+            prompts.clear() if batch_number else None
+        )
+        result = double.txt2img(PROMPT, n_iter=3)
+        assert len(result.images) == 1
+        assert double.swallowed() == []
+
+    def test_a_plot_copies_the_parameters_of_its_first_cell_even_if_that_failed(
+        self, double: Double, hooks: dict[str, Any]
+    ) -> None:
+        class Fails(dict[str, Any]):
+            def __copy__(self) -> Any:
+                raise RuntimeError("copied")
+
+        def process(p: Any, *args: Any) -> None:
+            def fail(*args: Any, **kwargs: Any) -> None:
+                raise RuntimeError("in the cell")
+
+            if p.steps in failing:
+                p.setup_conds, p.extra_generation_params = fail, Fails()
+
+        hooks["process"] = process
+        failing = {1}
+        with pytest.raises(ServerError, match="copied"):
+            make_plot(double, PROMPT, ("Steps", "1, 2"))
+        failing = {2}
+        first, second = make_plot(double, PROMPT, ("Steps", "1, 2")).cells
+        assert first.any()
+        assert not second.any()
+        assert all("in the cell" in trace for trace in double.swallowed())
 
 
 class TestSilence:

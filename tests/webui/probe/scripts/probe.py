@@ -29,6 +29,9 @@ class Probe(scripts.Script):
     def process(self, p, *args):
         probe_hooks.call("process", p, *args)
 
+    def before_process_batch(self, p, *args, **kwargs):
+        probe_hooks.call("before_process_batch", p, *args, **kwargs)
+
     def after_extra_networks_activate(self, p, *args, **kwargs):
         probe_hooks.call("after_extra_networks_activate", p, *args, **kwargs)
 
