@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from lib_pm.core.keys.families import KINDS
 from lib_pm.core.params import Option
 from lib_pm.core.registry import MODES, find_mode, find_option
 from lib_pm.jobs.choices import DTYPES
+from lib_pm.jobs.json_text import parse_json
 from lib_pm.jobs.metadata import KEEP, RECIPE_KEY
 from lib_pm.jobs.presets import load_presets
 from lib_pm.jobs.prompt import LoraTag, Request
@@ -117,7 +117,7 @@ def _repeated(options: argparse.Namespace, request: Request) -> Recipe:
             if path.suffix == ".json"
             else inspect_file(path).metadata.get(RECIPE_KEY, "")
         )
-        written = json.loads(text)
+        written = parse_json(text)
         names = [lora["name"] for lora in written["loras"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, MergeInputError):

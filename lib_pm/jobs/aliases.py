@@ -9,12 +9,14 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from lib_pm.jobs.stamps import Facts
+
 
 class Aliases:
     """Each file's ss_output_name, which the WebUI takes as its second name: read once, until the file changes."""
 
     def __init__(self) -> None:
-        self._known: dict[Path, tuple[tuple[int, int], str]] = {}
+        self._known: dict[Path, tuple[Facts, str]] = {}
 
     def find(self, alias: str, files: Iterable[Path]) -> list[Path]:
         """Return those of the files that have this alias."""
@@ -23,15 +25,15 @@ class Aliases:
         return [path for path, (_, found) in self._known.items() if found == alias]
 
 
-def _entry(path: Path, known: tuple[tuple[int, int], str] | None) -> tuple[tuple[int, int], str] | None:
-    """Return what the file was seen by (size, time in ns) and its alias, "" for none; None if it is no file now."""
+def _entry(path: Path, known: tuple[Facts, str] | None) -> tuple[Facts, str] | None:
+    """Return what the file is known again by and its alias, "" for none; None if it is no file now."""
     try:
         now = path.stat()
     except OSError:
         return None
     if not stat.S_ISREG(now.st_mode):  # a pipe would wait for its writer
         return None
-    seen = (now.st_size, now.st_mtime_ns)
+    seen = Facts.of(now)
     return known if known and known[0] == seen else (seen, _read(path))
 
 

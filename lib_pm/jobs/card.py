@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib_pm.core.errors import MergeInputError
+from lib_pm.jobs.json_text import parse_json
 from lib_pm.jobs.whole_file import copy_file, reason, write_text
 
 _KINDS = ("png", "jpg", "jpeg", "webp", "gif")
@@ -61,7 +62,7 @@ def write_card(lora: Path, card: Card) -> None:
 def _read(lora: Path) -> dict[str, object] | None:
     """None if there is one that cannot be read."""
     try:
-        value = json.loads(lora.with_suffix(".json").read_text(encoding="utf-8-sig"))
+        value = parse_json(lora.with_suffix(".json").read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -13,6 +12,7 @@ from lib_pm.core.blocks import check_block_weights
 from lib_pm.core.errors import Faults, MergeInputError, quoted
 from lib_pm.core.keys.families import KINDS
 from lib_pm.core.registry import find_mode
+from lib_pm.jobs.json_text import NotJson, parse_json
 from lib_pm.jobs.prompt import (
     LoraTag,
     ModeTag,
@@ -149,8 +149,8 @@ def from_recipe(recipe: Mapping[str, Any]) -> Draft:
 def from_json(text: str, where: str) -> Draft:
     """What `to_json` wrote; a MergeInputError names `where` it is from."""
     try:
-        value = json.loads(text)
-    except ValueError as error:
+        value = parse_json(text)
+    except NotJson as error:
         raise MergeInputError(f"{where} holds no recipe: {error}.") from error
     if not isinstance(value, dict):
         raise MergeInputError(f"{where} holds no recipe.")

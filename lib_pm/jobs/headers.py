@@ -6,10 +6,12 @@ from functools import lru_cache
 from pathlib import Path
 
 from lib_pm.core.blocks import parse_block_weights
-from lib_pm.core.errors import Faults, MergeInputError
+from lib_pm.core.errors import Faults
 from lib_pm.core.keys.families import Family
 from lib_pm.jobs.reader import open_lora
+from lib_pm.jobs.reading import reading
 from lib_pm.jobs.recipe import Recipe
+from lib_pm.jobs.stamps import Stamp
 
 
 def check_block_weights_of(recipe: Recipe) -> None:
@@ -23,14 +25,11 @@ def check_block_weights_of(recipe: Recipe) -> None:
 
 
 def _family(path: Path) -> Family:
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise MergeInputError(f"{path.name} cannot be read: {error.strerror or error}.") from error
-    return _family_of(path, stat.st_size, stat.st_mtime_ns)
+    with reading(path):
+        return _family_of(Stamp.of(path))
 
 
 @lru_cache(maxsize=256)  # a recipe is looked at after each key that is pressed
-def _family_of(path: Path, size: int, modified: int) -> Family:
-    with open_lora(path) as file:
+def _family_of(stamp: Stamp) -> Family:
+    with open_lora(stamp.path) as file:
         return file.family

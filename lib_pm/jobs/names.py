@@ -6,7 +6,7 @@ import re
 import unicodedata
 from pathlib import Path
 
-from lib_pm.core.errors import MergeInputError
+from lib_pm.core.errors import MergeInputError, quoted
 from lib_pm.jobs.visible import described, unseen, visible
 
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*]')
@@ -21,16 +21,17 @@ def check_name(name: str, what: str = "name") -> str:
     name = name.strip()
     if not name:
         raise MergeInputError(f"The {what} is empty.")
+    length = len(name.encode("utf-8", "surrogatepass"))
+    if length > LONGEST:
+        raise MergeInputError(f"The {what} {quoted(name)} has {length} bytes; allowed: {LONGEST}.")
     if bad := [described(char) for char in unseen(name)]:
         raise MergeInputError(f"The {what} '{visible(name)}' holds {', '.join(bad)}, which cannot be seen.")
     if bad := sorted(set(_FORBIDDEN.findall(name))):
-        raise MergeInputError(f"The {what} {name!r} holds {' '.join(bad)}, which a file's name cannot.")
+        raise MergeInputError(f"The {what} {quoted(name)} holds {' '.join(bad)}, which a file's name cannot.")
     if name.startswith(".") or name.endswith("."):
-        raise MergeInputError(f"The {what} {name!r} is not allowed: it begins or ends with a dot.")
+        raise MergeInputError(f"The {what} {quoted(name)} is not allowed: it begins or ends with a dot.")
     if _DEVICE.fullmatch(name):
-        raise MergeInputError(f"The {what} {name!r} is not allowed: on Windows it is a device.")
-    if len(name.encode()) > LONGEST:
-        raise MergeInputError(f"The {what} {name!r} has {len(name.encode())} bytes; allowed: {LONGEST}.")
+        raise MergeInputError(f"The {what} {quoted(name)} is not allowed: on Windows it is a device.")
     return name
 
 
@@ -53,7 +54,7 @@ def check_folder(folder: str) -> str:
     """A folder below another as `a/b`, "" for that one itself; a MergeInputError if it leads out of it."""
     folder = folder.strip().replace("\\", "/")
     if folder.startswith("/") or re.match(r"[A-Za-z]:", folder):
-        raise MergeInputError(f"The folder {folder!r} is absolute; allowed: one inside the LoRA folder.")
+        raise MergeInputError(f"The folder {quoted(folder)} is absolute; allowed: one inside the LoRA folder.")
     parts = [part for part in folder.split("/") if part]
     if len(parts) > DEEPEST:
         raise MergeInputError(f"The folder is {len(parts)} folders deep; allowed: {DEEPEST}.")

@@ -12,6 +12,7 @@ from lib_pm.core.params import OptionValue
 from lib_pm.core.registry import Mode, find_mode, find_option
 from lib_pm.jobs.tag import Tag, check_text, is_number, parse_strength, tags_of, writable, write_number
 
+_NAMED = 5  # items of a tag in a message
 _ENDING = ".safetensors:"
 _NO_STRENGTH = re.compile(r"[-+]?(nan|inf|infinity|[0-9]*,[0-9]+)", re.IGNORECASE)
 
@@ -125,8 +126,9 @@ def parse_lora(body: str) -> LoraTag:
     if not tag.name:
         raise MergeInputError(f"{quoted(str(tag))} names no LoRA; write <lora:NAME:STRENGTH>.")
     if tag.other and not tag.off:
+        some = ", ".join(tag.other[:_NAMED]) + (" …" if len(tag.other) > _NAMED else "")
         raise MergeInputError(
-            f"{', '.join(tag.other)} in {quoted(str(tag))} cannot be merged; allowed: a name, two strengths (a third "
+            f"{some} in {quoted(str(tag))} cannot be merged; allowed: a name, two strengths (a third "
             "number is the WebUI's dyn), te=, unet=, lbw= for block weights, and pm=off, which leaves the LoRA out of "
             "the merge."
         )

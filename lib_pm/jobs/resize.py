@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lib_pm.core import lowrank
-from lib_pm.core.errors import MergeInputError
+from lib_pm.core.errors import MergeInputError, quoted
 from lib_pm.core.layers import Layer
 from lib_pm.core.registry import MODES
 from lib_pm.core.spaces import MergedLayer, memory_needed
@@ -78,7 +78,7 @@ def parse_dynamic(text: str) -> Dynamic:
     name, _, number = text.partition("=")
     if name not in RULES:
         raise MergeInputError(
-            f"There is no dynamic rule {name!r}; allowed: {', '.join(f'{rule}=…' for rule in RULES)}."
+            f"There is no dynamic rule {quoted(name)}; allowed: {', '.join(f'{rule}=…' for rule in RULES)}."
         )
     try:
         target = float(number)
@@ -86,7 +86,7 @@ def parse_dynamic(text: str) -> Dynamic:
         target = -1.0
     if not (1 <= target < float("inf") if name == "sv_ratio" else 0 < target <= 1):
         allowed = "a number, 1 or more" if name == "sv_ratio" else "a number above 0, up to 1"
-        raise MergeInputError(f"{name} is {number!r}; allowed: {allowed}.")
+        raise MergeInputError(f"{name} is {quoted(number)}; allowed: {allowed}.")
     return Dynamic(name, target)
 
 

@@ -19,7 +19,7 @@ from lib_pm.jobs.merge import merge, merge_to_file
 from lib_pm.jobs.reader import open_lora
 from lib_pm.jobs.recipe import APPLY, DTYPES, LoraUse, make_recipe
 from lib_pm.jobs.resize import NewRank, parse_dynamic, preview_resize
-from tests.fuzz.junk import changed_bytes, changed_json, junk_json
+from tests.fuzz.junk import changed_bytes, changed_json, check_message, junk_json
 from tests.fuzz.samples import SIZES, Sample, put, random_name, samples
 
 _SAMPLES = samples()
@@ -210,17 +210,10 @@ def drive(path: Path, partner: Path, random: Random) -> str:
             step()
         except MergeInputError as error:
             refused.append(name)
-            _check_message(str(error))
+            check_message(str(error))
             if name == "open":
                 return "refused: open"
     return f"refused: {refused[0]}" if refused else "read"
-
-
-def _check_message(text: str) -> None:
-    """It can be shown anywhere, and read."""
-    text.encode("utf-8")
-    if len(text) > 20_000:
-        raise AssertionError(f"a message of {len(text)} characters: {text[:200]}")
 
 
 def _value(random: Random) -> float:

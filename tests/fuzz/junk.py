@@ -107,3 +107,10 @@ def changed_bytes(random: Random, data: bytes) -> bytes:
                 part = changed[at : at + random.choice((1, 8, 40))]
                 changed[at:at] = part
     return bytes(changed if random.random() < 0.95 else changed[: random.randrange(len(changed) + 1)])
+
+
+def check_message(text: str, given: str = "") -> None:
+    """It can be shown anywhere, and read. given: what it is about, which may be in it as a whole."""
+    text.encode("utf-8")
+    if len(text) > 20_000 + 2 * len(given):
+        raise AssertionError(f"a message of {len(text)} characters: {text[:200]}")

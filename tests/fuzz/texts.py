@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,16 +10,23 @@ from random import Random
 from typing import Any
 
 from lib_pm.cli.words import request_of
-from lib_pm.core.blocks import check_block_weights, read_presets
+from lib_pm.core.blocks import check_block_weights, expand_preset, parse_block_weights, read_presets
 from lib_pm.core.errors import MergeInputError
+from lib_pm.core.keys.families import SD1
 from lib_pm.core.registry import MODES
 from lib_pm.jobs import rewrite
 from lib_pm.jobs.axes import Offered, make_axes
 from lib_pm.jobs.draft import Draft, from_json, from_prompt, from_recipe
+from lib_pm.jobs.json_text import load_json
+from lib_pm.jobs.names import check_folder, check_name
 from lib_pm.jobs.presets import BUILT_IN
 from lib_pm.jobs.prompt import parse_file, parse_lora, parse_pm, parse_prompt
 from lib_pm.jobs.resize import parse_dynamic
 from lib_pm.jobs.tag import check_text, split_text
+from lib_pm.jobs.visible import visible
+from tests.fuzz.junk import changed_json, check_message, junk_json
+from tests.fuzz.near import near
+from tests.fuzz.samples import RECIPE
 
 WORDS = (
     *"< > : = , # lora <lora: <lora:x:1 <lora:x:1> <pm: <pm:ties_svd: <pm:concat> <lyco:y <lyco:y:0.5> pm off".split(),
@@ -38,8 +46,10 @@ HUGE: tuple[Any, ...] = (10**400, -(10**5000), 1e308, float("nan"), float("inf")
 
 
 def case(number: int) -> str:
-    """The text of that number: words of tags, and now and then any characters in front of them."""
+    """The text of that number: near to what is meant, or words of tags and now and then any characters before them."""
     random = Random(number)
+    if random.random() < 0.5:
+        return near(random)
     text = "".join(random.choices(WORDS, k=random.randint(1, 14)))
     if random.random() < 0.3:
         blocks = ((0, 128), (128, 0x3000), (0xD800, 0xE000), (0x10000, 0x10FFFF))
@@ -48,19 +58,19 @@ def case(number: int) -> str:
 
 
 def drive(number: int) -> str:
-    """Give the case of that number to every reader. Return what came of it as a whole: `read` or `refused`."""
+    """Give the case of that number to every reader. Return how many of them read it; the others refused."""
     return run(case(number), Random(number))
 
 
 def run(text: str, random: Random) -> str:
-    refused = 0
+    read = 0
     for reader in (*READERS, *(partial(some, random) for some in RANDOM_READERS)):
         try:
             reader(text)
+            read += 1
         except MergeInputError as error:
-            str(error).encode()  # a page and a file can take it
-            refused += 1
-    return "refused" if refused else "read"
+            check_message(str(error), text)
+    return f"{read:2} readers read it"
 
 
 def _find(name: str) -> Path:
@@ -117,6 +127,13 @@ def _recipe(random: Random, text: str) -> None:
     from_recipe(value)
 
 
+def _json(random: Random, text: str) -> None:
+    written = changed_json(random, json.dumps(random.choice((RECIPE, Draft(text).to_json()))))
+    from_json(random.choice((written, junk_json(random))), "It")
+    if (value := load_json(written)) is not None:
+        from_recipe(value)
+
+
 AXES = make_axes(Offered(lambda: ["x"], _find, lambda: BUILT_IN))
 READERS: tuple[Callable[[str], object], ...] = (
     _lossless,
@@ -134,5 +151,11 @@ READERS: tuple[Callable[[str], object], ...] = (
     lambda text: check_block_weights(text, BUILT_IN, "x"),
     read_presets,
     parse_dynamic,
+    check_name,
+    check_folder,
+    lambda text: visible(text).encode(),
+    lambda text: load_json(text),
+    lambda text: expand_preset(text, read_presets(text), "x"),
+    lambda text: parse_block_weights(text, SD1, "x"),
 )
-RANDOM_READERS: tuple[Callable[[Random, str], object], ...] = (_edit, _option, _axis, _recipe)
+RANDOM_READERS: tuple[Callable[[Random, str], object], ...] = (_edit, _option, _axis, _recipe, _json)
