@@ -172,9 +172,9 @@ def test_it_shows_how_far_it_is_and_stops_when_told(tab: Tab, folder: Path) -> N
     [
         ("", "x", "There is no LoRA to merge; give at least one"),
         ("<lora:styl:1>", "x", "There is no LoRA 'styl' in the folder"),
-        ("<lora:style:much>", "x", "The strength 'much' in 'style:much' is not a number"),
+        ("<lora:style:much>", "x", "The strength 'much' in '<lora:style:much>' is not a number"),
         ("<lora:style:1:lbw=1,2,3>", "x", "style: 3 block weights; allowed for Stable Diffusion 1: 12"),
-        ("<lora:style:1>\n<lora:char:1:start=5>", "x", "start=5 in <lora:char:1:start=5> cannot be merged"),
+        ("<lora:style:1>\n<lora:char:1:start=5>", "x", "start=5 in '<lora:char:1:start=5>' cannot be merged"),
         ("<lora:style:1>\n<lora:other:1>", "x", "The LoRAs disagree on their base model"),
         ("<lora:style:1><pm:no_mode>", "x", "no_mode"),
         ("<lora:style:1>", "../outside", ".."),

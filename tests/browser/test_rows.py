@@ -140,10 +140,11 @@ def test_every_control_is_reached_in_order(three: Tab) -> None:
 
 
 def test_what_the_list_does_not_have_is_marked(tab: Tab) -> None:
-    tab.write("<lora:nobody:1>\n<lora:MIKU:1>\n<lora:char/asuka:x>")
-    notes = ["not found", "char · Hatsune", "a strength is not a number · char"]
-    assert tab.rows.locator("small").all_inner_texts() == notes
-    assert tab.page.get_by_text("3 LoRAs, 1 with a problem").is_visible()
+    tab.write("<lora:nobody:1>\n<lora:MIKU:1: PM = off>\n<lora:char/asuka:x>\n<lora:detail:te=1:TE=0>\n<pm>")
+    notes = ["not found", "pm=off · char · Hatsune", "a strength is not a number · char", "te is there twice"]
+    assert tab.rows.locator("small").all_inner_texts() == [*notes, "a tag that is not right"]
+    assert tab.page.get_by_text("4 LoRAs, 3 with a problem").is_visible()
+    assert tab.page.locator(".pm-wrong").count() == 4
 
 
 def test_typing_in_the_text_redraws_the_rows_and_keeps_the_focus(tab: Tab) -> None:
