@@ -95,6 +95,8 @@ HELP = "(python -m lib_pm merge --help tells more)"
             "The strength 'much' in '<lora:a:much>' is not a number. Block weights are written lbw=much.",
         ),
         (["<lora:aa>", "--lora-dir", "."], "There is no LoRA 'aa' in …"),
+        (["<lora:aa><lora:b>", "<lora:cc>", "--lora-dir", "."], "2 things are wrong: 1. There is no LoRA 'aa' …"),
+        (["<lora:aa:x>", "<lora:b:y>", "<pm>", "--lora-dir", "."], "3 things are wrong: 1. The strength 'x' …"),
         (["<lora:a>", "--lora-dir", "no"], "The LoRA folder no does not exist."),
         (
             ["<lora:a>"],

@@ -68,7 +68,12 @@ def request_of(words: Sequence[str]) -> Request:
 def paths_of(tags: Iterable[LoraTag], folder: Path | None) -> list[Path]:
     """The files that the tags name, by their paths or in the folder of LoRAs, if there is one."""
     library = Library(folder) if folder else None
-    return [_path_of(tag, library) for tag in tags]
+    paths, faults = [], Faults()
+    for tag in tags:
+        with faults.collected():
+            paths.append(_path_of(tag, library))
+    faults.tell()
+    return paths
 
 
 def _path_of(tag: LoraTag, library: Library | None) -> Path:

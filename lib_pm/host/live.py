@@ -111,7 +111,11 @@ class Live:
 
 
 def _recipe(request: Request, loras: Sequence[LoraTag], networks: Any, settings: Settings) -> Recipe:
-    uses = [LoraUse(find_lora(networks, tag.name), tag.model, tag.clip, tag.lbw) for tag in loras]
+    uses, faults = [], Faults()
+    for tag in loras:
+        with faults.collected():
+            uses.append(LoraUse(find_lora(networks, tag.name), tag.model, tag.clip, tag.lbw))
+    faults.tell()
     presets = settings.load_presets() if any(tag.lbw for tag in loras) else {}
     return make_recipe(uses, request.tag.mode, request.tag.options, presets=presets)
 

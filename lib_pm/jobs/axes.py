@@ -19,13 +19,14 @@ from lib_pm.core.registry import MODES, all_options, find_mode
 from lib_pm.jobs import rewrite
 from lib_pm.jobs.recipe import APPLY
 from lib_pm.jobs.rewrite import Tags, rounded
-from lib_pm.jobs.tag import is_number
+from lib_pm.jobs.tag import is_number, writable
 
 PREFIX = "[Power Merger] "  # of the axes' names in a menu that they share with others
 MODE = "Mode"
 LORAS = 8  # LoRAs that have axes: a plot's menu is made before anyone has written a prompt
 _WORD = -(2**62)  # stands for `full` or for nothing on an axis of whole numbers; out of range everywhere
-_TYPED = {int: re.compile(r"[-+\d\s()\[\]]+"), float: re.compile(r"[-+\d.eE\s()\[\]]+")}  # a number or a range
+# A number or a range. Python refuses to read whole numbers of some thousand digits, in words of its own.
+_TYPED = {int: re.compile(r"[-+\d\s()\[\]]{1,100}"), float: re.compile(r"[-+\d.eE\s()\[\]]{1,100}")}
 
 Edit = Callable[[Tags, Any], Tags]
 Label = Callable[[Tags, Any], str]
@@ -145,6 +146,9 @@ def _lora_axes(number: int, offered: Offered) -> list[Axis]:
     def weighed(tags: Tags, value: str) -> str:
         return f"{_name(tags, number)}: {value or 'no lbw'}"
 
+    def check_name(value: str) -> None:
+        offered.find_lora(writable(value, "lora"))
+
     def check_weights(value: str) -> None:
         if is_number(value):
             raise MergeInputError(
@@ -156,7 +160,7 @@ def _lora_axes(number: int, offered: Offered) -> list[Axis]:
         strength("", "model", "clip"),
         strength(" model", "model"),
         strength(" clip", "clip"),
-        Axis(f"{name} name", str, rename, offered.find_lora, named, fits, 0.65, offered.lora_names),
+        Axis(f"{name} name", str, rename, check_name, named, fits, 0.65, offered.lora_names),
         Axis(f"{name} lbw", str, weigh, check_weights, weighed, fits, choices=lambda: list(offered.presets())),
     ]
 

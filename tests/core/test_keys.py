@@ -208,3 +208,22 @@ def test_blocks_of_flux(name, block):
 )
 def test_kinds(name, expected):
     assert kind(name) == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lora_unet_down_blocks_{}_attentions_0_proj_in",
+        "lora_unet_up_blocks_0_resnets_{}_conv1",
+        "lora_unet_input_blocks_{}_1_proj_in",
+        "lora_unet_double_blocks_{}_img_attn_qkv",
+        "transformer.single_transformer_blocks.{}.attn.to_q",
+    ],
+)
+def test_a_number_of_thousands_of_digits_is_no_blocks(name: str) -> None:
+    """Python refuses to read it, and nobody has so many blocks."""
+    name = name.format("9" * 4400)
+    parse_name(name)
+    to_original(parse_name(name)[1])
+    for family in (SD1, SDXL, FLUX):
+        assert family.block(name) == ""

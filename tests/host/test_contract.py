@@ -107,6 +107,14 @@ def test_a_block_weight_list_and_its_preset_are_one(server: Server) -> None:
     assert same(*images)
 
 
+@pytest.mark.parametrize("lbw", [MIDD, "MIDD"])
+def test_block_weights_in_the_older_form(server: Server, lbw: str) -> None:
+    """The host itself cannot read it, if the extension for block weights is not there."""
+    images = [server.txt2img(f"{PLAIN}<lora:{A}:0.8:{form}{lbw}><lora:{B}:0.6>{TIES}").image for form in ("", "lbw=")]
+    assert same(*images)
+    assert not same(images[0], server.txt2img(f"{PLAIN}<lora:{A}:0.8><lora:{B}:0.6>{TIES}").image)
+
+
 def test_aliases_and_subfolders(server: Server) -> None:
     content = tensors(server, 6)
     put(server, f"{PREFIX}folder/{PREFIX}inner", content, {"ss_output_name": f"{PREFIX}known_as"})

@@ -88,7 +88,9 @@ def _unet_block(levels: int) -> Callable[[str], str]:
             return "IN00"
         if path == "conv_out":
             return f"OUT{3 * levels - 1:02}"
-        match = re.match(r"(down|up)_blocks_(\d+)_(resnets|attentions|downsamplers|upsamplers)_(\d+)", path)
+        match = re.match(
+            r"(down|up)_blocks_(\d{1,3})_(resnets|attentions|downsamplers|upsamplers)_(\d{1,3})(?!\d)", path
+        )
         if not match:
             return ""
         layer = int(match[4]) + (2 if match[3] in ("downsamplers", "upsamplers") else 0)
@@ -104,8 +106,8 @@ def flux_block(name: str) -> str:
     if component.startswith("te"):
         return "T5" if component in ("te2", "te3") or "t5xxl" in name else "CLIP"
     for letter, pattern in (
-        ("D", r"(?:^|_)(?:double_blocks|(?<!single_)transformer_blocks)_(\d+)_"),
-        ("S", r"(?:^|_)(?:single_blocks|single_transformer_blocks)_(\d+)_"),
+        ("D", r"(?:^|_)(?:double_blocks|(?<!single_)transformer_blocks)_(\d{1,3})_"),
+        ("S", r"(?:^|_)(?:single_blocks|single_transformer_blocks)_(\d{1,3})_"),
     ):
         match = re.search(pattern, path)
         if match:

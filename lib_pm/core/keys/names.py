@@ -89,7 +89,7 @@ def to_diffusers(path: str) -> str:
     """The diffusers path of an original (CompVis, SGM) UNet path; other paths as they are."""
     if path in _ORIGINAL_NAMES:
         return _ORIGINAL_NAMES[path]
-    match = re.fullmatch(r"(input_blocks|middle_block|output_blocks)_(\d+)_(.+)", path)
+    match = re.fullmatch(r"(input_blocks|middle_block|output_blocks)_(\d{1,3})_(.+)", path)
     if not match:
         return path
     group, first, rest = match[1], int(match[2]), match[3]
@@ -115,7 +115,9 @@ def to_original(path: str) -> str:
     if match:
         index = next(number for number, name in _MIDDLE.items() if name == match[1])
         return f"middle_block_{index}_{_original_words(match[2])}"
-    match = re.fullmatch(r"(down|up)_blocks_(\d+)_(resnets|attentions|downsamplers|upsamplers)_(\d+)_(.+)", path)
+    match = re.fullmatch(
+        r"(down|up)_blocks_(\d{1,3})_(resnets|attentions|downsamplers|upsamplers)_(\d{1,3})_(.+)", path
+    )
     if not match:
         return path
     side, level, kind, layer, rest = match[1], int(match[2]), match[3], int(match[4]), match[5]
