@@ -64,6 +64,11 @@ def quoted(value: object) -> str:
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]}…{text[-1]} ({len(text)} characters)"
 
 
+def counted(count: int, what: str) -> str:
+    """Return `1 LoRA`, `2 LoRAs`."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def did_you_mean(word: object, names: Iterable[str]) -> str:
     """Return ` Did you mean density?` with the names that are near, in any case; "" if there are none."""
     by_lower = {name.lower(): name for name in names}

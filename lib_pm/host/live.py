@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from lib_pm.core.errors import MergeInputError
+from lib_pm.core.errors import Faults, MergeInputError
 from lib_pm.host.infotext import begin, note, record, tell
 from lib_pm.host.port import find_host, find_lora, lora_extension, model_family
 from lib_pm.host.prompts import of_batch, read_request

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lib_pm.core.errors import MergeInputError
+from lib_pm.core.errors import MergeInputError, counted, did_you_mean
 from lib_pm.jobs.aliases import Aliases
 from lib_pm.jobs.folders import walk
 
@@ -57,8 +56,9 @@ class Library:
                 return _only(matches, name, names)
         if self.aliases and (aliased := self.aliases.find(wanted, files)):
             return _only(aliased, name, names)
-        near = difflib.get_close_matches(wanted, sorted({path.stem for path in files}), n=3)
-        hint = f" Did you mean {' or '.join(near)}?" if near else f" It holds {len(files)} LoRAs."
+        hint = (
+            did_you_mean(wanted, sorted({path.stem for path in files})) or f" It holds {counted(len(files), 'LoRA')}."
+        )
         raise MergeInputError(f"There is no LoRA {name!r} in the folder {self.folder.name or self.folder}.{hint}")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lib_pm.core.errors import MergeInputError
+from lib_pm.core.errors import MergeInputError, counted
 from lib_pm.core.formats.lora import FULL, WRITTEN, Naming
 from lib_pm.core.memo import Memo
 from lib_pm.core.registry import Mode
@@ -19,7 +19,7 @@ from lib_pm.jobs.metadata import hash_metadata, longest_metadata, merged_metadat
 from lib_pm.jobs.plan import Plan, PlannedLayer, open_plan
 from lib_pm.jobs.progress import Progress, silent
 from lib_pm.jobs.recipe import Recipe
-from lib_pm.jobs.report import Report, ReportWriter, counted
+from lib_pm.jobs.report import Report, ReportWriter
 from lib_pm.jobs.run import Finished, default_workers, layer_merger, memory_of, run_layers
 from lib_pm.jobs.writer import StreamWriter, check_target, header_size
 

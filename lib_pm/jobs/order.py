@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from lib_pm.core.errors import MergeInputError
+from lib_pm.core.errors import MergeInputError, counted
 from lib_pm.jobs.analyse import analyse
 from lib_pm.jobs.analysis import Analysis
 from lib_pm.jobs.desk import Desk
@@ -22,7 +22,7 @@ from lib_pm.jobs.new_folder import check_can_be_made, made
 from lib_pm.jobs.progress import Progress, Unit
 from lib_pm.jobs.queue import Job
 from lib_pm.jobs.recipe import Recipe, dtype_name
-from lib_pm.jobs.report import Report, counted
+from lib_pm.jobs.report import Report
 from lib_pm.jobs.resize import NewRank, preview_resize, resize_to_file
 from lib_pm.jobs.whole_file import reason
 from lib_pm.jobs.writer import check_target

@@ -131,11 +131,6 @@ def no_alpha(missing: int, layers: int) -> str:
     return f"no alpha stored{where}: taken as the rank" if missing else ""
 
 
-def counted(count: int, what: str) -> str:
-    """`1 LoRA`, `2 LoRAs`."""
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
-
-
 def peak_memory() -> int | None:
     """Largest resident size of this process so far, in bytes; None where the system does not tell it (Windows).
 

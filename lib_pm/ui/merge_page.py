@@ -8,14 +8,14 @@ from typing import Any
 
 import gradio as gr
 
-from lib_pm.core.errors import MergeInputError
+from lib_pm.core.errors import MergeInputError, counted
 from lib_pm.jobs.desk import Desk
 from lib_pm.jobs.draft import Draft, from_prompt
 from lib_pm.jobs.order import default_name, read_draft, submit_analyse, submit_merge
 from lib_pm.jobs.prompt import LoraTag, write_lora
 from lib_pm.jobs.queue import Job
 from lib_pm.jobs.recipe import DEFAULT_MODE
-from lib_pm.jobs.report import Report, counted
+from lib_pm.jobs.report import Report
 from lib_pm.jobs.tag import tags_of
 from lib_pm.ui.card_form import draw_card_form
 from lib_pm.ui.draft import DraftControls, draft_of, draft_values, draw_mode, draw_text
