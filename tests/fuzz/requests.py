@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 VALID: dict[str, dict[str, Any]] = {
     "merge": {
-        "text": "<lora:style:0.8>\n<lora:char:0.6>",
+        "text": "<lora:style:0.8>\n<lora:sub/char:0.6>",
         "mode": "ties_svd",
         "options": {"density": 0.5, "rank": 2},
         "apply": "model",
@@ -37,7 +37,7 @@ VALID: dict[str, dict[str, Any]] = {
         "overwrite": True,
         "device": "cpu",
     },
-    "analyse": {"text": "<lora:style:1><lora:char:1>", "device": "cpu"},
+    "analyse": {"text": "<lora:style:1><lora:sub/char:1>", "device": "cpu"},
 }
 TEXTS = [
     *(
