@@ -121,7 +121,7 @@ def test_a_program_and_a_page_of_its_own_may(browser: Any, api: str, folder: Pat
         "fetch(address, {method: 'POST', body, headers: {'Content-Type': 'application/json'}}).then(a => a.json())",
         [f"{api}/merge", body],
     )
-    assert job["what"] == "Merging 1 LoRAs into by a page"
+    assert "into by a page" in job["what"]
     ask(f"{api}/merge", MERGE | {"name": "by a program"})
     jobs_that_ended(api)
     page.close()
