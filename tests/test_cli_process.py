@@ -32,7 +32,14 @@ def start(folder: Path, *words: str, **environment: str) -> subprocess.Popen[str
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=None if sys.platform == "win32" else heed_signals,
     )
+
+
+def heed_signals() -> None:
+    """A shell starts its background jobs, and many a CI runner all it runs, to ignore Ctrl-C; children inherit that."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_DFL)
 
 
 def two_loras(folder: Path) -> list[str]:

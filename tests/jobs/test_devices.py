@@ -36,7 +36,7 @@ def loras(folder: Path, shapes: dict[str, tuple[int, ...]] | None = None, rank: 
 @pytest.mark.parametrize("device", HERE)
 @pytest.mark.parametrize("mode", MODES)
 def test_float32_on_every_device_is_float64_on_the_cpu(tmp_path: Path, mode: str, device: str) -> None:
-    """Linear modes to the rounding of float32; in others rounding may move an entry over a threshold or to another sign.
+    """Linear modes to the rounding of float32; in others that may move an entry over a threshold or to another sign.
 
     One such entry, of 270,000 of its size, is 2e-3 of the norm: on another processor it may be a few.
     """
