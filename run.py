@@ -13,6 +13,7 @@ Needs Python 3.10 and nothing else: standard library only.
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,7 +27,12 @@ PAGES = {  # the gradio of A1111 and that of Forge, each alone: the browser test
     ROOT / ".venv-gradio3": ROOT / "tests" / "browser" / "requirements-gradio3.txt",
     ROOT / ".venv-gradio4": ROOT / "tests" / "browser" / "requirements-gradio4.txt",
 }
-MARKER = "installed.txt"  # inside the venv, written last: says what the install that came to its end was
+MARKER = "installed.txt"  # inside the venv: says which install came to its end there, or that one did not
+SIZES = {".venv": (0.7, 2.2), ".venv-gradio3": (0.1, 0.4), ".venv-gradio4": (0.1, 0.4)}  # GB: to download, on disk
+CUDA_BUILD = (
+    "If torch comes as its CUDA build, as by itself on Linux, it is 2.5 GB more to download and 5 GB more on disk; "
+    "CONTRIBUTING.md says how to get the CPU build."
+)
 OLDEST = (3, 10)
 NEWEST_FOR_PAGES = (3, 12)  # the WebUIs' gradio needs modules of Python's that 3.13 has no more
 
@@ -80,44 +86,83 @@ def python_of(folder, os_name):
 
 def wanted(requirements):
     """What the marker says after a whole install: this Python, and these requirements."""
-    return f"python {sys.version.split()[0]}\n{hashlib.sha256(requirements.read_bytes()).hexdigest()}\n"
+    return f"{version()}\n{hashlib.sha256(requirements.read_bytes()).hexdigest()}\n"
+
+
+def version():
+    """This Python's, without the third number: all releases of 3.11 go on with the packages of one."""
+    return f"python {dotted(sys.version_info[:2])}"
 
 
 def state_of(folder, requirements):
-    """ "ready", "outdated" (whole, but for other requirements) or "broken" (none, half, or another Python's)."""
-    marker = folder / MARKER
-    if not python_of(folder, os.name).exists() or not marker.is_file():
-        return "broken"
-    found, want = marker.read_text(encoding="utf-8"), wanted(requirements)
-    if found == want:
+    """ "ready", "unfinished" (pip can go on), "damaged" (its Python or pip does not run), "none" (for this Python)."""
+    config = folder / "pyvenv.cfg"
+    made_by = re.search(r"^version(?:_info)? *= *(\d+\.\d+)", text_of(config), re.MULTILINE)
+    if not made_by or f"python {made_by[1]}" != version():
+        return "none"
+    python = python_of(folder, os.name)
+    found = re.sub(r"^(python \d+\.\d+)\S*", r"\1", text_of(folder / MARKER))  # older ones have all three numbers
+    if python.exists() and found == wanted(requirements):
         return "ready"
-    return "outdated" if found.splitlines()[:1] == want.splitlines()[:1] else "broken"
+    return "unfinished" if runs(python, "-c", "import pip") else "damaged"
+
+
+def text_of(path):
+    """The text of a file, none where there is no such file."""
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def runs(python, *arguments):
+    try:
+        return not subprocess.call([str(python), *arguments], stderr=subprocess.DEVNULL)
+    except OSError:
+        return False
 
 
 def install(folder, requirements):
-    """Make the venv ready; returns one line that says what is wrong, or ""."""
+    """Make the venv ready; returns one line that says what is wrong, or "".
+
+    What a stopped or failed install got is kept: the next one goes on from there.
+    """
     state = state_of(folder, requirements)
     if state == "ready":
         return ""
-    if state == "broken":
+    download, disk = SIZES[folder.name]
+    if state == "none" and shutil.disk_usage(folder.parent).free < disk * 10**9:
+        return f"{folder} needs about {disk} GB, which this disk does not have free."
+    if state in ("none", "damaged"):
         if importlib.util.find_spec("ensurepip") is None:
             return "This Python cannot make virtual environments; on Debian or Ubuntu: apt install python3-venv."
         print(f"Making {folder} ...", flush=True)
         try:
-            venv.create(folder, clear=True, with_pip=True)
+            make(folder, anew=state == "none")
         except (OSError, subprocess.CalledProcessError) as error:
             return f"Could not make {folder}: {error}"
-    (folder / MARKER).unlink(missing_ok=True)
-    print(f"Installing {requirements.name} into it, once; this takes a few minutes ...", flush=True)
+    (folder / MARKER).write_text(f"{version()}\nunfinished\n", encoding="utf-8")
+    print(f"Installing {requirements.name} into it, once; this takes a few minutes.", flush=True)
+    print(f"All of it is about {download} GB to download and {disk} GB of disk. What is there is used.", flush=True)
+    if folder == VENV and sys.platform == "linux":
+        print(CUDA_BUILD, flush=True)
     pip = [str(python_of(folder, os.name)), "-m", "pip", "install", "--disable-pip-version-check"]
     if subprocess.call([*pip, "-r", str(requirements)]):
-        return "pip could not install the requirements (see above); check network and free disk space, then repeat."
+        return "pip could not install the requirements (see above); check network and disk, then repeat: it goes on."
     (folder / MARKER).write_text(wanted(requirements), encoding="utf-8")
     return ""
 
 
+def make(folder, anew):
+    """A venv with pip. anew: without what is there; else the packages stay."""
+    if not anew:  # links to a Python that is gone would stay
+        for link in python_of(folder, os.name).parent.glob("python*"):
+            link.unlink()
+    venv.create(folder, clear=anew, with_pip=True)
+
+
 def install_pages():
-    """Make ready what the browser tests need; returns as `install`. They fail from then on where they would skip."""
+    """Make ready what the browser tests need; returns as `install`.
+
+    Where no Chromium starts, they are left out with a word, or it is a problem if PM_BROWSER_TESTS is "required".
+    """
     if sys.version_info[:2] > NEWEST_FOR_PAGES:
         print(f"BROWSER TESTS ARE LEFT OUT: the WebUIs' gradio runs on Python {dotted(NEWEST_FOR_PAGES)} at most.")
         return ""
@@ -125,17 +170,26 @@ def install_pages():
         problem = install(folder, requirements)
         if problem:
             return problem
-    if not chromium_of(os.environ):
-        playwright = [str(python_of(VENV, os.name)), "-m", "playwright", "install", "chromium"]
-        if subprocess.call(playwright):
-            return "Playwright could not get its Chromium (see above); PM_CHROMIUM may name one that is there."
-    os.environ["PM_BROWSER_TESTS"] = "required"
+    problem = chromium_problem()
+    if problem and "PM_CHROMIUM" not in os.environ:
+        print("Getting Playwright's Chromium, about 0.2 GB to download and 0.4 GB of disk ...", flush=True)
+        if not subprocess.call([str(python_of(VENV, os.name)), "-m", "playwright", "install", "chromium"]):
+            problem = chromium_problem()
+    if not problem:
+        os.environ["PM_BROWSER_TESTS"] = "required"
+    elif os.environ.get("PM_BROWSER_TESTS") == "required":
+        return f"No Chromium starts for the tests in a browser: {problem}"
+    else:
+        print(f"BROWSER TESTS ARE LEFT OUT: {problem}", flush=True)
     return ""
 
 
-def chromium_of(environ):
-    """The Chromium that is on this machine, "" for none: Playwright then takes its own."""
-    return environ.get("PM_CHROMIUM") or shutil.which("chromium", path=environ.get("PATH")) or ""
+def chromium_problem():
+    """What keeps every Chromium of this machine from starting, "" if one does."""
+    command = [str(python_of(VENV, os.name)), "-m", "tests.browser.chromium"]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    lines = (found.stdout + found.stderr).strip().splitlines()
+    return lines[-1] if found.returncode and lines else ""
 
 
 def fail(message, code=1):

@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -34,8 +35,22 @@ def whole_venv(run: ModuleType, tmp_path: Path, requirements: Path) -> Path:
     python = run.python_of(folder, os.name)
     python.parent.mkdir(parents=True)
     python.touch()
+    (folder / "pyvenv.cfg").write_text(f"home = /usr/bin\nversion = {sys.version.split()[0]}\n")
     (folder / run.MARKER).write_text(run.wanted(requirements))
     return folder
+
+
+@pytest.fixture
+def pip(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Nothing is installed; what would have been run. pip is there, and whatever it is asked to do succeeds."""
+    calls: list[list[str]] = []
+    monkeypatch.setattr(run.subprocess, "call", lambda command, **_: calls.append(command[1:]) or 0)
+    monkeypatch.setattr(run.venv, "create", lambda *_, **__: pytest.fail("made the venv anew"))
+    return calls
+
+
+def installs(calls: list[list[str]]) -> int:
+    return sum(call[:3] == ["-m", "pip", "install"] for call in calls)
 
 
 def test_python_path_on_each_system(run: ModuleType) -> None:
@@ -52,59 +67,156 @@ def test_a_whole_install_is_left_alone(
 
 
 def test_changed_requirements_are_installed_on_top(
-    run: ModuleType, whole_venv: Path, requirements: Path, monkeypatch: pytest.MonkeyPatch
+    run: ModuleType, whole_venv: Path, requirements: Path, pip: list[list[str]]
 ) -> None:
-    calls: list[list[str]] = []
-    monkeypatch.setattr(run.subprocess, "call", lambda command: calls.append(command) or 0)
-    monkeypatch.setattr(run.venv, "create", lambda *_, **__: pytest.fail("made the venv anew"))
     requirements.write_text("one==2\n")
-    assert run.state_of(whole_venv, requirements) == "outdated"
+    assert run.state_of(whole_venv, requirements) == "unfinished"
     assert run.install(whole_venv, requirements) == ""
-    assert calls[0][1:4] == ["-m", "pip", "install"]
+    assert installs(pip) == 1
     assert run.state_of(whole_venv, requirements) == "ready"
 
 
-@pytest.mark.parametrize("damage", ["no folder", "no marker", "no python", "another python"])
-def test_a_broken_install_is_redone(
-    run: ModuleType, whole_venv: Path, requirements: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+def test_a_patch_release_of_python_goes_on_with_what_is_there(
+    run: ModuleType, whole_venv: Path, requirements: Path, pip: list[list[str]]
 ) -> None:
-    if damage == "no folder":
-        whole_venv = whole_venv / "elsewhere"
-    elif damage == "no marker":
-        (whole_venv / run.MARKER).unlink()
-    elif damage == "no python":
-        run.python_of(whole_venv, os.name).unlink()
-    else:
-        (whole_venv / run.MARKER).write_text(run.wanted(requirements).replace("python 3", "python 2"))
-    assert run.state_of(whole_venv, requirements) == "broken"
-    made: list[Path] = []
+    marker = whole_venv / run.MARKER
+    older = ".".join(map(str, sys.version_info[:2])) + ".0"
+    marker.write_text(marker.read_text().replace(run.version(), f"python {older}"))  # as earlier ones were written
+    (whole_venv / "pyvenv.cfg").write_text(f"version = {older}\n")
+    assert run.state_of(whole_venv, requirements) == "ready"
+    assert run.install(whole_venv, requirements) == ""
+    assert pip == []
+
+
+@pytest.mark.parametrize("fault", [1, KeyboardInterrupt])
+def test_a_failed_or_stopped_update_goes_on_from_what_is_there(
+    run: ModuleType,
+    whole_venv: Path,
+    requirements: Path,
+    pip: list[list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Any,
+) -> None:
+    old = requirements.read_text()
+    requirements.write_text("one==2\n")
+
+    def call(command: list[str], **_: Any) -> int:
+        if "install" in command and fault is KeyboardInterrupt:
+            raise fault
+        return int("install" in command)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run.subprocess, "call", call)
+        if fault is KeyboardInterrupt:
+            with pytest.raises(KeyboardInterrupt):
+                run.install(whole_venv, requirements)
+        else:
+            assert run.install(whole_venv, requirements).startswith("pip could not install")
+    requirements.write_text(old)  # nor is a half update what there was before
+    assert run.state_of(whole_venv, requirements) == "unfinished"
+    assert run.install(whole_venv, requirements) == ""
+    assert installs(pip) == 1
+    assert run.state_of(whole_venv, requirements) == "ready"
+
+
+def made(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, bool]]:
+    calls: list[tuple[Path, bool]] = []
 
     def create(folder: Path, clear: bool, with_pip: bool) -> None:
-        assert clear
         assert with_pip
-        made.append(folder)
+        calls.append((folder, clear))
         folder.mkdir(exist_ok=True)
 
     monkeypatch.setattr(run.venv, "create", create)
-    monkeypatch.setattr(run.subprocess, "call", lambda command: 0)
+    return calls
+
+
+@pytest.mark.parametrize("damage", ["no folder", "nothing in it", "another python"])
+def test_a_venv_that_this_python_cannot_use_is_made_anew(
+    run: ModuleType,
+    whole_venv: Path,
+    requirements: Path,
+    pip: list[list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    damage: str,
+) -> None:
+    if damage == "no folder":
+        whole_venv = whole_venv.with_name("elsewhere") / ".venv"
+        whole_venv.parent.mkdir()
+    elif damage == "nothing in it":
+        (whole_venv / "pyvenv.cfg").unlink()
+    else:
+        (whole_venv / "pyvenv.cfg").write_text("version = 3.9.1\n")
+    assert run.state_of(whole_venv, requirements) == "none"
+    calls = made(run, monkeypatch)
     assert run.install(whole_venv, requirements) == ""
-    assert made == [whole_venv]
+    assert calls == [(whole_venv, True)]
+    assert installs(pip) == 1
 
 
-def test_a_failed_pip_is_told_and_leaves_no_marker(
-    run: ModuleType, whole_venv: Path, requirements: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.skipif(os.name == "nt", reason="a venv has links to Python only elsewhere")
+@pytest.mark.parametrize("damage", ["no python", "python that does not run", "no pip"])
+def test_a_damaged_venv_is_mended_and_keeps_its_packages(
+    run: ModuleType, whole_venv: Path, requirements: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    """As when the Python that it was made with has given way to its next patch release, elsewhere."""
+    python = run.python_of(whole_venv, os.name)
+    python.unlink()
+    if damage == "python that does not run":
+        python.symlink_to(whole_venv / "gone")
+    elif damage == "no pip":
+        python.symlink_to(sys.executable)
+        (whole_venv / run.MARKER).unlink()
+        monkeypatch.setattr(run, "runs", lambda *_: False)
+    monkeypatch.setattr(run.subprocess, "call", lambda command, **_: 0 if "install" in command else 1)
+    package = whole_venv / "lib" / "package.py"
+    package.parent.mkdir()
+    package.touch()
+    create = run.venv.create
+    monkeypatch.setattr(run.venv, "create", lambda folder, clear, with_pip: create(folder, clear=clear))
+    assert run.state_of(whole_venv, requirements) == "damaged"
+    assert run.install(whole_venv, requirements) == ""
+    assert run.subprocess.run([python, "-c", ""], check=True)
+    assert package.exists()
+    assert run.state_of(whole_venv, requirements) == "ready"
+
+
+def test_sizes_are_told_before_anything_is_downloaded(
+    run: ModuleType,
+    whole_venv: Path,
+    requirements: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     requirements.write_text("one==2\n")
-    monkeypatch.setattr(run.subprocess, "call", lambda command: 1)
-    assert run.install(whole_venv, requirements).startswith("pip could not install")
-    assert run.state_of(whole_venv, requirements) == "broken"
+    said: list[str] = []
+
+    def call(command: list[str], **_: Any) -> int:
+        said.append(capsys.readouterr().out)
+        return 0
+
+    monkeypatch.setattr(run.subprocess, "call", call)
+    monkeypatch.setattr(run, "VENV", whole_venv)
+    monkeypatch.setattr(run.sys, "platform", "linux")
+    assert run.install(whole_venv, requirements) == ""
+    assert "0.7 GB to download and 2.2 GB of disk" in "".join(said)
+    assert "CUDA build" in "".join(said)
+
+
+def test_a_disk_without_room(
+    run: ModuleType, tmp_path: Path, requirements: Path, pip: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = run.shutil.disk_usage(tmp_path)._replace(free=10**9)
+    monkeypatch.setattr(run.shutil, "disk_usage", lambda path: usage)
+    assert "2.2 GB" in run.install(tmp_path / ".venv", requirements)
+    assert pip == []
 
 
 def test_without_ensurepip(
     run: ModuleType, tmp_path: Path, requirements: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run.importlib.util, "find_spec", lambda name: None)
-    assert "apt install python3-venv" in run.install(tmp_path / "none", requirements)
+    assert "apt install python3-venv" in run.install(tmp_path / ".venv", requirements)
 
 
 def test_a_folder_that_cannot_be_written(
@@ -114,7 +226,7 @@ def test_a_folder_that_cannot_be_written(
         raise PermissionError("not yours")
 
     monkeypatch.setattr(run.venv, "create", create)
-    assert run.install(tmp_path / "none", requirements) == f"Could not make {tmp_path / 'none'}: not yours"
+    assert run.install(tmp_path / ".venv", requirements) == f"Could not make {tmp_path / '.venv'}: not yours"
 
 
 def test_unknown_command(run: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,12 +278,14 @@ def test_bench_quality_is_the_score_in_pictures(run: ModuleType) -> None:
 
 @pytest.fixture
 def pages(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Nothing is installed and no Chromium is there; what would have been run, in order."""
+    """Nothing is installed, and no Chromium starts until Playwright gets one; what would have been run, in order."""
     ran: list[list[str]] = []
     monkeypatch.setattr(run.os, "environ", {"PATH": ""})
     monkeypatch.setattr(run.sys, "version_info", (3, 12, 1))
     monkeypatch.setattr(run, "install", lambda folder, requirements: ran.append([folder.name, requirements.name]) or "")
     monkeypatch.setattr(run.subprocess, "call", lambda command: ran.append(command[1:]) or 0)
+    got = ["-m", "playwright", "install", "chromium"]
+    monkeypatch.setattr(run, "chromium_problem", lambda: "" if got in ran else "chrome does not start (no libnss3)")
     return ran
 
 
@@ -186,16 +300,41 @@ def test_each_gradio_gets_a_venv_and_playwright_its_chromium(run: ModuleType, pa
     assert all(requirements.is_file() for requirements in run.PAGES.values())
 
 
-def test_a_chromium_that_is_there_is_taken(run: ModuleType, pages: list[list[str]]) -> None:
-    run.os.environ["PM_CHROMIUM"] = "/somewhere/chrome"
+def test_a_chromium_that_starts_is_taken(
+    run: ModuleType, pages: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "chromium_problem", lambda: "")
     assert run.install_pages() == ""
     assert ["-m", "playwright", "install", "chromium"] not in pages
+    assert run.os.environ["PM_BROWSER_TESTS"] == "required"
 
 
-def test_without_any_chromium(run: ModuleType, pages: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run.subprocess, "call", lambda command: 1)
-    assert "PM_CHROMIUM" in run.install_pages()
-    assert "PM_BROWSER_TESTS" not in run.os.environ
+@pytest.mark.parametrize("environ", [{}, {"PM_CHROMIUM": "/opt/chrome"}, {"PM_BROWSER_TESTS": "required"}])
+def test_where_no_chromium_starts_the_tests_are_left_out_with_a_word_or_are_a_problem(
+    run: ModuleType,
+    pages: list[list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    environ: dict[str, str],
+) -> None:
+    run.os.environ.update(environ)
+    monkeypatch.setattr(run, "chromium_problem", lambda: "chrome does not start (no libnss3)")
+    problem, told = run.install_pages(), capsys.readouterr().out
+    if "PM_BROWSER_TESTS" in environ:
+        assert "chrome does not start" in problem
+    else:
+        assert problem == ""
+        assert "BROWSER TESTS ARE LEFT OUT: chrome does not start (no libnss3)" in told
+        assert "PM_BROWSER_TESTS" not in run.os.environ
+    assert (["-m", "playwright", "install", "chromium"] in pages) == ("PM_CHROMIUM" not in environ), "that was chosen"
+
+
+def test_the_problem_is_what_the_tests_own_look_finds(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("playwright")
+    monkeypatch.setattr(run, "python_of", lambda *_: Path(sys.executable))
+    monkeypatch.setenv("PM_CHROMIUM", sys.executable)  # which starts, and is no browser
+    assert f"{sys.executable} does not start" in run.chromium_problem()
+    assert "playwright install" in run.chromium_problem()
 
 
 def test_a_python_that_no_webui_runs_on_has_no_browser_tests_and_says_so(

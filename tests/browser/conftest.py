@@ -2,40 +2,66 @@
 
 from __future__ import annotations
 
+import functools
 import os
-import shutil
 import subprocess
 import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.browser.chromium import usable
 from tests.browser.driver import Tab
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 OpenTab = Callable[..., Tab]
 
 
-def missing(what: str) -> NoReturn:
-    """In `run.py test` everything is there, or something is wrong."""
-    if os.environ.get("PM_BROWSER_TESTS") == "required":
-        pytest.fail(f"{what} is missing")
-    pytest.skip(f"NOT LOOKED AT IN A BROWSER: {what} is missing; `python run.py test` installs it")
+VENVS = (".venv-gradio3", ".venv-gradio4")
+_told: list[str] = []  # what is missing, once a test has said so
+
+
+@functools.cache
+def what_is_missing() -> str:
+    """What the tests need and do not find, and the way out; "" if all is there."""
+    gone = [name for name in VENVS if not python_of(name).exists()]
+    if gone:
+        return f"{' and '.join(gone)} missing; `python run.py test` makes them"
+    return usable()[1]
+
+
+def pytest_runtest_setup() -> None:
+    """Without a browser all tests are skipped before anything is started; where it is required, the first one fails."""
+    problem = what_is_missing()
+    if not problem:
+        return
+    first = not _told
+    _told.append(problem)
+    if first and os.environ.get("PM_BROWSER_TESTS") == "required":
+        pytest.fail(f"The tests in a browser cannot run: {problem}.", pytrace=False)
+    pytest.skip(f"NOT LOOKED AT IN A BROWSER: {problem}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _told:
+        terminalreporter.section("NOT LOOKED AT IN A BROWSER", yellow=True)
+        terminalreporter.write_line(f"{len(_told)} tests were left out: {_told[0]}.")
+
+
+def python_of(venv: str) -> Path:
+    return ROOT / venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
 @contextmanager
 def serving(venv: str, loras: Path, script: str = "page.py") -> Iterator[str]:
     """The address of what a script of this folder serves with the Python of that venv."""
-    python = ROOT / venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    if not python.exists():
-        missing(venv)
     here = sysconfig.get_paths()["purelib"]
-    command = [python, ROOT / "tests" / "browser" / script, "--packages", here, "--loras", loras]
+    command = [python_of(venv), ROOT / "tests" / "browser" / script, "--packages", here, "--loras", loras]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -47,7 +73,7 @@ def serving(venv: str, loras: Path, script: str = "page.py") -> Iterator[str]:
             process.terminate()
 
 
-@pytest.fixture(scope="session", params=[".venv-gradio3", ".venv-gradio4"])
+@pytest.fixture(scope="session", params=VENVS)
 def venv(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -73,16 +99,10 @@ def address(venv: str, loras: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")  # not longer: while it is up, no other test can have an event loop
 def browser() -> Iterator[Any]:
-    try:
-        from playwright.sync_api import Error, sync_playwright
-    except ImportError:
-        missing("playwright")
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as playwright:
-        chromium = os.environ.get("PM_CHROMIUM") or shutil.which("chromium")
-        try:
-            browser = playwright.chromium.launch(executable_path=chromium)
-        except Error as error:
-            missing(f"a Chromium that starts ({str(error).splitlines()[0]})")
+        browser = playwright.chromium.launch(executable_path=usable()[0] or None)
         yield browser
         browser.close()
 
