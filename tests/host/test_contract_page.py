@@ -231,6 +231,14 @@ class TestRefusals:
     def test_what_the_webui_would_stack_otherwise(self, server: Server, items: str) -> None:
         refused(server, f"{PLAIN}<lora:{A}:1><lora:{B}:{items}:pm=off>{TIES}", "is left to the WebUI", items)
 
+    def test_a_lora_that_the_webui_does_not_stack(self, server: Server) -> None:
+        """A1111 stacks none at all when it cannot read one of them; Forge's are stacked here, each by itself."""
+        prompt = f"{PLAIN}<lora:{A}:0.8:lbw=IN04=0.5><lora:{B}:0.6:pm=off>{TIES}"
+        if server.kind == "a1111":
+            refused(server, prompt, f"has not loaded {B}", "pm=off")
+        else:
+            assert KEY in server.txt2img(prompt).infotexts[0]
+
     def test_an_error_in_the_hires_prompt(self, server: Server) -> None:
         refused(server, f"{PLAIN}{STACK}{TIES}", "tiess", hr_prompt=f"{PLAIN}{STACK}<pm:tiess>", **HIRES)
 
