@@ -50,6 +50,7 @@ def relate(layers: Sequence[Layer], weights: Sequence[float], empty: Callable[..
 
     empty: where the deltas are formed, see `Scratch`. An OverflowError if values are too large for float32.
     """
+    layers = [lowrank.narrow(layer) for layer in layers]
     up, down, parts = lowrank.concat(layers, weights)
     up, down = lowrank.wide(up), lowrank.wide(down)
     # ⟨U₁D₁, U₂D₂⟩ = tr((U₂ᵀU₁)(D₁D₂ᵀ)): one product for each pair of rank components, added up by their LoRAs.
@@ -97,4 +98,4 @@ def memory_needed(shape: LayerShape, ranks: Sequence[int], device: str = "cpu") 
     """About how many bytes `relate` takes for LoRAs of these ranks, on that kind of device."""
     factors = (2 * 8 + 4) * sum(ranks) * (shape.out + shape.columns)  # in float64 and in float32
     deltas = 4 * min(len(ranks) * shape.out * shape.columns, _block_size(device))
-    return factors + deltas + 4 * 8 * sum(ranks) ** 2
+    return factors + deltas + 4 * 8 * sum(min(rank, shape.max_rank) for rank in ranks) ** 2

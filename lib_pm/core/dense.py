@@ -91,8 +91,10 @@ def row_space(layers: Sequence[Layer], weights: Sequence[float], rank: int, cont
             for weight, layer in zip(weights, layers, strict=True)
         ]
         down = down * torch.cat(lengths).unsqueeze(1)
-        _, turn = torch.linalg.eigh(down @ down.T)
-        down = turn[:, -rank:].T @ down
+        if len(down) > shape.columns:
+            down = torch.linalg.eigh(down.T @ down)[1][:, -rank:].T
+        else:
+            down = torch.linalg.eigh(down @ down.T)[1][:, -rank:].T @ down
     down = torch.nn.functional.normalize(down.float(), dim=1)
     random = random_signs(shape.columns, rank - len(down), content).to(down) / shape.columns**0.5
     return torch.cat([down.T, random], dim=1)
@@ -106,4 +108,4 @@ def memory_needed(shape: LayerShape, parts: int, rank: int) -> int:
     """About how many bytes `row_space` and `truncate_dense` take for a delta. parts: the sum of the LoRAs' ranks."""
     if _whole_is_cheaper(shape, 2 * rank):  # at half that rank, passes soon are too many
         return 8 * 6 * shape.out * shape.columns
-    return 8 * 5 * rank * (shape.out + shape.columns) + 8 * 4 * parts**2
+    return 8 * 5 * rank * (shape.out + shape.columns) + 8 * 4 * min(parts, shape.columns) ** 2

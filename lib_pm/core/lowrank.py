@@ -197,6 +197,18 @@ def _triangle(factor: Tensor, gram: Tensor) -> Tensor:
     return triangle * lengths
 
 
+def narrow(layer: Layer) -> Layer:
+    """The same ΔW with no more rank components than its shape has singular values, in float64; itself if it has none.
+
+    What a file holds of them is its own choice, and much is computed for each pair of them.
+    """
+    if layer.rank <= layer.shape.max_rank:
+        return layer
+    delta = wide(layer.up) @ wide(layer.down)
+    one = torch.eye(layer.shape.max_rank).to(delta)
+    return Layer(layer.shape, *((one, delta) if len(delta) == len(one) else (delta, one)), layer.scale)
+
+
 def wide(tensor: Tensor) -> Tensor:
     """The tensor in float64: small cores cost little in it, and rounding is then no question."""
     tensor = where_decompositions_are(tensor)

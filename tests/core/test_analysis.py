@@ -145,3 +145,19 @@ def test_energies_of_factors_of_very_different_size(small, out, columns):
     matrix = sum(dense([a, b], [1.0, 0.5]))
     expected = np.linalg.svd(matrix, compute_uv=False)[:12] ** 2
     np.testing.assert_allclose(energies(*concat([a, b], [1.0, 0.5])), expected, atol=1e-12 * expected[0])
+
+
+@pytest.mark.parametrize(("out", "columns"), [(12, 7), (7, 12), (1, 1)])
+def test_a_rank_far_above_what_the_shape_allows(monkeypatch, out, columns):
+    """A file may hold any; what is computed for each pair of components would take its square."""
+    sizes = []
+    eigvalsh = torch.linalg.eigvalsh
+    monkeypatch.setattr(torch.linalg, "eigvalsh", lambda matrix: sizes.append(len(matrix)) or eigvalsh(matrix))
+    layers = [layer(out, columns, rank, seed) for seed, rank in enumerate((500, 3))]
+    found = relate(layers, [0.5, -2.0])
+    assert max(sizes) <= 3 * min(out, columns)
+    matrices = dense(layers, [0.5, -2.0])
+    for energies_found, matrix in zip((*found.energies, found.sum_energies), (*matrices, sum(matrices)), strict=True):
+        expected = np.linalg.svd(matrix, compute_uv=False) ** 2
+        np.testing.assert_allclose(energies_found, expected[: len(energies_found)], atol=1e-12 * expected[0])
+    np.testing.assert_allclose(found.inner[0, 1], (matrices[0] * matrices[1]).sum(), rtol=1e-9)

@@ -206,3 +206,19 @@ def test_balance_takes_the_parts_in():
         up.double() @ down.double(), (a.up * parts).double() @ a.down.double(), rtol=1e-6, atol=0
     )
     assert 1 / 4 <= float(up[:, 0].abs().max() / down[0].abs().max()) <= 4
+
+
+def test_a_start_from_more_components_than_columns(monkeypatch):
+    """The leading row space is the same, and no matrix is larger than the columns ask for."""
+    sizes = []
+    eigh = torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda matrix: sizes.append(len(matrix)) or eigh(matrix))
+    generator = torch.Generator().manual_seed(0)
+    shape = LayerShape(300, 260)
+    leading = torch.randn(8, 260, generator=generator)
+    down = torch.cat([leading, 1e-3 * torch.randn(2000, 260, generator=generator)])
+    start = row_space([Layer(shape, torch.ones(300, 2008), down)], [1.0], 32, b"seed")
+    assert sizes == [260]
+    basis = torch.linalg.qr(start.double()).Q
+    inside = basis @ (basis.T @ leading.double().T)
+    assert float((inside - leading.double().T).norm() / leading.norm()) < 1e-3
