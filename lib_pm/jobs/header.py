@@ -31,7 +31,7 @@ DTYPES = {
     "U8": torch.uint8,
 }
 MAX_LENGTH = 100_000_000  # of a header, in bytes: the format's own limit
-MAX_TENSORS = 1 << 16  # the largest LoRAs have some thousands
+MAX_TENSORS = 1 << 15  # the largest LoRAs have some thousands
 MAX_LINES = 1 << 14  # of metadata; trainers write about a hundred
 MAX_NAME = 1000  # characters of a tensor's name; real ones have up to two hundred
 _METADATA = "__metadata__"
