@@ -22,7 +22,7 @@ from lib_pm.jobs.memory import Need
 from lib_pm.jobs.plan import Plan, PlannedLayer, open_plan
 from lib_pm.jobs.progress import Progress, silent
 from lib_pm.jobs.recipe import LoraUse, Recipe, make_recipe
-from lib_pm.jobs.run import dense_workers, run_layers
+from lib_pm.jobs.run import dense_workers, read_layer, run_layers
 
 
 def analyse(
@@ -47,7 +47,7 @@ def analyse(
 
         def work(planned: PlannedLayer) -> Relations:
             sources = [source for source in planned.sources if source.weight]
-            layers = [plan.files[source.lora].read(source.name) for source in sources]
+            layers = [read_layer(plan.files[source.lora], source.name) for source in sources]
             weights = [source.weight for source in sources]
             try:
                 return where.run(

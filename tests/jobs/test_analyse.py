@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.jobs.analyse import analyse
@@ -249,7 +250,13 @@ def test_one_layer_is_held_at_a_time(uses: list[LoraUse], monkeypatch: pytest.Mo
 
 def test_what_is_too_large_names_lora_and_layer(uses: list[LoraUse]) -> None:
     with pytest.raises(MergeInputError, match=rf"{IN04} of a\.safetensors, c\.safetensors .* smaller strengths"):
-        analyse([LoraUse(uses[0].path, 1e39, 1.0), uses[2]], workers=1)
+        analyse([LoraUse(large(uses[0].path, 1e17), 1e6), uses[2]], workers=1)
+    with pytest.raises(MergeInputError, match=r"a\.safetensors: layer lora_\w+ is too large"):
+        analyse([LoraUse(large(uses[0].path, 1e9)), uses[2]], workers=1)
+
+
+def large(path: Path, times: float) -> Path:
+    return write(path, {name: tensor * times if "up" in name else tensor for name, tensor in load_file(path).items()})
 
 
 def test_different_models_are_refused(uses: list[LoraUse], tmp_path: Path) -> None:
