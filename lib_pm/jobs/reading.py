@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,8 @@ def reading(path: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise MergeInputError(f"{path} does not exist; give a LoRA's .safetensors file.") from error
     except OSError as error:
-        raise MergeInputError(f"{path} cannot be read: {error.strerror or error}.") from error
+        hint = "; take fewer LoRAs at a time" if error.errno in (errno.EMFILE, errno.ENFILE) else ""
+        raise MergeInputError(f"{path} cannot be read: {error.strerror or error}{hint}.") from error
     except OtherKind as error:
         raise MergeInputError(f"{path.name} is {error}; give a LoRA's .safetensors file.") from error
     except Damaged as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import struct
@@ -190,10 +191,10 @@ def test_too_many_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     path = write(tmp_path / "style.safetensors", make_lora({NAME: (24, 16)}, 4))
 
     def full(*_: object) -> None:
-        raise OSError(24, "Too many open files")
+        raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr("lib_pm.jobs.tensors.FileIO", full)
-    with pytest.raises(MergeInputError, match=r"style\.safetensors cannot be read: Too many open files"):
+    with pytest.raises(MergeInputError, match=r"style\.safetensors cannot be read: Too many open files; take fewer LoRAs"):
         open_lora(path)
 
 
