@@ -79,7 +79,11 @@ def _watch(kind: str, start: int, count: int) -> int:
 
 def _batch(kind: str, start: int, count: int) -> None:
     """The cases from `start` on, a line of JSON for each."""
-    run = _files() if kind == "files" else _texts()
+    with tempfile.TemporaryDirectory(prefix="pm_fuzz_") as folder:
+        _cases(kind, _files(Path(folder)) if kind == "files" else _texts(), start, count)
+
+
+def _cases(kind: str, run: Callable[[int], tuple[str, int]], start: int, count: int) -> None:
     for number in range(start, start + count):
         told: dict[str, Any] = {"case": number, "outcome": "RAW", "findings": []}
         size = 0
@@ -100,11 +104,10 @@ def _batch(kind: str, start: int, count: int) -> None:
         print(json.dumps(told), flush=True)
 
 
-def _files() -> Callable[[int], tuple[str, int]]:
+def _files(folder: Path) -> Callable[[int], tuple[str, int]]:
     """What runs the case of a number and returns its outcome and the bytes of its file."""
     from tests.fuzz.files import case, drive, write_case, write_partner
 
-    folder = Path(tempfile.mkdtemp(prefix="pm_fuzz_"))
     partner = write_partner(folder)
 
     def run(number: int) -> tuple[str, int]:
