@@ -3,30 +3,58 @@
 import re
 from pathlib import Path
 
-from lib_pm.cli import _parser
+import pytest
+
+from lib_pm.cli import main
 from lib_pm.core.blocks import BLOCK_LISTS
 from lib_pm.jobs.axes import Offered, make_axes
 from lib_pm.jobs.modes import modes_markdown
 from lib_pm.jobs.presets import BUILT_IN
 from lib_pm.jobs.sweeps import sweep_modes, sweep_ranks, sweep_strengths
+from tests.loras import make_lora, write
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
+COMMANDS = re.findall(r"^(?:\$|   ) python -m lib_pm (.+)$", PAGES["command_line"], re.MULTILINE)
+SHAPES = {
+    "lora_te_text_model_encoder_layers_0_mlp_fc1": (24, 16),
+    "lora_unet_mid_block_attentions_0_proj_in": (24, 16),
+    "lora_unet_down_blocks_0_attentions_0_proj_in": (24, 16),
+}
 
 
 def test_the_table_of_modes_is_the_registry():
-    assert modes_markdown() in README
+    assert modes_markdown() in PAGES["modes"]
 
 
-def test_the_commands_of_the_first_screen_are_understood():
-    commands = re.findall(r"^    python -m lib_pm (.+)$", README, re.MULTILINE)
-    assert len(commands) == 6
-    for command in commands:
-        words = [word.strip("'") for word in re.findall(r"'[^']*'|\S+", command)]
-        _parser().parse_args(words)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_commands_work(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "Lora").mkdir(parents=True)
+    for seed, name in enumerate(("style", "char", "in", "file", "models/Lora/style", "models/Lora/char")):
+        write(tmp_path / f"{name}.safetensors", make_lora(SHAPES, 12, 4.0, seed=seed))
+    status = main([word.strip("'") for word in re.findall(r"'[^']*'|\S+", command)])
+    assert status == 0, capsys.readouterr().err
+
+
+def test_there_are_commands_to_try():
+    assert {command.split()[0] for command in COMMANDS} == {"merge", "analyse", "resize", "inspect", "modes"}
+
+
+def test_who_opens_the_readme_reads_it_whole():
+    assert len(README.splitlines()) <= 120
+
+
+@pytest.mark.parametrize("page", ["README", *PAGES])
+def test_links_lead_somewhere(page):
+    text, folder = (README, ROOT) if page == "README" else (PAGES[page], ROOT / "docs")
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    assert not [link for link in links if link and not (folder / link).exists()]
 
 
 def test_the_table_of_blocks_is_the_code():
-    rows = re.findall(r"^\| (\d+) \| [^|]+ \| ([^|]+) \|$", README, re.MULTILINE)
+    rows = re.findall(r"^\| (\d+) \| [^|]+ \| ([^|]+) \|$", PAGES["block_weights"], re.MULTILINE)
     assert {int(length) for length, _ in rows} == set(BLOCK_LISTS)
     for length, words in rows:
         names = words.split()
@@ -41,11 +69,11 @@ def test_the_table_of_blocks_is_the_code():
 
 
 def test_the_presets_are_named():
-    assert all(f"{name}" in README for name in BUILT_IN)
+    assert all(f"{name}" in PAGES["block_weights"] for name in BUILT_IN)
 
 
 def test_the_plots_to_start_with_are_the_sweeps():
-    page = (Path(__file__).parents[1] / "docs" / "xyz.md").read_text(encoding="utf-8")
+    page = PAGES["xyz"]
     axes = {axis.name for axis in make_axes(Offered(list, str, dict))}
     assert set(re.findall(r"`\[Power Merger\] ([^`…]+)`", page)) <= axes
     for sweep in (sweep_strengths(apply="clip"), sweep_modes(), sweep_ranks("ties_svd", 0.5)):
@@ -53,5 +81,3 @@ def test_the_plots_to_start_with_are_the_sweeps():
             assert not axis or re.search(
                 rf"^\| {letter} \|.*`\[Power Merger\] {axis}` \|.*`{re.escape(values)}`", page, re.M
             )
-    for picture in re.findall(r"\]\((images/[^)]+)\)", page):
-        assert (Path(__file__).parents[1] / "docs" / picture).is_file()

@@ -62,7 +62,7 @@ class Option:
 
     @property
     def allowed(self) -> str:
-        """The range in words, as error messages, --help and the README say it."""
+        """The range in words, as error messages, --help and docs/modes.md say it."""
         words = "a whole number" if self.type is int else "a number"
         low, high = self.declared.low, self.declared.high
         if high == LIMIT == -low:

@@ -1,4 +1,4 @@
-"""The modes and their options as a table: text, Markdown (the README's), JSON."""
+"""The modes and their options as a table: text, Markdown (docs/modes.md), JSON."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+import lib_pm.core.methods  # noqa: F401 (registers the modes)
 from lib_pm.core.registry import MODES
 from lib_pm.jobs.advice import meaning
 from lib_pm.jobs.analysis import LoraAnalysis, Relation, Spectrum
@@ -16,7 +17,7 @@ KINDS = {
     "zero": "don't touch each other",
     "unrelated": "hardly touch each other: concat or add_svd",
     "partly": "partly pull the same way",
-    "aligned": "pull the same way: .* lower the strengths; ties_svd averages",
+    "aligned": "pull the same way: .*too strong.* lower the strengths, or use ties_svd, which averages",
     "opposed": "work against each other.*ties_svd",
     "same": "are the same but for their strength",
     "opposite": "are exact opposites",

@@ -23,7 +23,6 @@ from lib_pm.jobs.cache import MergeCache
 from lib_pm.jobs.merge import merge_to_file
 from lib_pm.jobs.metadata import RECIPE_KEY
 from lib_pm.jobs.plan import Plan
-from lib_pm.jobs.progress import Progress
 from lib_pm.jobs.reader import LoraFile, open_lora
 from lib_pm.jobs.recipe import LoraUse, Recipe, make_recipe
 from tests.loras import PEFT, deltas, make_lora, total_error, write
@@ -69,8 +68,8 @@ def test_the_hash_in_a_merged_file_is_of_what_was_merged(
     before, open_plan = data_hash(path), lib_pm.jobs.merge.open_plan
 
     @contextmanager
-    def and_replace(what: Recipe, progress: Progress) -> Iterator[Plan]:
-        with open_plan(what, progress=progress) as plan:
+    def and_replace(what: Recipe, **options: Any) -> Iterator[Plan]:
+        with open_plan(what, **options) as plan:
             replace(path)
             yield plan
 
