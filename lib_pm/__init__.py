@@ -1,3 +1,3 @@
-"""Power Merger: merge LoRAs rightly, apply the merge live, save it."""
+"""Power Merger: merge LoRAs correctly, apply the merge live, save it."""
 
 __version__ = "0.1.0"

@@ -41,8 +41,8 @@ def add_settings() -> None:
         "device": new(default.device, "Device that merges", gr.Dropdown, {"choices": list(DEVICES)}).info(
             "auto takes the GPU if there is one"
         ),
-        "mode": new(default.mode, "Mode that the accordion starts with", gr.Dropdown, {"choices": list(MODES)})
-        .info("acts after Reload UI")
+        "mode": new(default.mode, "Default mode", gr.Dropdown, {"choices": list(MODES)})
+        .info("takes effect after Reload UI")
         .needs_reload_ui(),
         "presets": new("", "File of block weight presets").info(
             "lines of NAME:1,1,0,…; empty: the one of sd-webui-lora-block-weight, if it is installed"

@@ -38,11 +38,13 @@ def meaning(one: LoraAnalysis, other: LoraAnalysis, whole: Relation, blocks: Map
         return f"{both} work against each other{where}: in the sum both get weak; ties_svd elects one for each weight."
     if whole.cosine >= ALIGNED:
         return (
-            f"{both} pull the same way: concat and add_svd add them up, which gets strong, so lower the strengths; "
-            "ties_svd averages them."
+            f"{both} pull the same way: concat and add_svd add them up, so the effect may be too strong; lower the "
+            "strengths, or use ties_svd, which averages them."
         )
     if whole.cosine >= UNRELATED:
-        return f"{both} partly pull the same way: concat or add_svd keeps both; lower the strengths if it gets strong."
+        return (
+            f"{both} partly pull the same way: concat or add_svd keeps both; if that is too strong, lower the strengths."
+        )
     if opposing:
         return (
             f"{both} hardly touch each other but for {_listed(opposing)}, where they work against each other: "

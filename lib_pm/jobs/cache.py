@@ -111,8 +111,8 @@ class MergeCache:
     def _keep(self, merged: Merged) -> None:
         if merged.bytes > self.limit:  # it would push out all others, and itself with the next one
             merged.report.notes.append(
-                f"made anew for each image, as its {merged.bytes / 2**20:.0f} MB are more than the "
-                f"{self.limit / 2**20:.0f} MB that the settings give to merges"
+                f"not cached: {merged.bytes / 2**20:.0f} MB exceeds the limit of {self.limit / 2**20:.0f} MB in the "
+                "settings, so each image merges anew"
             )
             return
         self._merges[merged.key] = merged

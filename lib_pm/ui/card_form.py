@@ -29,11 +29,11 @@ class CardForm:
 def draw_card_form(desk: Desk) -> CardForm:
     written = gr.State("")
     with gr.Column(visible=False, elem_id="pm_card") as group:
-        gr.HTML("<p>Its card in the WebUI:</p>")
+        gr.HTML("<p>Card for the new LoRA</p>")
         with gr.Row():
             activation = gr.Textbox("", label="Activation text", elem_id="pm_card_activation")
             picture = gr.Dropdown(
-                [_NO_PICTURE], value=_NO_PICTURE, label="Picture of", elem_id="pm_card_picture", interactive=True
+                [_NO_PICTURE], value=_NO_PICTURE, label="Use picture from", elem_id="pm_card_picture", interactive=True
             )
             save = gr.Button("Save card", elem_id="pm_card_save", min_width=80)
         told = gr.HTML(elem_id="pm_card_status")

@@ -32,7 +32,7 @@ class DraftControls:
 def draw_text() -> Any:
     return gr.Textbox(
         "",
-        label="LoRAs, one a line; # in front switches one off",
+        label="LoRAs, one per line (# disables a line)",
         placeholder=_PLACEHOLDER,
         lines=5,
         max_lines=20,

@@ -42,7 +42,7 @@ def report_html(report: Report) -> str:
     if report.file:
         lines.append(f'<p class="pm-file">Written: {html.escape(report.file)} ({_megabytes(report.size)})</p>')
     elif report.size:
-        lines.append(f"<p>Nothing is written yet; the file would have about {_megabytes(report.size)}.</p>")
+        lines.append(f"<p>Nothing is written yet. The file would be about {_megabytes(report.size)}.</p>")
     rows = [(lora.name, f"{lora.used} of {lora.layers}", len(lora.off_by_block) or "") for lora in report.loras]
     lines.append(table_html(("LoRA", "layers used", "off by block weight"), rows))
     ranks = Counter(layer.rank for layer in report.layers)

@@ -22,7 +22,7 @@ FIXED = "fixed rank"
 _EXPLAINED = (
     "<p>Each layer gets the best approximation of that rank. A rule chooses the rank layer by layer: sv_ratio keeps "
     "singular values above the largest / N, sv_fro and sv_cumulative a share of the norm or of the sum; the rank is "
-    "then the most that a layer gets. Look shows what would be kept before anything is written.</p>"
+    "then the most that a layer gets. Preview shows what would be kept before anything is written.</p>"
 )
 
 
@@ -40,10 +40,10 @@ def draw_resize(desk: Desk) -> tuple[Any, list[Listing]]:
             elem_id="pm_resize_conv",
         )
         rule = gr.Dropdown([FIXED, *RULES], value=FIXED, label="Rule", elem_id="pm_resize_rule")
-        value = gr.Number(0.95, label="Of the rule", info="sv_ratio: 1 or more; else 0 to 1", elem_id="pm_resize_value")
+        value = gr.Number(0.95, label="Rule value", info="sv_ratio: 1 or more; else 0 to 1", elem_id="pm_resize_value")
     form = draw_save_form(desk, "pm_resize", merges=False)
     with gr.Row():
-        look = gr.Button("Look", elem_id="pm_resize_look")
+        look = gr.Button("Preview", elem_id="pm_resize_look")
         resize = gr.Button("Resize and save", variant="primary", elem_id="pm_resize_go")
     working = draw_working(desk, "pm_resize")
     saved = gr.HTML(elem_id="pm_resized")

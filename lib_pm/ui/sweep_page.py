@@ -20,7 +20,7 @@ from lib_pm.ui.messages import note_html, problem_html
 
 PLOT = "X/Y/Z plot"  # as the list of scripts calls it
 _SCRIPT = "script_list"
-_NO_PLOT = "<p>The X/Y/Z plot of the WebUI is not there: these sweeps fill it.</p>"
+_NO_PLOT = "<p>The WebUI's X/Y/Z plot was not found; these sweeps need it.</p>"
 
 
 def draw_sweeps(desk: Desk, draft: DraftControls, outside: Mapping[str, Any]) -> None:

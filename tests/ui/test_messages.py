@@ -109,7 +109,7 @@ def test_a_report_says_what_was_done() -> None:
     ):
         assert said in text
     report.file = ""
-    assert "Nothing is written yet; the file would have about 1.5 MB." in Parsed(report_html(report)).text
+    assert "Nothing is written yet. The file would be about 1.5 MB." in Parsed(report_html(report)).text
 
 
 def test_a_report_without_layers() -> None:
