@@ -23,7 +23,7 @@ from lib_pm.jobs.merge import merge, merge_to_file
 from lib_pm.jobs.recipe import LoraUse, make_recipe
 from tests.loras import KOHYA, PEFT, deltas, make_lora, relative_error, total_error, write
 
-# A mode that breaks a law for a good reason is named here, with the reason; the law's test checks that it does break it.
+# A mode that breaks a law for a good reason is named here, with it; the law's test checks that it does break it.
 OPT_OUT = {
     "sum": {"add": "factor space: the product of two sums has cross terms"},
 }

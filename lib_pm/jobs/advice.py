@@ -43,7 +43,7 @@ def meaning(one: LoraAnalysis, other: LoraAnalysis, whole: Relation, blocks: Map
         )
     if whole.cosine >= UNRELATED:
         return (
-            f"{both} partly pull the same way: concat or add_svd keeps both; if that is too strong, lower the strengths."
+            f"{both} partly pull the same way: concat or add_svd keeps both; if that is too much, lower the strengths."
         )
     if opposing:
         return (
