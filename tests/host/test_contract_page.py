@@ -154,6 +154,8 @@ class TestInfotext:
     @pytest.mark.parametrize("prompt", [f"{PLAIN}{STACK}{TIES}", PLAIN + STACK], ids=["tag", "accordion"])
     def test_makes_the_same_image_again(self, server: Server, prompt: str) -> None:
         """As "Send to txt2img" does; through the API with its own field for it."""
+        if server.kind == "forge" and not isinstance(server, Double):
+            pytest.skip("Forge's API answers 500 to any infotext: it compares a value with list[str] by isinstance")
         payload = {} if TIES in prompt else arguments(True, "ties_svd:density=0.5:rank=4")
         first = server.txt2img(prompt, **payload)
         again = server.txt2img(prompt, infotext=first.infotexts[0])
