@@ -116,7 +116,9 @@ def _values(random: Random, sample: Sample) -> None:
     """Some numbers of a tensor are those at which arithmetic breaks."""
     entry = sample.entries[random.choice(list(sample.entries))]
     dtype, offsets = entry["dtype"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in _VALUES or len(offsets) != 2 or not all(type(number) is int for number in offsets):
+    if not isinstance(dtype, str) or dtype not in _VALUES:
+        return
+    if len(offsets) != 2 or not all(type(number) is int for number in offsets):
         return
     start, end = offsets
     value = random.choice(_VALUES[dtype])
