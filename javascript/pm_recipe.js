@@ -1,7 +1,7 @@
 // The recipe's text, read into parts and edited: an edit changes only what it is about, the rest keeps its spelling.
 // A part is a <lora:…> tag or other words: {line, from, to, off, text} where it stands. A tag also has what it says:
 // {name, clip, model, lbw, out, other, wrong}; words have `broken` if they look like a tag. All of it as in
-// lib_pm/jobs/tag.py; tests/tags.json holds both to one meaning.
+// lib_pm/prompt/tag.py; tests/tags.json holds both to one meaning.
 
 window.powerMerger = window.powerMerger || {};
 window.powerMerger.recipe = (() => {

@@ -15,7 +15,7 @@
     const seen = new WeakSet(); // the markers of what Python did that were acted on
     const board = rows.build({read: () => area?.value ?? "", write, list: () => list});
 
-    /** The LoRAs of the page, and how a name in a tag finds one: as lib_pm/jobs/library.py does. */
+    /** The LoRAs of the page, and how a name in a tag finds one: as lib_pm/files/library.py does. */
     function listOf(loras, presets) {
         const named = [new Map(), new Map(), new Map(), new Map()]; // by folder and name, name, either in any case, title
         const put = (map, key, lora) => key && map.set(key, (map.get(key) || new Set()).add(lora));

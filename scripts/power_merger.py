@@ -8,13 +8,13 @@ from typing import Any
 from modules import script_callbacks, scripts, shared
 from modules.ui_components import InputAccordion
 
-from lib_pm.host import xyz
-from lib_pm.host.desk import WebuiDesk
-from lib_pm.host.infotext import INFOTEXT
-from lib_pm.host.live import Live
-from lib_pm.host.outside import keep_wanted
-from lib_pm.host.settings import add_settings, read_settings
 from lib_pm.ui import accordion, tab
+from lib_pm.webui import xyz
+from lib_pm.webui.infotext import INFOTEXT
+from lib_pm.webui.live import Live
+from lib_pm.webui.page_controls import keep_wanted
+from lib_pm.webui.settings import add_settings, read_settings
+from lib_pm.webui.workspace import WebuiDesk
 
 _live = Live()  # one for txt2img and img2img together; a new one after Reload UI
 _desk = WebuiDesk(Path(scripts.basedir()))
@@ -56,8 +56,8 @@ def _tabs() -> list[tuple[Any, str, str]]:
 def _add_routes(demo: Any, app: Any) -> None:
     flags = vars(shared.cmd_opts).get
     if flags("api") or flags("nowebui"):
-        from lib_pm.host.api import add_routes
-        from lib_pm.host.origin import Origins
+        from lib_pm.webui.api import add_routes
+        from lib_pm.webui.origin import Origins
 
         add_routes(
             app, _desk, flags("api_auth"), Origins(flags("cors_allow_origins"), flags("cors_allow_origins_regex"))

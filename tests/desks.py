@@ -6,8 +6,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from lib_pm.jobs.desk import Desk
-from lib_pm.jobs.queue import Job, Turn
+from lib_pm.workspace.job_queue import Job, Turn
+from lib_pm.workspace.workspace import Desk
 from tests.loras import make_lora, write
 
 SHAPES = {

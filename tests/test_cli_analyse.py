@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 import pytest
 
 from lib_pm.cli import main
-from lib_pm.jobs.analyse import analyse
-from lib_pm.jobs.recipe import LoraUse, make_recipe
+from lib_pm.compare.compare import analyse
+from lib_pm.merge.recipe import LoraUse, make_recipe
 from tests.layouts import Shapes
 from tests.loras import make_lora, write
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from lib_pm.cli import main
-from lib_pm.jobs.queue import Queue
-from lib_pm.jobs.visible import unseen
+from lib_pm.core.visible import unseen
+from lib_pm.workspace.job_queue import Queue
 from tests.loras import make_lora, write
 
 MID = "lora_unet_mid_block_attentions_0_proj_in"

@@ -17,14 +17,15 @@ from typing import Any, NoReturn
 
 from lib_pm import __version__
 from lib_pm.cli.analyse import add_analyse
+from lib_pm.cli.arguments import add_running, choices, given, print_result, show
 from lib_pm.cli.merge import add_merge
-from lib_pm.cli.words import add_running, choices, given, print_result, show
+from lib_pm.cli.modes import modes_markdown, modes_text
+from lib_pm.cli.progress_bar import progress_bar
+from lib_pm.core.choices import DTYPES
 from lib_pm.core.errors import MergeInputError, did_you_mean
-from lib_pm.jobs.choices import DTYPES
-from lib_pm.jobs.modes import modes_json, modes_markdown, modes_text
-from lib_pm.jobs.progress import Cancelled
-from lib_pm.jobs.visible import visible
-from lib_pm.terminal import progress_bar
+from lib_pm.core.visible import visible
+from lib_pm.merge.progress import Cancelled
+from lib_pm.workspace.modes import modes_json
 
 
 class _Once(argparse.Action):
@@ -161,7 +162,7 @@ def _parser() -> _Parser:
 
 
 def _resize(options: argparse.Namespace) -> None:
-    from lib_pm.jobs.resize import NO_LIMIT, NewRank, parse_dynamic, resize_to_file
+    from lib_pm.merge.resize import NO_LIMIT, NewRank, parse_dynamic, resize_to_file
 
     if options.rank is None and not options.dynamic:
         raise MergeInputError("Give --rank, or --dynamic with sv_ratio=N, sv_fro=SHARE or sv_cumulative=SHARE.")
@@ -184,7 +185,7 @@ def _resize(options: argparse.Namespace) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    from lib_pm.jobs.inspect import inspect_file
+    from lib_pm.files.contents import inspect_file
 
     found = inspect_file(options.lora)
     print_result(options, found.to_json, found.to_text)

@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from lib_pm.cli.words import EPILOG, add_loras, add_running, print_result, raw_text, request_of, uses
+from lib_pm.cli.arguments import EPILOG, add_loras, add_running, print_result, raw_text, request_of, uses
+from lib_pm.cli.progress_bar import progress_bar
 from lib_pm.core.errors import MergeInputError
-from lib_pm.jobs.charts import blocks_svg, spectrum_svg
-from lib_pm.jobs.presets import load_presets
-from lib_pm.jobs.recipe import DEFAULT_MODE, make_recipe
-from lib_pm.jobs.whole_file import write_text
-from lib_pm.terminal import progress_bar
+from lib_pm.files.whole_file import write_text
+from lib_pm.merge.recipe import DEFAULT_MODE, make_recipe
+from lib_pm.prompt.presets import load_presets
+from lib_pm.ui.charts import blocks_svg, spectrum_svg
 
 PLOTS = {"blocks.svg": blocks_svg, "spectrum.svg": spectrum_svg}
 
@@ -31,7 +31,7 @@ def add_analyse(commands: Any) -> argparse.ArgumentParser:
 
 
 def _analyse(options: argparse.Namespace) -> None:
-    from lib_pm.jobs.analyse import analyse
+    from lib_pm.compare.compare import analyse
 
     request = request_of(options.loras)
     recipe = make_recipe(uses(options, request), DEFAULT_MODE, presets=load_presets(options.lbw_presets))

@@ -7,19 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lib_pm.cli.words import EPILOG, add_loras, choices, given, paths_of, raw_text, request_of, show, uses
+from lib_pm.cli.arguments import EPILOG, add_loras, choices, given, paths_of, raw_text, request_of, show, uses
+from lib_pm.cli.progress_bar import progress_bar
+from lib_pm.core.choices import APPLY, DTYPES
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.excess import EXCESS
-from lib_pm.core.keys.families import KINDS
+from lib_pm.core.families.families import KINDS
 from lib_pm.core.params import Option
 from lib_pm.core.registry import MODES, find_mode, find_option
-from lib_pm.jobs.choices import DTYPES
-from lib_pm.jobs.json_text import parse_json
-from lib_pm.jobs.metadata import KEEP, RECIPE_KEY
-from lib_pm.jobs.presets import load_presets
-from lib_pm.jobs.prompt import LoraTag, Request
-from lib_pm.jobs.recipe import APPLY, DEFAULT_MODE, Recipe, make_recipe, recipe_from_json
-from lib_pm.terminal import progress_bar
+from lib_pm.files.json_text import parse_json
+from lib_pm.files.metadata import KEEP, RECIPE_KEY
+from lib_pm.merge.recipe import DEFAULT_MODE, Recipe, make_recipe, recipe_from_json
+from lib_pm.prompt.parse import LoraTag, Request
+from lib_pm.prompt.presets import load_presets
 
 # What a recipe says itself, so that it cannot be said beside --recipe.
 SETTINGS = ("apply", "layers", "dtype", "save_dtype", "precision")
@@ -58,7 +58,7 @@ def add_merge(commands: Any) -> argparse.ArgumentParser:
 
 
 def _merge(options: argparse.Namespace) -> None:
-    from lib_pm.jobs.merge import merge_to_file
+    from lib_pm.merge.merge import merge_to_file
 
     request = request_of(options.loras)
     recipe = _repeated(options, request) if options.recipe else _recipe(options, request)
@@ -101,7 +101,7 @@ def _recipe(options: argparse.Namespace, request: Request) -> Recipe:
 
 def _repeated(options: argparse.Namespace, request: Request) -> Recipe:
     """The recipe in a merged file or a JSON file, with its LoRAs looked up by name or given in the same order."""
-    from lib_pm.jobs.inspect import inspect_file
+    from lib_pm.files.contents import inspect_file
 
     path: Path = options.recipe
     said = given(options, ("mode", "lbw_presets", *SETTINGS)) | given(options, _all_options(), "option_")

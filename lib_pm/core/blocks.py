@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from lib_pm.core.errors import MergeInputError, did_you_mean, quoted
-from lib_pm.core.keys.families import KINDS, SD1, SDXL, Family
-from lib_pm.core.keys.transformers import FLUX
+from lib_pm.core.families.families import KINDS, SD1, SDXL, Family
+from lib_pm.core.families.transformers import FLUX
 from lib_pm.core.params import parse_factor
 
 

@@ -22,11 +22,11 @@ from lib_pm.demo.quiet import hush_libraries
 from lib_pm.demo.tiny.scenes import NEW_SHAPES
 from lib_pm.demo.tiny.train_loras import KINDS
 from lib_pm.demo.tiny.weights import LORAS, load_pipeline
-from lib_pm.host.diffusers import Stacked
-from lib_pm.jobs.library import Library
-from lib_pm.jobs.merge import merge, merge_to_file
-from lib_pm.jobs.prompt import parse_prompt
-from lib_pm.jobs.recipe import LoraUse, Recipe, make_recipe
+from lib_pm.files.library import Library
+from lib_pm.merge.merge import merge, merge_to_file
+from lib_pm.merge.recipe import LoraUse, Recipe, make_recipe
+from lib_pm.pipeline.apply import Stacked
+from lib_pm.prompt.parse import parse_prompt
 
 PROMPT = "a red star on a blue background"
 TAGS = "<lora:star> <lora:stripes:0.8>"

@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.demo.tiny.model import render
-from lib_pm.host.diffusers import Stacked, stacked
-from lib_pm.jobs.cache import MergeCache
-from lib_pm.jobs.desk import Desk
-from lib_pm.jobs.prompt import LoraTag, parse_pm, parse_prompt, write_pm
-from lib_pm.jobs.recipe import LoraUse, make_recipe
-from lib_pm.jobs.tag import split_text
+from lib_pm.merge.cache import MergeCache
+from lib_pm.merge.recipe import LoraUse, make_recipe
+from lib_pm.pipeline.apply import Stacked, stacked
+from lib_pm.prompt.parse import LoraTag, parse_pm, parse_prompt, write_pm
+from lib_pm.prompt.tag import split_text
+from lib_pm.workspace.workspace import Desk
 
 _CACHE_BYTES = 64 * 2**20
 

@@ -14,10 +14,10 @@ from lib_pm.demo.grid import sheet
 from lib_pm.demo.quality.settings import DENSITIES, FULL_RANK
 from lib_pm.demo.tiny.model import render
 from lib_pm.demo.tiny.scenes import NEW_SHAPES, STYLES
-from lib_pm.host.diffusers import Stacked, stacked
-from lib_pm.jobs.library import Library
-from lib_pm.jobs.merge import merge
-from lib_pm.jobs.recipe import LoraUse, make_recipe
+from lib_pm.files.library import Library
+from lib_pm.merge.merge import merge
+from lib_pm.merge.recipe import LoraUse, make_recipe
+from lib_pm.pipeline.apply import Stacked, stacked
 
 SEED = 1
 STRENGTHS = (0.0, 0.3, 0.6, 0.9, 1.2)

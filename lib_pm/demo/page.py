@@ -14,11 +14,11 @@ from lib_pm.core.errors import MergeInputError
 from lib_pm.demo.generate import Generator, Made
 from lib_pm.demo.tiny.checks import look
 from lib_pm.demo.tiny.model import GUIDANCE, STEPS
-from lib_pm.jobs.card import find_picture
-from lib_pm.jobs.desk import Desk
-from lib_pm.jobs.recipe import DEFAULT_MODE
+from lib_pm.merge.recipe import DEFAULT_MODE
 from lib_pm.ui import accordion, tab
 from lib_pm.ui.messages import note_html, problem_html
+from lib_pm.workspace.card import find_picture
+from lib_pm.workspace.workspace import Desk
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPT = "a red star on a blue background <lora:star:1> <lora:stripes:0.8>"

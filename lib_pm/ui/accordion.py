@@ -10,9 +10,9 @@ import gradio as gr
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.registry import find_mode
-from lib_pm.jobs.infotext import first_pass
-from lib_pm.jobs.prompt import ModeTag, parse_pm
-from lib_pm.ui.panel import OPTIONS, mode_controls, panel_text, shown
+from lib_pm.prompt.infotext import first_pass
+from lib_pm.prompt.parse import ModeTag, parse_pm
+from lib_pm.ui.mode_controls import OPTIONS, mode_controls, panel_text, shown
 
 TITLE = "Power Merger"
 _EXPLANATION = (

@@ -9,11 +9,11 @@ from typing import Any
 import gradio as gr
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.jobs.card import Card, find_picture, joined_activation, read_card, write_card
-from lib_pm.jobs.desk import Desk
-from lib_pm.jobs.library import clear_name
-from lib_pm.jobs.report import Report
+from lib_pm.files.library import clear_name
+from lib_pm.merge.report import Report
 from lib_pm.ui.messages import note_html, problem_html
+from lib_pm.workspace.card import Card, find_picture, joined_activation, read_card, write_card
+from lib_pm.workspace.workspace import Desk
 
 _NO_PICTURE = "(none)"
 

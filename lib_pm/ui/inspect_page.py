@@ -8,13 +8,13 @@ from typing import Any
 import gradio as gr
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.jobs.desk import Desk
-from lib_pm.jobs.draft import from_recipe
-from lib_pm.jobs.inspect import Inspection, inspect_file
-from lib_pm.jobs.metadata import RECIPE_KEY
-from lib_pm.ui.draft import DraftControls, draft_values
-from lib_pm.ui.lists import Listing, choices_of
+from lib_pm.files.contents import Inspection, inspect_file
+from lib_pm.files.metadata import RECIPE_KEY
+from lib_pm.ui.draft_controls import DraftControls, draft_values
+from lib_pm.ui.lora_lists import Listing, choices_of
 from lib_pm.ui.messages import problem_html, table_html
+from lib_pm.workspace.draft import from_recipe
+from lib_pm.workspace.workspace import Desk
 
 
 def draw_inspect(desk: Desk, draft: DraftControls, pages: Any) -> list[Listing]:

@@ -9,21 +9,21 @@ from typing import Any
 import gradio as gr
 
 from lib_pm.core.errors import MergeInputError, counted
-from lib_pm.jobs.desk import Desk
-from lib_pm.jobs.draft import Draft, from_prompt
-from lib_pm.jobs.order import default_name, read_draft, submit_analyse, submit_merge
-from lib_pm.jobs.prompt import LoraTag, write_lora
-from lib_pm.jobs.queue import Job
-from lib_pm.jobs.recipe import DEFAULT_MODE
-from lib_pm.jobs.report import Report
-from lib_pm.jobs.tag import tags_of
+from lib_pm.merge.recipe import DEFAULT_MODE
+from lib_pm.merge.report import Report
+from lib_pm.prompt.parse import LoraTag, write_lora
+from lib_pm.prompt.tag import tags_of
 from lib_pm.ui.card_form import draw_card_form
-from lib_pm.ui.draft import DraftControls, draft_of, draft_values, draw_mode, draw_text
-from lib_pm.ui.lists import Listing, choices_of, data_html, marker
+from lib_pm.ui.draft_controls import DraftControls, draft_of, draft_values, draw_mode, draw_text
+from lib_pm.ui.job_status import Working, draw_working, run_on_click
+from lib_pm.ui.lora_lists import Listing, choices_of, data_html, marker
 from lib_pm.ui.messages import note_html, problem_html
 from lib_pm.ui.recipe_form import draw_recipe_form
 from lib_pm.ui.save_form import draw_save_form, target_of
-from lib_pm.ui.working import Working, draw_working, run_on_click
+from lib_pm.workspace.draft import Draft, from_prompt
+from lib_pm.workspace.job_queue import Job
+from lib_pm.workspace.submit import default_name, read_draft, submit_analyse, submit_merge
+from lib_pm.workspace.workspace import Desk
 
 PAGES = ("txt2img", "img2img")
 

@@ -6,9 +6,9 @@ import html
 from collections import Counter
 from collections.abc import Iterable
 
-from lib_pm.jobs.queue import Job
-from lib_pm.jobs.report import Report
-from lib_pm.jobs.visible import visible, whole
+from lib_pm.core.visible import visible, whole
+from lib_pm.merge.report import Report
+from lib_pm.workspace.job_queue import Job
 
 
 def problem_html(text: str) -> str:

@@ -9,14 +9,14 @@ from typing import Any
 import gradio as gr
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.jobs.desk import Desk
-from lib_pm.jobs.order import submit_resize
-from lib_pm.jobs.queue import Job
-from lib_pm.jobs.report import Report
-from lib_pm.jobs.resize import NO_LIMIT, RULES, NewRank, parse_dynamic
-from lib_pm.ui.lists import Listing, choices_of, marker
+from lib_pm.merge.report import Report
+from lib_pm.merge.resize import NO_LIMIT, RULES, NewRank, parse_dynamic
+from lib_pm.ui.job_status import draw_working, run_on_click
+from lib_pm.ui.lora_lists import Listing, choices_of, marker
 from lib_pm.ui.save_form import draw_save_form, target_of
-from lib_pm.ui.working import draw_working, run_on_click
+from lib_pm.workspace.job_queue import Job
+from lib_pm.workspace.submit import submit_resize
+from lib_pm.workspace.workspace import Desk
 
 FIXED = "fixed rank"
 _EXPLAINED = (

@@ -7,11 +7,11 @@ from typing import Any
 
 import gradio as gr
 
-from lib_pm.jobs.choices import DEVICES, DTYPES
-from lib_pm.jobs.desk import Desk
-from lib_pm.jobs.metadata import KEEP
-from lib_pm.jobs.order import Target
-from lib_pm.ui.lists import Listing
+from lib_pm.core.choices import DEVICES, DTYPES
+from lib_pm.files.metadata import KEEP
+from lib_pm.ui.lora_lists import Listing
+from lib_pm.workspace.submit import Target
+from lib_pm.workspace.workspace import Desk
 
 ROOT = "(LoRA folder)"  # a dropdown shows "" as if nothing were chosen
 

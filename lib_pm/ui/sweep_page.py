@@ -7,16 +7,16 @@ from typing import Any
 
 import gradio as gr
 
+from lib_pm.core.choices import APPLY
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.registry import MODES
-from lib_pm.jobs.axes import PREFIX
-from lib_pm.jobs.desk import Desk
-from lib_pm.jobs.order import read_draft
-from lib_pm.jobs.recipe import APPLY
-from lib_pm.jobs.sweeps import MODES_TO_COMPARE, Sweep, sweep_modes, sweep_ranks, sweep_strengths
-from lib_pm.ui.draft import DraftControls, draft_of
-from lib_pm.ui.lists import marker
+from lib_pm.sweep.axes import PREFIX
+from lib_pm.sweep.sweeps import MODES_TO_COMPARE, Sweep, sweep_modes, sweep_ranks, sweep_strengths
+from lib_pm.ui.draft_controls import DraftControls, draft_of
+from lib_pm.ui.lora_lists import marker
 from lib_pm.ui.messages import note_html, problem_html
+from lib_pm.workspace.submit import read_draft
+from lib_pm.workspace.workspace import Desk
 
 PLOT = "X/Y/Z plot"  # as the list of scripts calls it
 _SCRIPT = "script_list"

@@ -13,7 +13,7 @@ import time
 start = time.process_time()
 import gradio, numpy, safetensors.torch, torch
 loaded = time.process_time()
-import lib_pm.host.live, lib_pm.host.settings, lib_pm.ui.accordion
+import lib_pm.webui.live, lib_pm.webui.settings, lib_pm.ui.accordion
 print(loaded - start, time.process_time() - loaded)
 """
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import lib_pm.core.methods  # noqa: F401 (registers the modes)
-from lib_pm.core.dense import EXCESS
+from lib_pm.core.merge_layer import Share, merge_layer
 from lib_pm.core.registry import MODES
-from lib_pm.core.spaces import Share, merge_layer
-from lib_pm.jobs.merge import merge
-from lib_pm.jobs.recipe import LoraUse, make_recipe
+from lib_pm.core.truncation import EXCESS
+from lib_pm.merge.merge import merge
+from lib_pm.merge.recipe import LoraUse, make_recipe
 from tests import layouts
 from tests.bench.conftest import Row, children_cpu, run_process, wall
 from tests.bench.model import WEIGHTS, Model, best_error, error

@@ -6,10 +6,10 @@ import time
 import pytest
 import torch
 
-from lib_pm.host.settings import Settings
-from lib_pm.jobs.cache import MergeCache
-from lib_pm.jobs.merge import merge
-from lib_pm.jobs.recipe import LoraUse, make_recipe
+from lib_pm.merge.cache import MergeCache
+from lib_pm.merge.merge import merge
+from lib_pm.merge.recipe import LoraUse, make_recipe
+from lib_pm.webui.settings import Settings
 from tests import layouts
 from tests.bench.conftest import Row
 from tests.bench.model import WEIGHTS, Model

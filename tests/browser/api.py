@@ -26,8 +26,8 @@ def main() -> None:
     import uvicorn
     from fastapi import FastAPI
 
-    from lib_pm.host.api import add_routes
-    from lib_pm.jobs.desk import Desk
+    from lib_pm.webui.api import add_routes
+    from lib_pm.workspace.workspace import Desk
 
     app = FastAPI()
     with tempfile.TemporaryDirectory() as data, socket.socket() as listening:

@@ -77,9 +77,9 @@ def build(gr: Any, folder: Path, data: Path) -> Any:
 
 def make_desk(folder: Path, data: Path) -> Any:
     """A desk that knows aliases and pictures, as a WebUI's does, and starts each page with the same text."""
-    from lib_pm.jobs.desk import Desk
-    from lib_pm.jobs.draft import Draft
-    from lib_pm.jobs.recipes import Recipes
+    from lib_pm.workspace.draft import Draft
+    from lib_pm.workspace.saved_recipes import Recipes
+    from lib_pm.workspace.workspace import Desk
 
     class SameStart(Recipes):
         @property

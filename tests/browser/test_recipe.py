@@ -1,4 +1,4 @@
-"""The page's reader of tags, javascript/pm_recipe.js, means what lib_pm/jobs/tag.py means."""
+"""The page's reader of tags, javascript/pm_recipe.js, means what lib_pm/prompt/tag.py means."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.jobs.tag import Tag, check_text, tags_of
+from lib_pm.prompt.tag import Tag, check_text, tags_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CASES = json.loads((ROOT / "tests" / "tags.json").read_text(encoding="utf-8"))

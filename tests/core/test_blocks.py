@@ -2,8 +2,8 @@ import pytest
 
 from lib_pm.core.blocks import BLOCK_LISTS, expand_preset, parse_block_weights, read_presets
 from lib_pm.core.errors import MergeInputError
-from lib_pm.core.keys.families import OTHER, SD1, SDXL
-from lib_pm.core.keys.transformers import FLUX
+from lib_pm.core.families.families import OTHER, SD1, SDXL
+from lib_pm.core.families.transformers import FLUX
 from tests import layouts
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from lib_pm.core.keys.detect import FAMILIES, detect, stated
-from lib_pm.core.keys.families import either
+from lib_pm.core.families.detect import FAMILIES, detect, stated
+from lib_pm.core.families.families import either
 from lib_pm.core.layers import LayerShape
 from tests.layouts import Shapes
 from tests.models import spellings, whole

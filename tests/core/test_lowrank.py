@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lib_pm.core.dense import EXCESS, row_space, truncate_dense
 from lib_pm.core.layers import Layer, LayerShape
 from lib_pm.core.lowrank import Truncated, balance, concat, truncate
 from lib_pm.core.rng import random_signs
+from lib_pm.core.truncation import EXCESS, row_space, truncate_dense
 
 precisions = pytest.mark.parametrize("precision", EXCESS)
 

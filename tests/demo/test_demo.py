@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from lib_pm.demo.__main__ import compare
 from lib_pm.demo.grid import sheet
-from lib_pm.jobs.reader import open_lora
+from lib_pm.files.reader import open_lora
 from tests.pipeline import build_pipeline
 from tests.samples import write_samples
 

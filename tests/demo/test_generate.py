@@ -13,7 +13,7 @@ pytest.importorskip("peft")
 from lib_pm.core.errors import MergeInputError
 from lib_pm.demo.generate import Generator, Made
 from lib_pm.demo.tiny.weights import LORAS, load_pipeline
-from lib_pm.jobs.desk import Desk
+from lib_pm.workspace.workspace import Desk
 
 WORDS = "a red star on a blue background"
 TAGS = "<lora:star:1> <lora:stripes:0.8>"

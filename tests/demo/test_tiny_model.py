@@ -21,10 +21,10 @@ from lib_pm.demo.tiny.model import render
 from lib_pm.demo.tiny.scenes import NEW_SHAPES, SHAPES, STYLES, Scene
 from lib_pm.demo.tiny.train_loras import KINDS
 from lib_pm.demo.tiny.weights import LORAS, WEIGHTS, load_pipeline
-from lib_pm.host.diffusers import Stacked, apply, remove, stacked
-from lib_pm.jobs.merge import merge, merge_to_file
-from lib_pm.jobs.reader import open_lora
-from lib_pm.jobs.recipe import LoraUse, make_recipe
+from lib_pm.files.reader import open_lora
+from lib_pm.merge.merge import merge, merge_to_file
+from lib_pm.merge.recipe import LoraUse, make_recipe
+from lib_pm.pipeline.apply import Stacked, apply, remove, stacked
 
 COLOURS = [("red", "blue"), ("yellow", "purple"), ("white", "green"), ("cyan", "orange")]
 

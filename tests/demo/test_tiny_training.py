@@ -19,7 +19,7 @@ from lib_pm.demo.tiny.pictures import SIZE
 from lib_pm.demo.tiny.scenes import held_out_scenes
 from lib_pm.demo.tiny.train_base import make_pairs, noise_loss
 from lib_pm.demo.tiny.train_vae import decode, standardize
-from lib_pm.host.diffusers import apply, remove
+from lib_pm.pipeline.apply import apply, remove
 
 STEPS = 20
 

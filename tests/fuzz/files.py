@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+from lib_pm.compare.compare import analyse
+from lib_pm.core.choices import APPLY
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.registry import MODES
-from lib_pm.jobs.analyse import analyse
-from lib_pm.jobs.draft import from_recipe
-from lib_pm.jobs.inspect import inspect_file
-from lib_pm.jobs.merge import merge, merge_to_file
-from lib_pm.jobs.reader import open_lora
-from lib_pm.jobs.recipe import APPLY, DTYPES, LoraUse, make_recipe
-from lib_pm.jobs.resize import NewRank, parse_dynamic, preview_resize
+from lib_pm.files.contents import inspect_file
+from lib_pm.files.reader import open_lora
+from lib_pm.merge.merge import merge, merge_to_file
+from lib_pm.merge.recipe import DTYPES, LoraUse, make_recipe
+from lib_pm.merge.resize import NewRank, parse_dynamic, preview_resize
+from lib_pm.workspace.draft import from_recipe
 from tests.fuzz.junk import changed_bytes, changed_json, check_message, junk_json
 from tests.fuzz.samples import SIZES, Sample, put, random_name, samples
 

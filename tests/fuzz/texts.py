@@ -9,21 +9,21 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from lib_pm.cli.words import request_of
+from lib_pm.cli.arguments import request_of
 from lib_pm.core.blocks import check_block_weights, expand_preset, parse_block_weights, read_presets
 from lib_pm.core.errors import MergeInputError
-from lib_pm.core.keys.families import SD1
+from lib_pm.core.families.families import SD1
 from lib_pm.core.registry import MODES
-from lib_pm.jobs import rewrite
-from lib_pm.jobs.axes import Offered, make_axes
-from lib_pm.jobs.draft import Draft, from_json, from_prompt, from_recipe
-from lib_pm.jobs.json_text import load_json
-from lib_pm.jobs.names import check_folder, check_name
-from lib_pm.jobs.presets import BUILT_IN
-from lib_pm.jobs.prompt import parse_file, parse_lora, parse_pm, parse_prompt
-from lib_pm.jobs.resize import parse_dynamic
-from lib_pm.jobs.tag import check_text, split_text
-from lib_pm.jobs.visible import visible
+from lib_pm.core.visible import visible
+from lib_pm.files.file_names import check_folder, check_name
+from lib_pm.files.json_text import load_json
+from lib_pm.merge.resize import parse_dynamic
+from lib_pm.prompt import edit as rewrite
+from lib_pm.prompt.parse import parse_file, parse_lora, parse_pm, parse_prompt
+from lib_pm.prompt.presets import BUILT_IN
+from lib_pm.prompt.tag import check_text, split_text
+from lib_pm.sweep.axes import Offered, make_axes
+from lib_pm.workspace.draft import Draft, from_json, from_prompt, from_recipe
 from tests.fuzz.junk import changed_json, check_message, junk_json
 from tests.fuzz.near import near
 from tests.fuzz.samples import RECIPE

@@ -15,11 +15,11 @@ from fastapi.testclient import TestClient
 from safetensors.torch import load_file
 
 from lib_pm.core.registry import MODES
-from lib_pm.host.api import NO_OTHERS, PREFIX, add_routes
-from lib_pm.host.origin import Origins
-from lib_pm.jobs.draft import Draft
-from lib_pm.jobs.order import Target, submit_merge
-from lib_pm.jobs.queue import KEPT, MOST_WAITING
+from lib_pm.webui.api import NO_OTHERS, PREFIX, add_routes
+from lib_pm.webui.origin import Origins
+from lib_pm.workspace.draft import Draft
+from lib_pm.workspace.job_queue import KEPT, MOST_WAITING
+from lib_pm.workspace.submit import Target, submit_merge
 from tests.desks import SeenDesk, done, files, make_desk
 
 MERGE = {"text": "<lora:style:0.8>\n<lora:char:0.6>", "mode": "add", "device": "cpu"}

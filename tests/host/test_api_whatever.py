@@ -15,7 +15,7 @@ pytest.importorskip("httpx")
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from lib_pm.host.api import PREFIX, add_routes
+from lib_pm.webui.api import PREFIX, add_routes
 from tests.desks import make_desk
 from tests.fuzz.requests import VALID, requests
 

@@ -13,9 +13,9 @@ import torch
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.registry import MODES
-from lib_pm.host.diffusers import NAME, Stacked, apply, apply_stacked, remove
-from lib_pm.jobs.merge import merge, merge_to_file
-from lib_pm.jobs.recipe import LoraUse, make_recipe
+from lib_pm.merge.merge import merge, merge_to_file
+from lib_pm.merge.recipe import LoraUse, make_recipe
+from lib_pm.pipeline.apply import NAME, Stacked, apply, apply_stacked, remove
 from tests.host.by_hand import LoraDict, changed_by_hand, lora_modules, mixed, pixels
 from tests.pipeline import build_pipeline
 from tests.samples import random_lora, write_samples
@@ -155,7 +155,7 @@ def test_very_many_ranks_do_not_take_diffusers_slow_way(sd1: Any, monkeypatch: p
     apply(sd1, tensors)
     expected = pixels(sd1)
     remove(sd1)
-    monkeypatch.setattr("lib_pm.host.diffusers._MOST_PATTERNS", 50)
+    monkeypatch.setattr("lib_pm.pipeline.apply._MOST_PATTERNS", 50)
     monkeypatch.setattr(sd1, "load_lora_weights", lambda *_, **__: pytest.fail("took the slow way"))
     assert apply(sd1, tensors).layers == {"unet": 277, "text_encoder": 12}
     assert (pixels(sd1) == expected).all()

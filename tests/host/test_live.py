@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-import lib_pm.jobs.cache
+import lib_pm.merge.cache
 from tests.webui.chosen import by_double_only
 from tests.webui.double import Double
 from tests.webui.merging import PLAIN, TIES, A, B, make_ab, saved
@@ -33,7 +33,7 @@ def loras(server: Server) -> None:
 
 def live() -> Any:
     """The module that the double has imported; it is not the one that this process has otherwise."""
-    return importlib.import_module("lib_pm.host.live")
+    return importlib.import_module("lib_pm.webui.live")
 
 
 def counted(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[Any]:
@@ -55,7 +55,7 @@ def test_a_second_image_reads_no_lora_file(
 ) -> None:
     """Neither we nor the host."""
     first = server.txt2img(MERGED, **payload).images
-    ours = counted(monkeypatch, lib_pm.jobs.cache, "open_plan")
+    ours = counted(monkeypatch, lib_pm.merge.cache, "open_plan")
     networks = importlib.import_module("networks")
     if server.kind == "a1111":
         hosts, built = counted(monkeypatch, networks.sd_models, "read_state_dict"), []
@@ -187,7 +187,7 @@ def test_the_page_shows_what_is_written_wrong_and_the_console_no_traceback(
 
 def test_a_script_of_the_page_gets_an_error(server: Double) -> None:
     """It would take an image that is not there."""
-    refusal = importlib.import_module("lib_pm.host.refusal")
+    refusal = importlib.import_module("lib_pm.webui.refusal")
     processing, runner = server.module("processing"), server.module("scripts").scripts_txt2img
     for script in (0, 1):
         p = processing.StableDiffusionProcessingTxt2Img(prompt=PLAIN)

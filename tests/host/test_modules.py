@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.core.keys.names import to_original
+from lib_pm.core.families.names import to_original
 from lib_pm.demo.tiny.lora import kohya_layers
-from lib_pm.host.diffusers import NAME, apply, remove
+from lib_pm.pipeline.apply import NAME, apply, remove
 from tests.host.by_hand import ALL_BLOCKS, LoraDict, delta, lora_modules, pixels
 from tests.samples import random_lora
 

@@ -11,8 +11,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from lib_pm.core.registry import MODES
-from lib_pm.jobs.merge import merge_to_file
-from lib_pm.jobs.recipe import LoraUse, make_recipe
+from lib_pm.merge.merge import merge_to_file
+from lib_pm.merge.recipe import LoraUse, make_recipe
 from tests.loras import relative_error
 
 TARGETS = ["q", "proj", "conv"]

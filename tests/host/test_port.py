@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.host import a1111, forge
-from lib_pm.host.port import find_host, layer_of, weight_sizes
+from lib_pm.webui import a1111, forge
+from lib_pm.webui.adapter import find_host, layer_of, weight_sizes
 
 DOTTED = "transformer.single_transformer_blocks.0.attn.to_q"
 

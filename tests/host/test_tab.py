@@ -33,7 +33,7 @@ def our_script(webui: Double) -> Any:
 
 
 def make_desk(webui: Double, tmp_path: Path) -> Any:
-    from lib_pm.host.desk import WebuiDesk  # of this double: it is imported anew for each
+    from lib_pm.webui.workspace import WebuiDesk  # of this double: it is imported anew for each
 
     return WebuiDesk(tmp_path / "extension")
 
@@ -127,7 +127,7 @@ class TestDesk:
         desk = make_desk(webui, tmp_path)
         desk.announce(put(webui, "v2", tensors(webui, 1), {"ss_output_name": "alias"}))
         put(webui, "new", tensors(webui, 1), {"ss_output_name": "newer"})
-        monkeypatch.setattr("lib_pm.jobs.aliases.safe_open", lambda *_, **__: pytest.fail("a file was opened"))
+        monkeypatch.setattr("lib_pm.files.aliases.safe_open", lambda *_, **__: pytest.fail("a file was opened"))
         assert (desk.find("alias").stem, desk.find("new").stem) == ("v2", "new")
         for name in ("newer", "alia", "nothing like it"):
             with pytest.raises(ValueError, match=f"no LoRA '{name}'"):
@@ -139,13 +139,13 @@ class TestDesk:
         desk, lock = make_desk(webui, tmp_path), webui.module("call_queue").queue_lock
         with desk.turn("cpu"):
             assert not lock.locked()
-        monkeypatch.setattr("lib_pm.host.desk.choose_device", lambda device: torch.device("cuda"))
+        monkeypatch.setattr("lib_pm.webui.workspace.choose_device", lambda device: torch.device("cuda"))
         with desk.turn("auto"):
             assert lock.locked()
         assert not lock.locked()
 
     def test_recipes_are_in_the_extensions_own_folder(self, webui: Double, tmp_path: Path) -> None:
-        from lib_pm.jobs.draft import Draft
+        from lib_pm.workspace.draft import Draft
 
         make_desk(webui, tmp_path).recipes.save("mine", Draft("<lora:a:1>"))
         assert (tmp_path / "extension" / "data" / "recipes" / "mine.json").is_file()

@@ -8,8 +8,9 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from lib_pm.jobs.queue import Queue
-from lib_pm.ui import tab, working
+from lib_pm.ui import job_status as working
+from lib_pm.ui import tab
+from lib_pm.workspace.job_queue import Queue
 from tests.desks import SeenDesk, fill
 from tests.ui.page import Page
 

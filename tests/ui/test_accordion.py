@@ -12,9 +12,9 @@ import pytest
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.registry import MODES, find_mode
-from lib_pm.jobs.prompt import parse_pm
+from lib_pm.prompt.parse import parse_pm
 from lib_pm.ui import accordion
-from lib_pm.ui.panel import OPTIONS
+from lib_pm.ui.mode_controls import OPTIONS
 
 
 @contextmanager

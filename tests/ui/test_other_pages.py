@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from lib_pm.jobs.draft import Draft
-from lib_pm.jobs.metadata import RECIPE_KEY
-from lib_pm.jobs.order import Target, submit_merge
+from lib_pm.files.metadata import RECIPE_KEY
+from lib_pm.workspace.draft import Draft
+from lib_pm.workspace.submit import Target, submit_merge
 from tests.desks import SHAPES, SeenDesk, done, files
 from tests.loras import make_lora, write
 from tests.ui.conftest import PLOT

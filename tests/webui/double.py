@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lib_pm.core.keys.families import SD1
+from lib_pm.core.families.families import SD1
 from lib_pm.core.layers import LayerShape
 from tests.webui.imports import HOSTS, host_modules
 from tests.webui.server import Kind, Result, ServerError, full_payload

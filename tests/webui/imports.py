@@ -11,12 +11,12 @@ from pathlib import Path
 import lib_pm
 
 HOSTS = Path(__file__).parent / "hosts"
-_OURS = ("host", "ui")  # parts of lib_pm that hold on to the host's modules
+_OURS = ("webui", "ui")  # parts of lib_pm that hold on to the host's modules
 
 
 @contextmanager
 def host_modules(kind: str) -> Iterator[None]:
-    """`modules`, `networks`, `gradio` … are the double's; lib_pm.host and lib_pm.ui are imported anew."""
+    """`modules`, `networks`, `gradio` … are the double's; lib_pm.webui and lib_pm.ui are imported anew."""
     folders = [HOSTS / kind, *sorted((HOSTS / kind / "extensions-builtin").iterdir()), HOSTS / "common"]
     names = {path.stem for folder in folders for path in folder.iterdir()} - {"scripts"} | {"probe_hooks"}
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 
-from lib_pm.jobs.library import Library
-from lib_pm.jobs.merge import merge_to_file
-from lib_pm.jobs.presets import load_presets
-from lib_pm.jobs.prompt import parse_prompt
-from lib_pm.jobs.recipe import LoraUse, make_recipe
+from lib_pm.files.library import Library
+from lib_pm.merge.merge import merge_to_file
+from lib_pm.merge.recipe import LoraUse, make_recipe
+from lib_pm.prompt.parse import parse_prompt
+from lib_pm.prompt.presets import load_presets
 from tests.webui.lora_files import PREFIX, put, tensors
 from tests.webui.server import Server
 

@@ -15,9 +15,9 @@ from lib_pm.demo.tiny.checks import Seen, look
 from lib_pm.demo.tiny.model import render
 from lib_pm.demo.tiny.scenes import Scene, held_out_scenes, random_scenes
 from lib_pm.demo.tiny.weights import LORAS
-from lib_pm.host.diffusers import Stacked, stacked
-from lib_pm.jobs.merge import merge
-from lib_pm.jobs.recipe import LoraUse, make_recipe
+from lib_pm.merge.merge import merge
+from lib_pm.merge.recipe import LoraUse, make_recipe
+from lib_pm.pipeline.apply import Stacked, stacked
 
 
 @dataclass(frozen=True)

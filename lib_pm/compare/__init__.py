@@ -1,0 +1,1 @@
+"""How LoRAs relate to each other, before they are merged."""

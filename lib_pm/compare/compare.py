@@ -1,0 +1,187 @@
+"""Say how LoRAs relate before they are merged: similar or opposite, where each acts, which rank they need."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lib_pm.compare.advice import meaning
+from lib_pm.compare.findings import Analysis, LoraAnalysis, Pair, Relation, Spectrum
+from lib_pm.core.analysis import Relations, memory_needed, relate, sign_conflict
+from lib_pm.core.blocks import BLOCK_LISTS
+from lib_pm.core.errors import MergeInputError
+from lib_pm.core.families.families import Family, kind
+from lib_pm.core.scratch import Scratch
+from lib_pm.merge.devices import Device
+from lib_pm.merge.layers import dense_workers, read_layer, run_layers
+from lib_pm.merge.memory import Need
+from lib_pm.merge.plan import Plan, PlannedLayer, open_plan
+from lib_pm.merge.progress import Progress, silent
+from lib_pm.merge.recipe import LoraUse, Recipe, make_recipe
+
+
+def analyse(
+    what: Recipe | Sequence[LoraUse],
+    *,
+    device: str = "auto",
+    progress: Progress = silent,
+    workers: int | None = None,
+) -> Analysis:
+    """Compare the LoRAs of a recipe, whose mode and options do not matter, at their strengths and block weights.
+
+    One layer of all LoRAs is held at a time for each worker. A MergeInputError says which LoRAs do not belong together.
+    """
+    start = time.perf_counter()
+    recipe = what if isinstance(what, Recipe) else make_recipe(what, "concat")
+    where = Device(device)
+    with open_plan(recipe, progress=progress, way_out="Compare LoRAs of one model.") as plan:
+        scratch, totals = Scratch(), _Totals(len(plan.files))
+
+        def needed(planned: PlannedLayer) -> int:
+            return memory_needed(planned.shape, plan.ranks(planned), where.type)
+
+        def work(planned: PlannedLayer) -> Relations:
+            sources = [source for source in planned.sources if source.weight]
+            layers = [read_layer(plan.files[source.lora], source.name) for source in sources]
+            weights = [source.weight for source in sources]
+            try:
+                return where.run(
+                    planned.name,
+                    needed(planned),
+                    lambda to: relate([layer.to(to) for layer in layers], weights, scratch.empty),
+                )
+            except OverflowError as error:
+                names = ", ".join(plan.files[source.lora].path.name for source in sources)
+                raise MergeInputError(
+                    f"Layer {planned.name} of {names} gets too large for float32; use smaller strengths."
+                ) from error
+
+        chosen = dense_workers(where) if workers is None else workers
+        for planned, found in run_layers(plan.layers, work, progress, chosen, where.type, Need(needed)):
+            totals.add(_block(plan.family, planned.name), planned, found)
+        return totals.analysis(plan, time.perf_counter() - start, (*plan.model.notes, *where.notes()))
+
+
+def _block(family: Family, name: str) -> str:
+    return family.block(name) or ("BASE" if kind(name) == "te" else "other")
+
+
+@dataclass
+class _Sums:
+    """Sums over layers, (n, n): the entry [i, j] is over the layers that the LoRAs i and j both have.
+
+    inner, sizes: as in Relations. own: the squared norm of LoRA i.
+    """
+
+    inner: Tensor
+    sizes: Tensor
+    own: Tensor
+    layers: Tensor
+
+    @classmethod
+    def zeros(cls, count: int) -> _Sums:
+        return cls(*torch.zeros(4, count, count, dtype=torch.float64))
+
+    def add(self, other: _Sums) -> None:
+        for mine, others in zip(vars(self).values(), vars(other).values(), strict=True):
+            mine += others
+
+    def relation(self, i: int, j: int) -> Relation:
+        """How i and j relate; None for what has no value, as one of them is zero in every layer that both have."""
+        inner, sizes = float(self.inner[i, j]), float(self.sizes[i, j])
+        norms = float(self.own[i, j].sqrt() * self.own[j, i].sqrt())
+        return Relation(
+            int(self.layers[i, j]),
+            min(1.0, max(-1.0, inner / norms)) if norms else None,
+            sign_conflict(inner, sizes) if norms and sizes else None,
+        )
+
+
+@dataclass
+class _Totals:
+    """What is added up while the layers come in."""
+
+    count: int
+    blocks: dict[str, _Sums] = field(default_factory=dict)
+    energies: list[Tensor] = field(init=False)
+    sum_energies: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
+
+    def __post_init__(self) -> None:
+        self.energies = [torch.zeros(0, dtype=torch.float64) for _ in range(self.count)]
+
+    def add(self, block: str, planned: PlannedLayer, found: Relations) -> None:
+        loras = [source.lora for source in planned.sources if source.weight]
+        own = found.inner.diagonal().unsqueeze(1).expand_as(found.inner)
+        sums = self.blocks.setdefault(block, _Sums.zeros(self.count))
+        here = torch.tensor(loras)
+        for whole, layer in (
+            (sums.inner, found.inner),
+            (sums.sizes, found.sizes),
+            (sums.own, own),
+            (sums.layers, torch.ones_like(own)),
+        ):
+            whole[here.unsqueeze(1), here] += layer
+        for lora, energies in zip(loras, found.energies, strict=True):
+            self.energies[lora] = _added(self.energies[lora], energies)
+        self.sum_energies = _added(self.sum_energies, found.sum_energies)
+
+    def analysis(self, plan: Plan, seconds: float, notes: tuple[str, ...]) -> Analysis:
+        names = _distinct([file.name for file in plan.files])
+        order = BLOCK_LISTS[max(plan.family.block_lists)] if plan.family.block_lists else ()
+        blocks = sorted(self.blocks, key=lambda block: (order.index(block) if block in order else len(order), block))
+        whole = _Sums.zeros(self.count)
+        for sums in self.blocks.values():
+            whole.add(sums)
+        loras = []
+        for i, (name, file) in enumerate(zip(names, plan.files, strict=True)):
+            total = float(whole.own[i, i])
+            share = {block: float(self.blocks[block].own[i, i]) / total if total else 0.0 for block in blocks}
+            used = int(whole.layers[i, i])
+            loras.append(LoraAnalysis(name, len(file.layers), used, total**0.5, share, _spectrum(self.energies[i])))
+        pairs = []
+        for i in range(self.count):
+            for j in range(i + 1, self.count):
+                by_block = {block: self.blocks[block].relation(i, j) for block in blocks}
+                relation = whole.relation(i, j)
+                says = meaning(loras[i], loras[j], relation, by_block)
+                pairs.append(Pair((names[i], names[j]), relation, by_block, says))
+        norm = float(self.sum_energies.sum()) ** 0.5
+        return Analysis(
+            plan.family.title,
+            len(plan.layers),
+            tuple(blocks),
+            tuple(loras),
+            tuple(pairs),
+            norm,
+            _spectrum(self.sum_energies),
+            notes,
+            seconds,
+        )
+
+
+def _spectrum(energies: Tensor) -> Spectrum:
+    """energies: squared singular values at each rank, added up over layers."""
+    total = float(energies.sum())
+    return Spectrum(tuple((energies.cumsum(0) / total).tolist()) if total else ())
+
+
+def _added(one: Tensor, other: Tensor) -> Tensor:
+    """Their sum, the shorter one filled up with zeros."""
+    longer, shorter = (one, other) if len(one) > len(other) else (other.clone(), one)
+    longer[: len(shorter)] += shorter
+    return longer
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names, numbered where one comes again."""
+    seen: Counter[str] = Counter()
+    distinct = []
+    for name in names:
+        seen[name] += 1
+        distinct.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return distinct

@@ -1,0 +1,12 @@
+"""Words to choose from, for whoever lists them without the torch that they stand for."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+# Which strengths of the LoRAs act.
+Apply = Literal["model + clip", "model", "clip"]
+APPLY: tuple[Apply, ...] = get_args(Apply)
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+DTYPES = ("float32", "float16", "bfloat16", "float64")

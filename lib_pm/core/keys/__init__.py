@@ -1,1 +1,0 @@
-"""Layer names per model family."""

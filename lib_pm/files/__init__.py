@@ -1,0 +1,1 @@
+"""LoRA files: found by name, read, written, described."""

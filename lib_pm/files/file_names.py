@@ -1,0 +1,67 @@
+"""Names that users give to files: names only, never paths, and none that a system or a tag cannot hold."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from pathlib import Path
+
+from lib_pm.core.errors import MergeInputError, quoted
+from lib_pm.core.visible import described, unseen, visible
+
+_FORBIDDEN = re.compile(r'[<>:"/\\|?*]')
+# Devices of Windows, with any ending and with spaces before it; it takes a raised digit for a digit.
+_DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|clock\$|(com|lpt)[0-9¹²³])\s*(\..*)?", re.IGNORECASE)
+DEEPEST = 8  # folders in one another
+LONGEST = 200  # bytes: file systems have 255, and an ending is added
+
+
+def check_name(name: str, what: str = "name") -> str:
+    """The name without spaces around it; a MergeInputError says what is wrong with it, on whatever system."""
+    name = name.strip()
+    if not name:
+        raise MergeInputError(f"The {what} is empty.")
+    length = len(name.encode("utf-8", "surrogatepass"))
+    if length > LONGEST:
+        raise MergeInputError(f"The {what} {quoted(name)} has {length} bytes; allowed: {LONGEST}.")
+    if bad := [described(char) for char in unseen(name)]:
+        raise MergeInputError(f"The {what} '{visible(name)}' holds {', '.join(bad)}, which cannot be seen.")
+    if bad := sorted(set(_FORBIDDEN.findall(name))):
+        raise MergeInputError(f"The {what} {quoted(name)} holds {' '.join(bad)}, which a file's name cannot.")
+    if name.startswith(".") or name.endswith("."):
+        raise MergeInputError(f"The {what} {quoted(name)} is not allowed: it begins or ends with a dot.")
+    if _DEVICE.fullmatch(name):
+        raise MergeInputError(f"The {what} {quoted(name)} is not allowed: on Windows it is a device.")
+    return name
+
+
+def twin(path: Path) -> Path | None:
+    """A file that differs from this one only in case or in how its letters are encoded, if this one is not there.
+
+    On Windows and macOS the two are one.
+    """
+    if path.exists() or not path.parent.is_dir():
+        return None
+    same = (other for other in path.parent.iterdir() if _one(other.name) == _one(path.name))
+    return next(same, None)
+
+
+def _one(name: str) -> str:
+    return unicodedata.normalize("NFC", name.casefold())
+
+
+def check_folder(folder: str) -> str:
+    """A folder below another as `a/b`, "" for that one itself; a MergeInputError if it leads out of it."""
+    folder = folder.strip().replace("\\", "/")
+    if folder.startswith("/") or re.match(r"[A-Za-z]:", folder):
+        raise MergeInputError(f"The folder {quoted(folder)} is absolute; allowed: one inside the LoRA folder.")
+    parts = [part for part in folder.split("/") if part]
+    if len(parts) > DEEPEST:
+        raise MergeInputError(f"The folder is {len(parts)} folders deep; allowed: {DEEPEST}.")
+    return "/".join(check_name(part, "folder") for part in parts)
+
+
+def lora_file(root: Path, folder: str, name: str) -> Path:
+    """Where a LoRA of that name is to be written below `root`."""
+    name = check_name(name.strip().removesuffix(".safetensors"), "file name")
+    return root.joinpath(*check_folder(folder).split("/"), f"{name}.safetensors")

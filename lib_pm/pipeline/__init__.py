@@ -1,0 +1,1 @@
+"""A merge on a diffusers pipeline."""

@@ -1,0 +1,134 @@
+"""Which module of a diffusers pipeline each layer of a LoRA changes, and its factors in the shape that module wants.
+
+Written for the pipeline's own module paths, so that whatever a loader drops, renames or scales otherwise can be seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lib_pm.core.errors import MergeInputError
+from lib_pm.core.families.names import parse_name
+from lib_pm.core.formats.foreign import kind_of
+from lib_pm.core.formats.lora import Part, split_key
+from lib_pm.core.layers import LayerShape
+
+_NAMED = 5  # names shown in an error; the count says the rest
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A LoRA layer on its module: delta = up @ down, the scale already in `up`, so that PEFT's own scaling stays 1.
+
+    component: the pipeline's attribute ("unet", "text_encoder" …). path: the module inside it.
+    up: (out, rank) or (out, rank, 1, 1). down: (rank, in) or (rank, in, kh, kw). Both in the component's dtype, on the
+    device that they were on.
+    """
+
+    name: str
+    component: str
+    path: str
+    up: Tensor
+    down: Tensor
+
+    @property
+    def rank(self) -> int:
+        return self.down.shape[0]
+
+
+def fit_layers(pipeline: Any, tensors: Mapping[str, Tensor]) -> list[Fitted]:
+    """Every layer of a LoRA's state dict, in kohya's, PEFT's or diffusers' names, on the module that it changes.
+
+    MergeInputError if a tensor is no part of a plain LoRA, a layer lacks a factor, or a layer fits no module: then the
+    message says how many of how many, and the first names.
+    """
+    targets = {
+        parse_name(f"{component}.{path}"): (component, path, module)
+        for component, model in components(pipeline)
+        for path, module in _weighted_modules(model)
+    }
+    layers = _parts_by_layer(tensors)
+    fitted: list[Fitted] = []
+    strange: list[str] = []
+    for name, parts in layers.items():
+        component, flat = parse_name(name)
+        found = targets.get((component or "unet", flat))  # a name without a component is of the denoiser
+        if found is None:
+            strange.append(name)
+            continue
+        layer = _fit(name, parts, *found)
+        if isinstance(layer, str):
+            strange.append(layer)
+        else:
+            fitted.append(layer)
+    if strange:
+        more = f" and {len(strange) - _NAMED} more" if len(strange) > _NAMED else ""
+        raise MergeInputError(
+            f"{len(strange)} of {len(layers)} layers fit no module of this {type(pipeline).__name__}: "
+            f"{', '.join(strange[:_NAMED])}{more}. Is the LoRA for another model family?"
+        )
+    return fitted
+
+
+def components(pipeline: Any) -> Iterator[tuple[str, nn.Module]]:
+    """The models of a pipeline that can take a LoRA, by attribute name."""
+    for component in getattr(pipeline, "_lora_loadable_modules", ()):
+        model = getattr(pipeline, component, None)
+        if isinstance(model, nn.Module):
+            yield component, model
+
+
+def _weighted_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The linear layers and convolutions, by the path that they have without any LoRA on them."""
+    for path, module in model.named_modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)) and ".lora_" not in path:
+            # PEFT puts a LoRA's module in the place of the base module, which becomes its `base_layer`.
+            yield path.removesuffix(".base_layer"), module
+
+
+def _parts_by_layer(tensors: Mapping[str, Tensor]) -> dict[str, dict[Part, Tensor]]:
+    layers: dict[str, dict[Part, Tensor]] = {}
+    for key, tensor in tensors.items():
+        found = None if kind_of(key) else split_key(key)
+        if found is None:
+            raise MergeInputError(f"{key} is not a part of a plain LoRA but {kind_of(key) or 'of an unknown kind'}.")
+        layers.setdefault(found[0], {})[found[1]] = tensor
+    if not layers:
+        raise MergeInputError("There is no layer to apply.")
+    for name, parts in layers.items():
+        if "up" not in parts or "down" not in parts:
+            raise MergeInputError(
+                f"Layer {name} has {', '.join(sorted(parts))} only; an up and a down factor are needed."
+            )
+        if "mid" in parts:
+            raise MergeInputError(f"Layer {name} has a mid factor (CP); merge the LoRA first, which multiplies it in.")
+    return layers
+
+
+def _fit(name: str, parts: Mapping[Part, Tensor], component: str, path: str, module: nn.Module) -> Fitted | str:
+    """The layer in the shape of the module's weight, or a text that says which shapes differ."""
+    weight = module.get_parameter("weight")
+    up, down = parts["up"], parts["down"]
+    theirs = LayerShape(up.shape[0], down.shape[1], tuple(down.shape[2:]))
+    ours = LayerShape(weight.shape[0], weight.shape[1], tuple(weight.shape[2:]))
+    if not theirs.fits(ours):
+        return f"{name} ({theirs}, the model has {ours})"
+    rank = down.shape[0]
+    alpha = float(parts["alpha"]) if "alpha" in parts else float(rank)
+    ones = (1,) * len(ours.kernel)
+    dtype = (
+        weight.dtype if weight.dtype.is_floating_point else torch.float32
+    )  # a quantised weight has no dtype for this
+    scaled = up.float() * (alpha / rank) if alpha != rank else up
+    return Fitted(
+        name,
+        component,
+        path,
+        scaled.reshape(ours.out, rank, *ones).to(dtype),
+        down.reshape(rank, ours.inner, *ours.kernel).to(dtype),
+    )

@@ -1,0 +1,1 @@
+"""The text that says what to merge: tags read, edited, written."""

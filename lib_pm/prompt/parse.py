@@ -1,0 +1,196 @@
+"""The text that says what to merge: `<lora:…>` tags and one `<pm:…>` tag, or `FILE:strength` on the command line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import lib_pm.core.methods  # noqa: F401 (registers the modes)
+from lib_pm.core.errors import Faults, MergeInputError, quoted
+from lib_pm.core.params import OptionValue
+from lib_pm.core.registry import Mode, find_mode, find_option
+from lib_pm.prompt.tag import Tag, check_text, is_number, parse_strength, tags_of, writable, write_number
+
+_NAMED = 5  # items of a tag in a message
+_ENDING = ".safetensors:"
+_NO_STRENGTH = re.compile(r"[-+]?(nan|inf|infinity|[0-9]*,[0-9]+)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class LoraTag:
+    """One LoRA as the user names it. model, clip: strengths. lbw: block weights or a preset's name, "" for none."""
+
+    name: str
+    model: float = 1.0
+    clip: float = 1.0
+    lbw: str = ""
+    stacked: bool = False  # pm=off: the host stacks it as usual, it takes no part in the merge
+    other: tuple[str, ...] = ()  # of such a one: what is not read here, `start=5`
+
+
+@dataclass(frozen=True)
+class ModeTag:
+    """The `<pm:…>` tag. mode: "" if there is none. unused: options that only other modes have."""
+
+    mode: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
+
+    def note(self) -> str:
+        """What the user should know, "" for nothing."""
+        return f"{', '.join(self.unused)} does nothing in mode {self.mode}" if self.unused else ""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a prompt asks for."""
+
+    loras: tuple[LoraTag, ...]
+    tag: ModeTag = ModeTag()
+
+
+def parse_prompt(text: str) -> Request:
+    """All tags of a text. A MergeInputError names all that is wrong, and what is allowed."""
+    faults = Faults()
+    request = collect_prompt(text, faults)
+    faults.tell()
+    return request
+
+
+def collect_prompt(text: str, faults: Faults) -> Request:
+    """`parse_prompt`, with what is right of it; what is wrong is collected in `faults`."""
+    loras: list[LoraTag] = []
+    modes: list[ModeTag] = []
+    with faults.collected():
+        check_text(text)
+    tags = tags_of(text)
+    for tag in tags:
+        with faults.collected():
+            if tag.kind == "pm":
+                modes.append(parse_pm(tag.body))
+            else:
+                loras.append(parse_lora(tag.body))
+    with faults.collected():
+        check_one_mode(sum(tag.kind == "pm" for tag in tags))
+    return Request(tuple(loras), modes[0] if modes else ModeTag())
+
+
+def check_one_mode(count: int) -> None:
+    """MergeInputError if a text has more than one `<pm:…>` tag."""
+    if count > 1:
+        raise MergeInputError(f"There are {count} <pm:…> tags; allowed: one.")
+
+
+def parse_pm(body: str) -> ModeTag:
+    """`ties_svd:density=0.5:rank=32`, all checked.
+
+    An option of another mode is no error: the mode may come from a `Prompt S/R` plot, the options stay the same.
+    """
+    tag = Tag.of("pm", body)
+    mode = find_mode(tag.name.lower())
+    keys = {at: (name, value) for at, name, value in tag.named()}
+    options: dict[str, str] = {}
+    unused: list[str] = []
+    for at, item in enumerate(tag.items[1:], start=1):
+        if at not in keys:
+            raise MergeInputError(
+                f"{quoted(item)} in {quoted(str(tag))} should read option=value; options: {', '.join(mode.options)}."
+            )
+        name, value = keys[at]
+        option = mode.option(name) or find_option(name)
+        if option:
+            tag.value(option.name, option.declared.short)
+        if option and not mode.option(name):
+            option.parse(value)
+            unused.append(name)
+        else:
+            options[name] = value
+    mode.values(options)
+    return ModeTag(mode.id, options, tuple(unused))
+
+
+def write_pm(mode: Mode, options: Mapping[str, OptionValue]) -> str:
+    """The body of the tag; `parse_pm` reads it back to the same options."""
+    written = {name: mode.options[name].text(value) for name, value in options.items()}
+    return ":".join([mode.id, *(f"{name}={text}" for name, text in written.items() if text)])
+
+
+def parse_lora(body: str) -> LoraTag:
+    """`name:te:unet` with `te=`, `unet=`, `lbw=`, `pm=off`, as the WebUI reads it.
+
+    Anything else (`dyn=`, `start=`, `lbwe=` …) is something that a merge cannot do, and a MergeInputError; on a LoRA
+    that the host stacks it is left to whom it belongs.
+    """
+    tag = Tag.of("lora", body)
+    if not tag.name:
+        raise MergeInputError(f"{quoted(str(tag))} names no LoRA; write <lora:NAME:STRENGTH>.")
+    if tag.other and not tag.off:
+        some = ", ".join(tag.other[:_NAMED]) + (" …" if len(tag.other) > _NAMED else "")
+        raise MergeInputError(
+            f"{some} in {quoted(str(tag))} cannot be merged; allowed: a name, two strengths (a third "
+            "number is the WebUI's dyn), te=, unet=, lbw= for block weights, and pm=off, which leaves the LoRA out of "
+            "the merge."
+        )
+    if tag.off and not tag.is_read_alike:
+        raise MergeInputError(
+            f"{quoted(str(tag))} is left to the WebUI by pm=off, and the WebUI reads something else in it; write a "
+            "name, two numbers, te= and unet= in lower case and without spaces, and block weights as lbw=PRESET or a "
+            "list."
+        )
+    return LoraTag(tag.name, *tag.strengths, tag.lbw, tag.off, tag.other)
+
+
+def parse_file(text: str) -> LoraTag:
+    """`FILE[:MODEL[:CLIP]][:lbw=…]`. Read from the right: a Windows path has a colon too. CLIP is MODEL if missing."""
+    name = text
+    lbw: list[str] = []
+    strengths: list[str] = []
+    while True:
+        rest, colon, last = name.rpartition(":")
+        key, equals, value = last.partition("=")
+        if not colon:
+            break
+        if equals and key.strip().lower() in ("lbw", "w"):
+            lbw.insert(0, value.strip())
+        elif len(strengths) < 2 and is_number(last):
+            strengths.insert(0, last)
+        else:
+            break
+        name = rest
+    if not name:
+        raise MergeInputError(f"{quoted(text)} names no file; write FILE, FILE:STRENGTH or FILE:MODEL:CLIP.")
+    if len(lbw) > 1:
+        raise MergeInputError(f"{quoted(text)} has block weights twice: {' and '.join(lbw)}. Leave one of them.")
+    _check_end(name, text)
+    model = parse_strength(strengths[0], text) if strengths else 1.0
+    clip = parse_strength(strengths[1], text) if len(strengths) > 1 else model
+    return LoraTag(name, model, clip, lbw[0] if lbw else "")
+
+
+def _check_end(name: str, text: str) -> None:
+    """Refuse what stands behind the file's name and is neither strength nor block weights."""
+    file, ending, last = name.lower().rpartition(_ENDING)
+    if ending and not last.endswith(_ENDING[:-1]):
+        wrong = name[len(file) + len(ending) :]
+    else:
+        _, colon, wrong = name.rpartition(":")
+        if not colon or not _NO_STRENGTH.fullmatch(wrong.strip()):
+            return
+    if is_number(wrong):
+        raise MergeInputError(f"{quoted(text)} has three numbers; allowed: FILE, FILE:STRENGTH or FILE:MODEL:CLIP.")
+    if "=" in wrong:
+        raise MergeInputError(f"{quoted(wrong)} in {quoted(text)} is not known; allowed: FILE[:MODEL[:CLIP]][:lbw=…].")
+    parse_strength(wrong, text)
+
+
+def write_lora(tag: LoraTag) -> str:
+    """The tag as the WebUI writes it; `parse_prompt` reads it back to the same value.
+
+    A MergeInputError names what cannot be written: a name from a file or a disk may have a `>` or a line break.
+    """
+    clip, model = write_number(tag.clip), write_number(tag.model)
+    strengths = [clip] if tag.clip == tag.model else [clip, model]
+    lbw, off = ([f"lbw={tag.lbw}"] if tag.lbw else []), (["pm=off"] if tag.stacked else [])
+    items = (tag.name, *strengths, *lbw, *tag.other, *off)
+    return str(Tag("lora", tuple(writable(item, "lora") for item in items)))

@@ -1,0 +1,1 @@
+"""Axes and sweeps of an X/Y/Z plot, as data."""

@@ -1,0 +1,61 @@
+"""The controls that hold a draft: text, mode and options, and how it is computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from lib_pm.core.choices import APPLY, DTYPES
+from lib_pm.ui.mode_controls import OPTIONS, ModeControls, mode_controls, mode_values, panel_text
+from lib_pm.workspace.draft import Draft
+
+_PLACEHOLDER = "<lora:style:0.8>\n<lora:character:0.6:lbw=MIDD>\n# <lora:switched-off:1>"
+
+
+@dataclass(frozen=True)
+class DraftControls:
+    text: Any
+    mode: ModeControls
+    apply: Any
+    dtype: Any
+    exact: Any
+
+    @property
+    def all(self) -> list[Any]:
+        """In the order of `draft_of` and `draft_values`."""
+        return [self.text, *self.mode.all, self.apply, self.dtype, self.exact]
+
+
+def draw_text() -> Any:
+    return gr.Textbox(
+        "",
+        label="LoRAs, one per line (# disables a line)",
+        placeholder=_PLACEHOLDER,
+        lines=5,
+        max_lines=20,
+        elem_id="pm_recipe",
+    )
+
+
+def draw_mode(text: Any, mode: str) -> DraftControls:
+    """Draw what belongs to the text beside it."""
+    # The tab makes files; `full` is taken where another page or a prompt says it.
+    controls = mode_controls(mode, lambda name: f"pm_{name}", info=lambda option: option.in_files.help)
+    apply = gr.Radio(list(APPLY), value=APPLY[0], label="Apply", elem_id="pm_apply")
+    with gr.Accordion("Computation", open=False):
+        dtype = gr.Dropdown(list(DTYPES), value="float32", label="dtype of the computation", elem_id="pm_dtype")
+        exact = gr.Checkbox(False, label="Truncate more exactly (slower)", elem_id="pm_exact")
+    return DraftControls(text, controls, apply, dtype, exact)
+
+
+def draft_of(text: str, mode: str, *values: Any) -> Draft:
+    """The draft that the controls say; a MergeInputError names the option that is wrong."""
+    options, (apply, dtype, exact) = values[: len(OPTIONS)], values[len(OPTIONS) :]
+    return Draft(text, panel_text(mode, options), apply, dtype, "exact" if exact else "normal")
+
+
+def draft_values(draft: Draft) -> list[Any]:
+    """What the controls show for a draft; a MergeInputError if its mode is not known here."""
+    return [draft.text, *mode_values(draft.pm), draft.apply, draft.dtype, draft.precision == "exact"]

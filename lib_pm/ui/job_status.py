@@ -1,0 +1,97 @@
+"""A job of the tab's: what a button starts, how far it is, and its end, told in one place of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from lib_pm.compare.findings import Analysis
+from lib_pm.core.errors import MergeInputError
+from lib_pm.ui.findings_html import analysis_html
+from lib_pm.ui.messages import note_html, problem_html, progress_html, report_html
+from lib_pm.workspace.job_queue import Job
+from lib_pm.workspace.workspace import Desk
+
+INTERVAL = 0.2  # seconds between two looks at a job
+
+
+@dataclass(frozen=True)
+class Working:
+    """status: the place. job: the id of the job that runs for this page, "" for none. cancel: a button for it."""
+
+    status: Any
+    job: Any
+    cancel: Any
+
+    @property
+    def outputs(self) -> list[Any]:
+        return [self.status, self.job, self.cancel]
+
+
+def draw_working(desk: Desk, elem_id: str) -> Working:
+    """Draw the place and the button, which stops the job of this page."""
+    cancel = gr.Button("Cancel", visible=False, elem_id=f"{elem_id}_cancel")
+    working = Working(gr.HTML(elem_id=f"{elem_id}_status"), gr.State(""), cancel)
+
+    def stop(id: str) -> None:
+        for job in desk.queue.jobs:  # one that ended long ago is not among them any more
+            if job.id == id:
+                job.cancel()
+
+    cancel.click(stop, inputs=[working.job], outputs=[], show_progress="hidden", queue=False)
+    return working
+
+
+def run_on_click(
+    button: Any,
+    desk: Desk,
+    working: Working,
+    submit: Callable[..., Job],
+    inputs: list[Any],
+    outputs: Sequence[Any] = (),
+    after: Callable[[Any], list[Any]] | None = None,
+) -> Any:
+    """A click submits a job, shows how far it is, and tells its end. Returns gradio's event, for what is to follow.
+
+    submit: takes the values of the inputs; its MergeInputError is shown. after: the new states of the outputs when it
+    is done, given its result.
+    """
+
+    def run(*values: Any) -> Iterator[list[Any]]:
+        still = [gr.update() for _ in outputs]
+        try:
+            job = submit(*values)
+        except MergeInputError as error:
+            yield [problem_html(desk.public(str(error))), "", gr.update(visible=False), *still]
+            return
+        for told in watch(desk, job):
+            yield [*told, *(after(job.result) if after and job.state == "done" else still)]
+
+    return button.click(run, inputs=inputs, outputs=[*working.outputs, *outputs], show_progress="hidden")
+
+
+def watch(desk: Desk, job: Job) -> Iterator[list[Any]]:
+    """The states of `Working.outputs` until the job has ended."""
+    while not job.wait(INTERVAL):
+        yield [progress_html(job), job.id, gr.update(visible=True)]
+    yield [_end(desk, job), "", gr.update(visible=False)]
+
+
+def watch_current(desk: Desk) -> Iterator[list[Any]]:
+    """The same for a page that was opened while a job runs."""
+    job = desk.queue.current
+    if job:
+        yield from watch(desk, job)
+    else:
+        yield [gr.update(), "", gr.update(visible=False)]
+
+
+def _end(desk: Desk, job: Job) -> str:
+    if job.state == "done":
+        return analysis_html(job.result) if isinstance(job.result, Analysis) else "".join(map(report_html, job.result))
+    if job.state == "cancelled":
+        return note_html(f"{job.what}: cancelled, nothing was written.")
+    return problem_html(desk.public(job.error))

@@ -1,0 +1,101 @@
+"""Controls for merge modes and their options, made from what the modes declare."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+import gradio as gr
+
+from lib_pm.core.params import Option, OptionValue
+from lib_pm.core.registry import MODES, Mode, all_options, find_mode
+from lib_pm.prompt.parse import parse_pm, write_pm
+
+# One control each, shown while a mode that has the option is chosen.
+OPTIONS: Mapping[str, Option] = all_options()
+
+
+@dataclass(frozen=True)
+class ModeControls:
+    """mode: a dropdown. options: one control for each of OPTIONS, in their order."""
+
+    mode: Any
+    options: list[Any]
+
+    @property
+    def all(self) -> list[Any]:
+        return [self.mode, *self.options]
+
+
+def mode_controls(
+    value: str, elem_id: Callable[[str], str], info: Callable[[Option], str] = attrgetter("help")
+) -> ModeControls:
+    """Draw the choice of a mode, what it does, and its options, of which only those of the chosen mode show.
+
+    info: what is said of an option.
+    """
+    chosen = find_mode(value)
+    modes = gr.Dropdown(label="Mode", choices=list(MODES), value=value, interactive=True, elem_id=elem_id("mode"))
+    explained = gr.HTML(mode_help(chosen), elem_id=elem_id("help"))
+    with gr.Row():
+        options = [
+            option_control(option, info=info(option), elem_id=elem_id(name), visible=name in chosen.options)
+            for name, option in OPTIONS.items()
+        ]
+
+    def show(mode: str | None) -> list[Any]:
+        if mode not in MODES:  # cleared, or typed halfway: what merges says so
+            return [gr.update() for _ in range(1 + len(options))]
+        new = find_mode(mode)
+        return [gr.update(value=mode_help(new)), *(gr.update(visible=name in new.options) for name in OPTIONS)]
+
+    modes.change(show, inputs=[modes], outputs=[explained, *options], show_progress="hidden")
+    return ModeControls(modes, options)
+
+
+def option_control(option: Option, **arguments: Any) -> Any:
+    """A control for one option. Its value is never None: the WebUI's API asks for the value's type."""
+    declared, number = option.declared, option.type is int
+    arguments = {"label": declared.label, "info": option.help, "interactive": True, "min_width": 240, **arguments}
+    if declared.empty or declared.word:
+        return gr.Textbox(value=option.text(option.default), placeholder=declared.empty, max_lines=1, **arguments)
+    if declared.high <= 1:
+        return gr.Slider(declared.low, declared.high, value=option.default, step=declared.step, **arguments)
+    return gr.Number(value=option.default, precision=0 if number else None, **arguments)
+
+
+def mode_help(mode: Mode) -> str:
+    """One line on what the mode does and when it is good, and its formula for those who open it, as HTML."""
+    title, when, formula, source = map(html.escape, (mode.title, mode.when, mode.method.formula, mode.method.source))
+    details = f"<details><summary>Formula</summary><p>{formula}</p><p>Source: {source}</p></details>"
+    return f"<p><b>{title}</b>: {when}</p>{details}"
+
+
+def mode_values(written: str) -> list[Any]:
+    """What the controls show for the body of a `<pm:…>` tag: the mode, then a value for each of OPTIONS."""
+    tag = parse_pm(written)
+    mode = find_mode(tag.mode)
+    values = mode.values(tag.options)
+    return [mode.id, *(shown(name, values[name]) if name in values else gr.update() for name in OPTIONS)]
+
+
+def shown(name: str, value: OptionValue) -> Any:
+    """An option's value as its control shows it."""
+    option = OPTIONS[name]
+    return option.text(value) if option.declared.empty or option.declared.word else value
+
+
+def panel_text(mode: str | None, values: Sequence[object]) -> str:
+    """The body of the `<pm:…>` tag that says what the controls do. values: one for each of OPTIONS.
+
+    Over the API, mode may be such a body itself: `ties_svd:density=0.5`. The controls then count for nothing.
+    """
+    mode = mode or ""  # what a cleared dropdown gives is None
+    if ":" in mode:
+        return mode
+    chosen = find_mode(mode)
+    given = {name: value for name, value in zip(OPTIONS, values, strict=False) if name in chosen.options}
+    return write_pm(chosen, chosen.values(given))

@@ -1,0 +1,1 @@
+"""The WebUIs: the only room that imports their modules."""

@@ -1,0 +1,74 @@
+"""The "Power Merger" section of the WebUI's settings page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import gradio as gr
+
+from lib_pm.core.choices import DEVICES
+from lib_pm.core.registry import MODES
+from lib_pm.merge.recipe import DEFAULT_MODE
+from lib_pm.prompt.presets import load_presets
+
+_SECTION = ("power_merger", "Power Merger")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """cache_mb: how many megabytes of merges are kept in memory. presets: a file of block weight presets, if any."""
+
+    cache_mb: float = 512
+    device: str = "auto"
+    mode: str = DEFAULT_MODE
+    presets: Path | None = None
+
+    def load_presets(self) -> dict[str, str]:
+        """Presets by name, read anew: the file can change while the WebUI runs."""
+        return load_presets(self.presets)
+
+
+def add_settings() -> None:
+    """Called by the WebUI when it builds its settings page."""
+    from modules import shared
+
+    default, new = Settings(), shared.OptionInfo
+    options = {
+        "cache_mb": new(
+            default.cache_mb, "Memory for merges (MB)", gr.Slider, {"minimum": 0, "maximum": 16384, "step": 64}
+        ).info("a merge that is kept need not be made again; 0 keeps none"),
+        "device": new(default.device, "Device that merges", gr.Dropdown, {"choices": list(DEVICES)}).info(
+            "auto takes the GPU if there is one"
+        ),
+        "mode": new(default.mode, "Default mode", gr.Dropdown, {"choices": list(MODES)})
+        .info("takes effect after Reload UI")
+        .needs_reload_ui(),
+        "presets": new("", "File of block weight presets").info(
+            "lines of NAME:1,1,0,…; empty: the one of sd-webui-lora-block-weight, if it is installed"
+        ),
+    }
+    for name, option in options.items():
+        option.section = _SECTION
+        shared.opts.add_option(f"power_merger_{name}", option)
+
+
+def read_settings() -> Settings:
+    from modules import shared
+
+    default = Settings()
+    chosen = getattr(shared.opts, "power_merger_presets", "")
+    return Settings(
+        getattr(shared.opts, "power_merger_cache_mb", default.cache_mb),
+        getattr(shared.opts, "power_merger_device", default.device),
+        getattr(shared.opts, "power_merger_mode", default.mode),
+        Path(chosen) if chosen else _presets_of_block_weight_extension(),
+    )
+
+
+def _presets_of_block_weight_extension() -> Path | None:
+    """The file in which sd-webui-lora-block-weight keeps its users' presets, if it is installed and switched on."""
+    from modules import extensions
+
+    files = (Path(extension.path) / "scripts" / "lbwpresets.txt" for extension in extensions.active())
+    return next((file for file in files if file.is_file()), None)

@@ -1,0 +1,146 @@
+"""The axes in the WebUI's X/Y/Z plot.
+
+A cell's values are kept on its own processing object and turned into text before its tags are read: the prompt of the
+cell then says what the cell is, and so does its infotext.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from lib_pm.core.errors import MergeInputError
+from lib_pm.core.registry import find_mode
+from lib_pm.prompt.edit import Tags, read_tags, rewrite
+from lib_pm.prompt.parse import parse_prompt
+from lib_pm.sweep.axes import MODE, PREFIX, Axis, Offered, make_axes
+from lib_pm.webui.adapter import find_lora, lora_extension
+from lib_pm.webui.infotext import note_of_cell
+from lib_pm.webui.refusal import Refusal, stop
+from lib_pm.webui.settings import read_settings
+
+Result = TypeVar("Result")
+_CELL = "power_merger_cell"  # on p: the values of this cell by their axes' names
+
+
+def add_axes() -> None:
+    """Put the axes into the plot's menu, where they are not there yet. Called before the WebUI builds its page."""
+    for plot in _plots():
+        known = {option.label for option in plot.axis_options}
+        options = [_option(plot, axis) for axis in _AXES]
+        plot.axis_options.extend(option for option in options if option.label not in known)
+
+
+def rewrite_prompts(p: Any, panel: Callable[[], str]) -> None:
+    """Write what the plot changes in this cell into its prompts; nothing outside a plot.
+
+    p: the WebUI's processing object, prompts set up and tags not read yet. panel: gives the body of a `<pm:…>` tag that
+    the page asks for beside the prompt, "" for none.
+    """
+    values = getattr(p, _CELL, {})
+    if not values:
+        return
+    try:
+        asked = panel()
+        edits = [partial(_with_value, axis.edit, values[axis.name]) for axis in _AXES if axis.name in values]
+        p.main_prompt = rewrite(p.main_prompt, edits, asked)
+        for prompts in ("all_prompts", "all_hr_prompts"):
+            if getattr(p, prompts, None):
+                setattr(p, prompts, [rewrite(text, edits, asked) for text in getattr(p, prompts)])
+        _note_idle_axes(p, values)
+    except Exception as error:  # noqa: BLE001 (the WebUI would print it and make the image of another cell)
+        stop(p, error)
+
+
+def _note_idle_axes(p: Any, values: Mapping[str, Any]) -> None:
+    """Tell of options that this cell's mode does not have; with the axis Mode one expects it of some cells."""
+    options = {axis.option: axis.name for axis in _AXES if axis.option and axis.name in values}
+    if options and MODE not in values:
+        mode = find_mode(parse_prompt(p.main_prompt).tag.mode)
+        for option, name in options.items():
+            if not mode.option(option):
+                note_of_cell(p, f"{name} changes nothing: mode {mode.id} has no {option}.")
+
+
+def _with_value(edit: Callable[[Tags, Any], Tags], value: Any, tags: Tags) -> Tags:
+    return edit(tags, value)
+
+
+def _plots() -> list[ModuleType]:
+    """The plot's module, loaded by path and so not to be imported; none if this WebUI has none."""
+    from modules import scripts
+
+    modules = {id(data.module): data.module for data in scripts.scripts_data if Path(data.path).name == "xyz_grid.py"}
+    return [module for module in modules.values() if hasattr(module, "axis_options")]
+
+
+def _option(plot: ModuleType, axis: Axis) -> Any:
+    """An axis as the plot knows it: of its very own class, as it leaves others out."""
+
+    def apply(p: Any, value: Any, values: Sequence[Any]) -> None:
+        # Cells are shallow copies of one object, so the dict is replaced, never changed.
+        setattr(p, _CELL, getattr(p, _CELL, {}) | {axis.name: value})
+
+    def format_value(p: Any, option: Any, value: Any) -> str:
+        return axis.label(_tags(p), value)
+
+    def confirm(p: Any, values: Sequence[Any]) -> None:
+        tags = _tags(p)
+        if tags.pm:  # without a merge the LoRAs' tags are the WebUI's own affair
+            parse_prompt(_prompt(p))
+        axis.fits(tags)
+        for value in values:
+            axis.check(value)
+
+    return plot.AxisOption(
+        PREFIX + axis.name,
+        axis.type,
+        apply,
+        format_value=_told(format_value),
+        confirm=_told(confirm),
+        cost=axis.cost,
+        choices=axis.choices,
+        prepare=_told(axis.split),
+    )
+
+
+def _told(work: Callable[..., Result]) -> Callable[..., Result]:
+    """What it refuses stops the plot, with its message in the page and over the API."""
+
+    def told(*args: Any) -> Result:
+        try:
+            return work(*args)
+        except MergeInputError as error:
+            raise Refusal(str(error)) from None
+
+    return told
+
+
+def _prompt(p: Any) -> str:
+    """The prompt as the user wrote it, with its styles."""
+    from modules import shared
+
+    prompt = p.prompt if isinstance(p.prompt, str) else p.prompt[0]
+    return str(shared.prompt_styles.apply_styles_to_prompt(prompt, p.styles))
+
+
+def _tags(p: Any) -> Tags:
+    return read_tags(_prompt(p))
+
+
+def _lora_names() -> list[str]:
+    return sorted(lora_extension().available_networks, key=str.casefold)
+
+
+def _find_lora(name: str) -> Path:
+    return find_lora(lora_extension(), name)
+
+
+def _presets() -> Mapping[str, str]:
+    return read_settings().load_presets()
+
+
+_AXES = make_axes(Offered(_lora_names, _find_lora, _presets))

@@ -1,0 +1,1 @@
+"""What the tab and the REST interface share."""

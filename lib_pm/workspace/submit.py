@@ -1,0 +1,200 @@
+"""What the tab and the REST interface ask for: checked at once, done in the queue, told without paths."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from lib_pm.compare.compare import analyse
+from lib_pm.compare.findings import Analysis
+from lib_pm.core.errors import MergeInputError, counted
+from lib_pm.files.file_names import lora_file, twin
+from lib_pm.files.metadata import check_keep
+from lib_pm.files.new_folder import check_can_be_made, made
+from lib_pm.files.whole_file import reason
+from lib_pm.files.writer import check_target
+from lib_pm.merge.check_headers import check_block_weights_of
+from lib_pm.merge.devices import choose_device
+from lib_pm.merge.merge import merge_to_file
+from lib_pm.merge.progress import Progress, Unit
+from lib_pm.merge.recipe import Recipe, dtype_name
+from lib_pm.merge.report import Report
+from lib_pm.merge.resize import NewRank, preview_resize, resize_to_file
+from lib_pm.workspace.draft import Draft
+from lib_pm.workspace.job_queue import Job
+from lib_pm.workspace.workspace import Desk
+
+_LONGEST = 60  # of a name that is made up here
+
+
+@dataclass(frozen=True)
+class Target:
+    """The file to write: its name, "" for one made of the LoRAs' names, and its folder below the LoRA folder.
+
+    keep: how much metadata, see `metadata.KEEP`. force: merge LoRAs of different base models.
+    """
+
+    name: str = ""
+    folder: str = ""
+    save_dtype: str = "float16"
+    keep: str = "all"
+    overwrite: bool = False
+    force: bool = False
+
+
+def read_draft(desk: Desk, draft: Draft) -> Recipe:
+    """The recipe of a draft. A MergeInputError names all that can be known to be wrong before it is merged."""
+    recipe = draft.recipe(desk.find, desk.presets())
+    check_block_weights_of(recipe)
+    return recipe
+
+
+def submit_merge(desk: Desk, draft: Draft, target: Target, device: str) -> Job:
+    """Merge into a file. What is wrong with the draft, the name or the device is a MergeInputError here already."""
+    recipe = replace(read_draft(desk, draft), save_dtype=dtype_name("save_dtype", target.save_dtype))
+    note = draft.request().tag.note()
+    choose_device(device)
+    check_keep(target.keep)
+    place = partial(_path, desk, target, default_name(recipe))
+    path = place()
+
+    def work(progress: Progress) -> list[Report]:
+        path = place()  # a job before this one may have taken the name that was made up
+        with made(path.parent, desk.folder):
+            report = merge_to_file(
+                recipe,
+                path,
+                device=device,
+                progress=progress,
+                overwrite=target.overwrite,
+                keep=target.keep,
+                force=target.force,
+            )
+        report.notes += [note] if note else []
+        return [_told(desk, report, path)]
+
+    return _submit(desk, f"Merging {counted(len(recipe.loras), 'LoRA')} into {path.stem}", work, device)
+
+
+def submit_resize(
+    desk: Desk, names: Sequence[str], new: NewRank, target: Target, device: str, *, preview: bool = False
+) -> Job:
+    """Resize LoRAs, each into a file of its own. preview: write nothing, find out what that would keep.
+
+    Of several LoRAs the target's name is what is put behind their own names.
+    """
+    if not names:
+        raise MergeInputError("There is no LoRA to resize; choose at least one.")
+    loras = [desk.find(name) for name in names]
+    choose_device(device)
+    check_keep(target.keep)
+    dtype = dtype_name("save_dtype", target.save_dtype)
+    if preview:
+        return _submit(desk, f"Looking at {_named(loras)}", partial(_look, loras, new, dtype, device), device)
+
+    def place(lora: Path) -> Path:
+        return _path(desk, _of_one(target, lora, len(loras)), f"{lora.stem}_resized")
+
+    for path, count in Counter(map(place, loras)).items():
+        if count > 1:
+            raise MergeInputError(f"{path.stem} would be written twice; resize LoRAs of one name one after the other.")
+
+    def resized(lora: Path, progress: Progress) -> Report:
+        path = place(lora)
+        with made(path.parent, desk.folder):
+            report = resize_to_file(
+                lora,
+                path,
+                new,
+                save_dtype=dtype,
+                device=device,
+                progress=progress,
+                overwrite=target.overwrite,
+                keep=target.keep,
+            )
+        return _told(desk, report, path)
+
+    def work(progress: Progress) -> list[Report]:
+        return [resized(lora, _part(progress, index, len(loras))) for index, lora in enumerate(loras)]
+
+    return _submit(desk, f"Resizing {_named(loras)}", work, device)
+
+
+def _look(loras: Sequence[Path], new: NewRank, dtype: str, device: str, progress: Progress) -> list[Report]:
+    return [
+        preview_resize(lora, new, save_dtype=dtype, device=device, progress=_part(progress, index, len(loras)))
+        for index, lora in enumerate(loras)
+    ]
+
+
+def _of_one(target: Target, lora: Path, count: int) -> Target:
+    return target if count == 1 or not target.name.strip() else replace(target, name=f"{lora.stem}{target.name}")
+
+
+def _part(progress: Progress, index: int, count: int) -> Progress:
+    """The progress of one of several files of about one size."""
+
+    def part(done: int, total: int, name: str, unit: Unit = "layers") -> None:
+        if unit == "files":
+            progress(index, count, name, unit)
+        else:
+            progress(index * total + done, count * total, name, unit)
+
+    return part
+
+
+def _named(loras: Sequence[Path]) -> str:
+    return loras[0].stem if len(loras) == 1 else f"{len(loras)} LoRAs"
+
+
+def submit_analyse(desk: Desk, draft: Draft, device: str) -> Job:
+    """Compare the LoRAs of a draft; the job's result is an Analysis."""
+    recipe = read_draft(desk, draft)
+    choose_device(device)
+
+    def work(progress: Progress) -> Analysis:
+        return analyse(recipe, device=device, progress=progress)
+
+    return _submit(desk, f"Analysing {counted(len(recipe.loras), 'LoRA')}", work, device)
+
+
+def default_name(recipe: Recipe) -> str:
+    """`style_char_ties_svd` for what is merged of the LoRAs style and char."""
+    names = "_".join(use.name.replace(" ", "_") for use in recipe.loras)
+    return f"{names[:_LONGEST]}_{recipe.mode.id}"
+
+
+def _path(desk: Desk, target: Target, otherwise: str) -> Path:
+    """Where it is to be written, in a folder that need not be there yet; a MergeInputError if it cannot be."""
+    path = lora_file(desk.folder, target.folder, target.name.strip() or otherwise)
+    try:
+        if not target.name.strip() and not target.overwrite:
+            path = _free(path)
+        if not path.parent.is_dir():
+            check_can_be_made(path.parent, desk.folder)
+        else:
+            check_target(path, target.overwrite)
+    except OSError as error:  # a folder that may not be entered, names that are too long together
+        raise MergeInputError(f"{path.stem} cannot be written there: {reason(error)}.") from error
+    return path
+
+
+def _free(path: Path) -> Path:
+    """The path, or the first one with a number behind it that no file has."""
+    stem, number = path.stem, 1
+    while path.exists() or twin(path):
+        number += 1
+        path = path.with_name(f"{stem}_{number}.safetensors")
+    return path
+
+
+def _told(desk: Desk, report: Report, path: Path) -> Report:
+    desk.announce(path)
+    return replace(report, file=path.relative_to(desk.folder).with_suffix("").as_posix())
+
+
+def _submit(desk: Desk, what: str, work: Callable[[Progress], list[Report] | Analysis], device: str) -> Job:
+    return desk.queue.submit(what, work, desk.turn(device))

@@ -1,0 +1,99 @@
+"""Where merges are made and saved: a folder of LoRAs, and what the tab and the REST interface need beside it.
+
+Of a plain folder; a WebUI's has a kind of its own, with what the WebUI knows of its LoRAs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Collection, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from lib_pm.files.aliases import Aliases
+from lib_pm.files.folders import walk
+from lib_pm.files.library import Library, clear_name
+from lib_pm.prompt.presets import load_presets
+from lib_pm.workspace.job_queue import Queue, Turn
+from lib_pm.workspace.saved_recipes import Recipes
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A LoRA in a list. name: what is written into its tag. title: a second name, "" if none. thumb: a link, or ""."""
+
+    name: str
+    folder: str
+    title: str = ""
+    thumb: str = ""
+
+
+class Desk:
+    """data: a folder of our own, for recipes. device: the one that is chosen at first."""
+
+    def __init__(self, folder: Path, data: Path, device: str = "auto") -> None:
+        self.folder = folder
+        self.device = device
+        self.recipes = Recipes(data)
+        self.queue = Queue()
+        self._aliases = Aliases()
+
+    @property
+    def library(self) -> Library:
+        """The LoRAs that there are; new ones are written into its folder, not into its others."""
+        return Library(self.folder, aliases=self._aliases)
+
+    def loras(self) -> list[Shown]:
+        """All LoRAs by their shortest names that are clear, sorted as people do."""
+        names, titles = self.library.names(), self.titles()
+        stems = Counter(path.stem for path in names)
+        beside = cache(lambda folder: frozenset(os.listdir(folder)))
+        shown = []
+        for path, full in names.items():
+            name = path.stem if stems[path.stem] == 1 else clear_name(full)
+            picture = self.thumb(path, beside(path.parent))
+            shown.append(Shown(name, full.rpartition("/")[0], titles.get(path, ""), picture))
+        return sorted(shown, key=lambda lora: (lora.folder.casefold(), lora.name.casefold()))
+
+    def titles(self) -> Mapping[Path, str]:
+        """Second names, where they are known without opening the files."""
+        return {}
+
+    def thumb(self, path: Path, beside: Collection[str]) -> str:
+        """A link to a LoRA's picture, "" if there is none. beside: the names of all files in its folder."""
+        return ""
+
+    def find(self, name: str) -> Path:
+        """The file of a LoRA's name, alias, or sub-folder and name; a MergeInputError names near ones."""
+        return self.library.find(name)
+
+    def name_of(self, path: Path) -> str:
+        """The name to write into a tag for that file."""
+        names = self.library.names()
+        alone = sum(other.stem == path.stem for other in names) < 2
+        return path.stem if alone or path not in names else clear_name(names[path])
+
+    def folders(self) -> list[str]:
+        """The sub-folders, "" for the LoRA folder itself first."""
+        below = (folder.relative_to(self.folder).as_posix() for folder, _ in walk(self.folder))
+        return sorted("" if folder == "." else folder for folder in below)
+
+    def presets(self) -> Mapping[str, str]:
+        return load_presets()
+
+    def turn(self, device: str) -> Turn:
+        """What is entered while a job works on that device, so that it does not take it from somebody else."""
+        return nullcontext()
+
+    def announce(self, path: Path) -> None:
+        """A LoRA was written there."""
+
+    def public(self, text: str) -> str:
+        """A message without the paths of the LoRA folders: whoever reads it may not be who owns the machine."""
+        library = self.library
+        for folder in (library.folder, *library.others):
+            text = text.replace(f"{folder}{os.sep}", "").replace(str(folder), folder.name)
+        return text

@@ -1,0 +1,98 @@
+"""What `inspect` finds in a file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from lib_pm.core.errors import MergeInputError
+from lib_pm.files.contents import inspect_file
+from lib_pm.merge.merge import merge_to_file
+from lib_pm.merge.recipe import LoraUse, make_recipe
+from tests.layouts import Shapes
+from tests.loras import PEFT, make_lora, write
+
+TEXT = "lora_te_text_model_encoder_layers_0_mlp_fc1"
+CONV = "lora_unet_down_blocks_0_downsamplers_0_conv"
+ATTENTION = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
+SHAPES: Shapes = {TEXT: (24, 16), CONV: (12, 8, 3, 3), ATTENTION: (24, 768)}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    tensors = make_lora({TEXT: (24, 16)}, 4, 2.0, dtype=torch.float16)
+    tensors |= make_lora({CONV: (12, 8, 3, 3), ATTENTION: (24, 768)}, 6)
+    tags = {"10_cat": {"cat": 3, "red": 9}, "img": {"cat": 7, **{f"tag{i}": 1 for i in range(10)}}}
+    metadata = {"ss_tag_frequency": json.dumps(tags), "ss_output_name": "style", "note": "x" * 150}
+    return write(tmp_path / "style.safetensors", tensors, metadata)
+
+
+def test_layers(path: Path) -> None:
+    found = inspect_file(path)
+    assert found.layers == {
+        TEXT: {"shape": "24×16", "rank": 4, "alpha": 2.0, "block": "BASE", "kind": "te"},
+        CONV: {"shape": "12×8×3×3", "rank": 6, "alpha": 6.0, "block": "IN03", "kind": "other"},
+        ATTENTION: {"shape": "24×768", "rank": 6, "alpha": 6.0, "block": "MID", "kind": "attn"},
+    }
+    assert (found.file, found.size) == ("style.safetensors", path.stat().st_size)
+    assert (found.family, found.naming) == ("Stable Diffusion 1", "kohya")
+    assert found.dtypes == {"F16": 1, "F32": 2}
+    assert list(found.tags.items())[:2] == [("cat", 10), ("red", 9)]
+    assert found.recipe is None
+
+
+def test_text(path: Path) -> None:
+    assert inspect_file(path).to_text().splitlines() == [
+        "style.safetensors (0.0 MB)",
+        "  model: Stable Diffusion 1",
+        "  format: LoRA, kohya names, F16 1, F32 2",
+        "  layers: 3 (te 1, other 1, attn 1)",
+        "  rank: 4 to 6, alpha: 2 to 6 (no alpha stored in 2 of 3 layers: taken as the rank)",
+        "  blocks: BASE 1, IN03 1, MID 1",
+        "  tags: cat 10, red 9, " + ", ".join(f"tag{i} 1" for i in range(8)) + " …",
+        f"  note: {'x' * 99}…",
+        "  ss_output_name: style",
+    ]
+
+
+def test_json_is_json(path: Path) -> None:
+    value = json.loads(json.dumps(inspect_file(path).to_json()))
+    assert value["layers"][TEXT]["alpha"] == 2.0
+    assert value["tags"]["cat"] == 10
+    assert value["metadata"]["note"] == "x" * 150
+
+
+def test_a_family_without_a_layout(tmp_path: Path) -> None:
+    tensors = make_lora({"diffusion_model.blocks.0.ffn.0": (24, 16)}, 4, endings=PEFT)
+    found = inspect_file(write(tmp_path / "wan.safetensors", tensors))
+    assert (found.family, found.naming) == ("an unknown model", "peft")
+    assert found.layers["diffusion_model.blocks.0.ffn.0"]["block"] == ""
+    assert "  blocks: (none) 1" in found.to_text().splitlines()
+    assert "  rank: 4, alpha: 4 (no alpha stored: taken as the rank)" in found.to_text().splitlines()
+
+
+def test_a_merged_file_tells_its_recipe(path: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.safetensors"
+    merge_to_file(make_recipe([LoraUse(path, 0.5), LoraUse(path)], "add"), target)
+    found = inspect_file(target)
+    assert found.recipe is not None
+    assert [(lora["name"], lora["model"]) for lora in found.recipe["loras"]] == [("style", 0.5), ("style", 1.0)]
+    lines = found.to_text().splitlines()
+    assert "  merged here: add of style, style" in lines
+    assert not any("power_merger_recipe" in line for line in lines)
+
+
+@pytest.mark.parametrize("recipe", ["{damaged", "[1]", '"text"'])
+def test_a_recipe_that_is_none(tmp_path: Path, recipe: str) -> None:
+    tensors = make_lora({TEXT: (24, 16)}, 4)
+    path = write(tmp_path / "style.safetensors", tensors, {"power_merger_recipe": recipe})
+    assert inspect_file(path).recipe is None
+
+
+def test_no_lora(tmp_path: Path) -> None:
+    path = write(tmp_path / "model.safetensors", {"first_stage_model.encoder.conv_in.weight": torch.ones(2)})
+    with pytest.raises(MergeInputError, match=r"model\.safetensors is a checkpoint"):
+        inspect_file(path)

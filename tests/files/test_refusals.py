@@ -1,0 +1,275 @@
+"""Files that are no plain LoRA: each is refused with its name and what was found, none is dropped or misread."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from lib_pm.core.errors import MergeInputError
+from lib_pm.files.reader import open_lora
+from lib_pm.merge.merge import merge
+from lib_pm.merge.recipe import LoraUse, make_recipe
+from lib_pm.merge.resize import NewRank, preview_resize
+from tests.loras import make_lora, write
+
+NAME = "lora_unet_mid_block_attentions_0_proj_in"
+LORA = make_lora({NAME: (24, 16)}, 4, 4.0)
+UP, DOWN, ALPHA = f"{NAME}.lora_up.weight", f"{NAME}.lora_down.weight", f"{NAME}.alpha"
+
+
+def read_all(path: Path) -> None:
+    with open_lora(path) as file:
+        for name in file.layers:
+            file.read(name)
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(MergeInputError) as caught:
+        read_all(path)
+    return str(caught.value)
+
+
+def refusal_of(tmp_path: Path, tensors: dict[str, Tensor]) -> str:
+    return refusal(write(tmp_path / "style.safetensors", tensors))
+
+
+def ones(*keys: str) -> dict[str, Tensor]:
+    return {key: torch.ones(4, 4) for key in keys}
+
+
+@pytest.mark.parametrize(
+    ("extra", "kind"),
+    [
+        (f"{NAME}.hada_w1_a", "LoHa"),
+        (f"{NAME}.lokr_w1", "LoKr"),
+        (f"{NAME}.dora_scale", "DoRA"),
+        (f"{NAME}.lora_magnitude_vector", "DoRA"),
+        (f"{NAME}.oft_blocks", "OFT"),
+        (f"{NAME}.oft_diag", "OFT"),
+        (f"{NAME}.a1.weight", "GLoRA"),
+        (f"{NAME}.diff", "full differences"),
+        (f"{NAME}.diff_b", "full differences"),
+        (f"{NAME}.lora_up.bias", "LoRA with biases"),
+        (f"{NAME}.lora_B.bias", "LoRA with biases"),
+        ("unet.conv_in.modules_to_save.weight", "PEFT with whole modules saved"),
+        ("emb_params", "textual inversion embedding"),
+        (f"{NAME}.oft_R.weight", "OFT"),
+        (f"{NAME}.ia3_l", "IA3"),
+        (f"{NAME}.lora_E", "AdaLoRA"),
+        (f"{NAME}.vera_lambda_d", "VeRA"),
+        (f"{NAME}.miss_block", "MiSS"),
+        (f"{NAME}.bone_block", "Bone (MiSS)"),
+    ],
+)
+def test_other_kinds_are_named(tmp_path: Path, extra: str, kind: str) -> None:
+    assert refusal_of(tmp_path, LORA | ones(extra)) == (
+        f"style.safetensors is not a plain LoRA but {kind} (1 of 4 tensors, first {extra}); "
+        "this kind is not supported yet."
+    )
+
+
+@pytest.mark.parametrize("where", ["header", "beside"])
+@pytest.mark.parametrize(
+    ("peft_type", "kind"),
+    [
+        ("IA3", "IA3"),
+        ("ADALORA", "AdaLoRA"),
+        ("VERA", "VeRA"),
+        ("MISS", "MiSS"),
+        ("OFT", "OFT"),
+        ("NEW", "NEW"),
+    ],
+)
+def test_kinds_that_only_the_settings_name(tmp_path: Path, peft_type: str, kind: str, where: str) -> None:
+    settings = {"peft_type": peft_type, "r": 4}
+    path = tmp_path / "adapter_model.safetensors"
+    if where == "header":
+        write(
+            path, LORA, {"lora_adapter_metadata": json.dumps({f"unet.{key}": value for key, value in settings.items()})}
+        )
+    else:
+        write(path, LORA)
+        (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    assert refusal(path) == (
+        f"adapter_model.safetensors is not a plain LoRA but {kind} (peft_type in its PEFT settings); "
+        "this kind is not supported yet."
+    )
+
+
+@pytest.mark.parametrize("peft_type", ["LORA", "PeftType.LORA", None])
+def test_plain_by_the_settings(tmp_path: Path, peft_type: str | None) -> None:
+    path = write(tmp_path / "adapter_model.safetensors", LORA)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": peft_type, "lora_alpha": 4}))
+    read_all(path)
+
+
+@pytest.mark.parametrize(
+    ("keys", "kind"),
+    [
+        (("encoder.down.0.block.0.conv1.weight", "decoder.up.3.block.0.conv1.weight", "quant_conv.weight"), "a VAE"),
+        (("decoder.up_blocks.0.resnets.0.conv1.weight", "post_quant_conv.bias"), "a VAE"),
+        (("control_model.input_blocks.0.0.weight", "control_model.zero_convs.0.0.weight"), "a ControlNet"),
+        (("controlnet_cond_embedding.conv_in.weight", "down_blocks.0.attentions.0.proj_in.weight"), "a ControlNet"),
+        (("image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight"), "an IP-Adapter"),
+        (("double_blocks.0.img_attn.qkv.weight", "img_in.weight"), "a checkpoint"),
+        (("text_model.encoder.layers.0.mlp.fc1.weight",), "a text encoder"),
+        (("clip_g", "clip_l"), "a textual inversion embedding"),
+    ],
+)
+def test_what_is_no_network(tmp_path: Path, keys: tuple[str, ...], kind: str) -> None:
+    assert refusal_of(tmp_path, ones(*keys)) == f"style.safetensors is {kind} (first tensor {min(keys)}), not a LoRA."
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("cond_stage_model.transformer.text_model.final_layer_norm.weight", "first_stage_model.encoder.conv_in.weight"),
+        ("model.diffusion_model.input_blocks.0.0.weight", "model.diffusion_model.out.2.bias"),
+        ("conditioner.embedders.0.transformer.text_model.final_layer_norm.bias",),
+        ("down_blocks.0.attentions.0.proj_in.weight", "conv_in.weight"),
+    ],
+    ids=["sd1", "unet", "sdxl", "diffusers"],
+)
+def test_checkpoint(tmp_path: Path, keys: tuple[str, ...]) -> None:
+    message = refusal_of(tmp_path, ones(*keys))
+    assert message == f"style.safetensors is a checkpoint (first tensor {min(keys)}), not a LoRA."
+
+
+def test_lora_of_a_whole_checkpoints_names(tmp_path: Path) -> None:
+    """Wan and Z-Image trainers write `diffusion_model.`, some with `model.` before it: a LoRA all the same."""
+    key = "model.diffusion_model.blocks.0.self_attn.q"
+    path = write(tmp_path / "wan.safetensors", ones(f"{key}.lora_A.weight", f"{key}.lora_B.weight"))
+    with open_lora(path) as file:
+        assert list(file.layers) == [key]
+
+
+def test_unknown_tensors(tmp_path: Path) -> None:
+    message = refusal_of(tmp_path, LORA | ones("mystery", "riddle"))
+    assert message == "style.safetensors has 2 of 5 tensors that belong to no LoRA layer, first mystery."
+
+
+@pytest.mark.parametrize(
+    ("missing", "says"),
+    [
+        ([UP], f"has {DOWN} but no up factor"),
+        ([DOWN], f"has {UP} but no down factor"),
+        ([UP, DOWN], "has only an alpha but no up factor"),
+    ],
+    ids=["up", "down", "both"],
+)
+def test_missing_factor(tmp_path: Path, missing: list[str], says: str) -> None:
+    tensors = {key: tensor for key, tensor in LORA.items() if key not in missing}
+    assert refusal_of(tmp_path, tensors) == f"style.safetensors: layer {NAME} {says}."
+
+
+@pytest.mark.parametrize(
+    ("changed", "sizes"),
+    [
+        ({DOWN: torch.ones(3, 16)}, "down 3×16, up 24×4"),
+        ({UP: torch.ones(24)}, "down 4×16, up 24"),
+        ({UP: torch.ones(24, 4, 3, 3)}, "down 4×16, up 24×4×3×3"),
+        ({UP: torch.ones(24, 4, 1), DOWN: torch.ones(4, 16, 3)}, "down 4×16×3, up 24×4×1"),
+        ({UP: torch.ones(24, 0), DOWN: torch.ones(0, 16)}, "down 0×16, up 24×0"),
+        ({f"{NAME}.lora_mid.weight": torch.ones(3, 4, 3, 3)}, "down 4×16, mid 3×4×3×3, up 24×4"),
+    ],
+    ids=["ranks", "vector", "kernel of up", "conv 1d", "rank 0", "mid"],
+)
+def test_factors_that_do_not_fit(tmp_path: Path, changed: dict[str, Tensor], sizes: str) -> None:
+    message = refusal_of(tmp_path, LORA | changed)
+    assert message == (
+        f"style.safetensors: the factors of layer {NAME} do not fit each other: {sizes}; "
+        "allowed: up out×rank, down rank×in (convolutions with their kernel)."
+    )
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("key", [UP, DOWN, ALPHA], ids=["up", "down", "alpha"])
+def test_not_finite(tmp_path: Path, key: str, dtype: torch.dtype, bad: float) -> None:
+    tensors = {name: tensor.to(dtype) for name, tensor in LORA.items()}
+    tensors[key] = tensors[key].clone()
+    tensors[key].view(-1)[-1] = bad
+    assert refusal_of(tmp_path, tensors) == f"style.safetensors: layer {NAME} has a NaN or an infinity in {key}."
+
+
+def test_large_finite_values_are_no_infinity(tmp_path: Path) -> None:
+    """Their sum overflows, they do not."""
+    tensors = LORA | {UP: torch.full((24, 4), 3e38)}
+    with open_lora(write(tmp_path / "style.safetensors", tensors)) as file:
+        assert float(file.read(NAME).up.max()) == pytest.approx(3e38)
+
+
+TOO_LARGE = {
+    "3e38": LORA | {UP: torch.full((24, 4), 3e38)},
+    "float64": LORA | {UP: torch.full((24, 4), 1e300, dtype=torch.float64)},
+    "times zero": LORA | {UP: torch.full((24, 4), 1e300, dtype=torch.float64), DOWN: torch.zeros(4, 16)},
+    "alpha": LORA | {ALPHA: torch.tensor(1e300, dtype=torch.float64)},
+    "product": LORA | {UP: torch.full((24, 4), 1e12), DOWN: torch.full((4, 16), 1e12)},
+}
+
+
+@pytest.mark.parametrize("tensors", TOO_LARGE.values(), ids=list(TOO_LARGE))
+@pytest.mark.parametrize("mode", ["concat", "add_svd", "ties", "ties_svd", "resize"])
+def test_values_beyond_all_arithmetic(tmp_path: Path, mode: str, tensors: dict[str, Tensor]) -> None:
+    path = write(tmp_path / "style.safetensors", tensors)
+    with pytest.raises(MergeInputError) as caught:
+        preview_resize(path, NewRank(2)) if mode == "resize" else merge(make_recipe([LoraUse(path)], mode))
+    for said in ("style.safetensors", NAME, "too large", "allowed: up to 1e+17"):
+        assert said in str(caught.value)
+
+
+def test_alpha_of_several_entries(tmp_path: Path) -> None:
+    message = refusal_of(tmp_path, LORA | {ALPHA: torch.ones(2)})
+    assert message == f"style.safetensors: layer {NAME} has 2 numbers in {ALPHA}; allowed: one."
+
+
+def test_whole_numbers_in_a_factor(tmp_path: Path) -> None:
+    message = refusal_of(tmp_path, LORA | {UP: torch.ones(24, 4, dtype=torch.int8)})
+    assert message == f"style.safetensors: {UP} is of dtype I8; allowed: floating point."
+
+
+def test_factor_under_two_names(tmp_path: Path) -> None:
+    message = refusal_of(tmp_path, LORA | {f"{NAME}.lora_B.weight": torch.ones(24, 4)})
+    assert message == f"style.safetensors: layer {NAME} has two up factors: {NAME}.lora_B.weight and {UP}."
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"\x80\x02}q\x00.", "is a PyTorch file (.pt, .ckpt, .bin)"),
+        (b"PK\x03\x04" + b"\0" * 60, "is a PyTorch file (.pt, .ckpt, .bin)"),
+        (b"GGUF" + b"\x03\0\0\0" * 20, "is a GGUF file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a Git LFS pointer, not the file itself"),
+        (b"<!DOCTYPE html><html>", "is a web page"),
+        (struct.pack("<Q", 0x0280) + b'{"a"', "is not a .safetensors file, or is damaged or cut off"),
+        (struct.pack("<Q", ord("<")) + b'{"a"', "is not a .safetensors file, or is damaged or cut off"),
+        (struct.pack("<Q", 50) + b"{" + b" " * 10, "is not a .safetensors file, or is damaged or cut off"),
+        (b"", "is empty."),
+        (struct.pack("<Q", 2) + b"{}", "has no tensors in it."),
+    ],
+    ids=["pickle", "zip", "GGUF", "LFS", "web page", "cut 640", "cut 60", "cut header", "empty", "no tensors"],
+)
+def test_not_a_lora_file(tmp_path: Path, content: bytes, says: str) -> None:
+    path = tmp_path / "style.safetensors"
+    path.write_bytes(content)
+    assert refusal(path).startswith(f"style.safetensors {says}")
+
+
+def test_truncated(tmp_path: Path) -> None:
+    path = write(tmp_path / "style.safetensors", LORA)
+    path.write_bytes(path.read_bytes()[:-5])
+    assert refusal(path).startswith("style.safetensors is not a .safetensors file, or is damaged or cut off: ")
+
+
+def test_folder_and_missing_file(tmp_path: Path) -> None:
+    assert refusal(tmp_path) == f"{tmp_path} is a folder; give a LoRA's .safetensors file."
+    for inside in ("pytorch_lora_weights.safetensors", "adapter_model.safetensors"):
+        write(tmp_path / inside, LORA)
+        assert refusal(tmp_path) == f"{tmp_path} is a folder; give {inside}."
+    missing = tmp_path / "no.safetensors"
+    assert refusal(missing) == f"{missing} does not exist; give a LoRA's .safetensors file."

@@ -1,0 +1,213 @@
+"""The text that says what to merge."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lib_pm.core.errors import MergeInputError
+from lib_pm.core.params import LIMIT
+from lib_pm.core.registry import MODES, Mode
+from lib_pm.prompt.parse import (
+    LoraTag,
+    ModeTag,
+    Request,
+    parse_file,
+    parse_lora,
+    parse_pm,
+    parse_prompt,
+    write_lora,
+    write_pm,
+)
+
+
+@pytest.mark.parametrize(
+    ("body", "tag"),
+    [
+        ("style", LoraTag("style", 1.0, 1.0)),
+        ("style:0.8", LoraTag("style", 0.8, 0.8)),
+        ("style:1", LoraTag("style", 1.0, 1.0)),
+        ("style:-1", LoraTag("style", -1.0, -1.0)),
+        ("style:0.6:0.8", LoraTag("style", model=0.8, clip=0.6)),
+        ("style:te=0.6:unet=-0.8", LoraTag("style", model=-0.8, clip=0.6)),
+        ("style:te=0.6", LoraTag("style", model=0.6, clip=0.6)),
+        ("style:0.5:unet=2", LoraTag("style", model=2.0, clip=0.5)),
+        ("style:0.8:lbw=MIDD", LoraTag("style", 0.8, 0.8, "MIDD")),
+        ("style:0.8:lbw=IN04=0.5,MID=0", LoraTag("style", 0.8, 0.8, "IN04=0.5,MID=0")),
+        ("style:w=OUTD", LoraTag("style", lbw="OUTD")),
+        ("style:1:pm=off", LoraTag("style", stacked=True)),
+        ("style:1:start=5:dyn=4:pm=off", LoraTag("style", stacked=True, other=("start=5", "dyn=4"))),
+        ("my style v1.5 (new):0.8", LoraTag("my style v1.5 (new)", 0.8, 0.8)),
+        ("sub/folder\\style:1", LoraTag("sub/folder\\style")),
+        (" style : 0.8 ", LoraTag("style", 0.8, 0.8)),
+    ],
+)
+def test_lora_tag(body: str, tag: LoraTag) -> None:
+    """As the WebUI reads it: the text encoder's strength comes first and stands for both if it is alone."""
+    assert parse_prompt(f"a cat <lora:{body}>, red").loras == (tag,)
+
+
+def test_prompt() -> None:
+    text = "a <b> cat, <lora:style:0.8> (red:1.2) <lyco:char:0.6:lbw=MIDD>\n<pm: ties_svd :density=0.5: rank = 32>"
+    assert parse_prompt(text) == Request(
+        (LoraTag("style", 0.8, 0.8), LoraTag("char", 0.6, 0.6, "MIDD")),
+        ModeTag("ties_svd", {"density": "0.5", "rank": "32"}),
+    )
+
+
+def test_prompt_without_tags() -> None:
+    assert parse_prompt("a cat: <hypernet:x:1>") == Request(())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<pm:add><pm:ties>", "There are 2 <pm:…> tags; allowed: one."),
+        (
+            "<lora:style:much>",
+            "The strength 'much' in '<lora:style:much>' is not a number. Block weights are written lbw=much.",
+        ),
+        ("<lora:style:inf>", "The strength 'inf' in '<lora:style:inf>' is not a number."),
+        ("<lora:style:1:nan>", "The strength 'nan' in '<lora:style:1:nan>' is not a number."),
+        ("<lora:style:>", "The strength '' in '<lora:style:>' is not a number."),
+        ("<pm:add:0.5>", "'0.5' in '<pm:add:0.5>' should read option=value; options: lambda."),
+        ("<pm:ties:density=2>", "density is '2'; allowed: a number from 0 to 1."),
+        ("<pm:add:ranks=4>", "Mode add has no option 'ranks'; its options are: lambda."),
+        ("<pm:add_svd:rank=4:svd_rank=9>", "<pm:add_svd:rank=4:svd_rank=9> says svd_rank more than once: rank=4 and …"),
+        ("<pm:ties:density=0.5:Density = 0.5>", "<pm:ties:density=0.5:Density = 0.5> says density more than once: …"),
+        ("<pm:ties:seed=1:seed=2>", "<pm:ties:seed=1:seed=2> says seed more than once: seed=1 and seed=2. …"),
+        ("<lora:a:te=1:te=0.5>", "<lora:a:te=1:te=0.5> says te more than once: te=1 and te=0.5. Leave one of them."),
+        ("<lora:a:lbw=MIDD:w=OUTD>", "<lora:a:lbw=MIDD:w=OUTD> says lbw more than once: lbw=MIDD and w=OUTD. …"),
+        ("<lora:a:1:MIDD:w=OUTD>", "<lora:a:1:MIDD:w=OUTD> has block weights twice: MIDD and lbw=OUTD."),
+        ("<lora:a:1:pm=of>", "pm is 'of' in <lora:a:1:pm=of>; allowed: off, …"),
+        (
+            "<pm:ties:densty=1>",
+            "Mode ties has no option 'densty'; its options are: density, lambda. Did you mean density?",
+        ),
+        ("<pm:Tie>", "There is no mode 'tie'; …"),
+        ("<lora:a:0,8>", "The strength '0,8' in '<lora:a:0,8>' is not a number. Write 0.8, with a point."),
+        (
+            "<lora:a:1:1:4>",
+            "4 in '<lora:a:1:1:4>' cannot be merged; allowed: a name, two strengths (a third number is …",
+        ),
+        ("<pm:add:rank=-4>", "svd_rank is '-4'; allowed: a whole number, 1 or more, or full."),
+    ],
+)
+def test_messages(text: str, message: str) -> None:
+    with pytest.raises(MergeInputError) as caught:
+        parse_prompt(text)
+    said = str(caught.value)
+    assert said.startswith(message.removesuffix("…")) if message.endswith("…") else said == message
+
+
+def test_options_of_other_modes_are_no_error() -> None:
+    """The mode may come from a plot that replaces nothing but its name."""
+    tag = parse_pm("ties_svd:density=0.25:rank=32:seed=7")
+    assert (tag.options, tag.unused) == ({"density": "0.25", "rank": "32"}, ("seed",))
+    assert tag.note() == "seed does nothing in mode ties_svd"
+    assert parse_pm("concat").note() == ""
+
+
+def test_unknown_mode_lists_all() -> None:
+    with pytest.raises(MergeInputError, match=r"There is no mode 'tie'; the modes are: concat, add, .*ties_svd"):
+        parse_pm("tie")
+
+
+@pytest.mark.parametrize(
+    ("text", "tag"),
+    [
+        ("a.safetensors", LoraTag("a.safetensors")),
+        ("a.safetensors:0.8", LoraTag("a.safetensors", 0.8, 0.8)),
+        ("a.safetensors:2", LoraTag("a.safetensors", 2.0, 2.0)),
+        ("a.safetensors:+.5", LoraTag("a.safetensors", 0.5, 0.5)),
+        ("b.safetensors:-0.4:0.2", LoraTag("b.safetensors", model=-0.4, clip=0.2)),
+        ("b.safetensors:1e-2:0", LoraTag("b.safetensors", model=0.01, clip=0.0)),
+        (r"C:\x.safetensors", LoraTag(r"C:\x.safetensors")),
+        (r"C:\x.safetensors:0.5", LoraTag(r"C:\x.safetensors", 0.5, 0.5)),
+        (r"C:\a b\x.safetensors:-1:0.2:lbw=MIDD", LoraTag(r"C:\a b\x.safetensors", -1.0, 0.2, "MIDD")),
+        (r"\\server\share\x v1.5.safetensors:1", LoraTag(r"\\server\share\x v1.5.safetensors")),
+        ("D:1.safetensors:1", LoraTag("D:1.safetensors")),
+        ("/a/odd:name.safetensors:0.5", LoraTag("/a/odd:name.safetensors", 0.5, 0.5)),
+        ("/a/odd:1.0:name.safetensors", LoraTag("/a/odd:1.0:name.safetensors")),
+        ("a:1:2:3", LoraTag("a:1", model=2.0, clip=3.0)),
+        ("a.safetensors:lbw=IN04=0.5,MID=0", LoraTag("a.safetensors", lbw="IN04=0.5,MID=0")),
+        ("a.safetensors:lbw=MIDD:0.5", LoraTag("a.safetensors", 0.5, 0.5, "MIDD")),
+        ("name with spaces", LoraTag("name with spaces")),
+    ],
+)
+def test_file(text: str, tag: LoraTag) -> None:
+    """Model comes first here, and the text encoder follows it if it is not given."""
+    assert parse_file(text) == tag
+
+
+@pytest.mark.parametrize("text", ["", ":0.5", ":1:1", ":lbw=MIDD"])
+def test_file_without_a_name(text: str) -> None:
+    with pytest.raises(MergeInputError) as caught:
+        parse_file(text)
+    assert str(caught.value) == f"{text!r} names no file; write FILE, FILE:STRENGTH or FILE:MODEL:CLIP."
+
+
+names = st.text(st.characters(exclude_characters="<>:", exclude_categories=["C"]), min_size=1).filter(
+    lambda name: name == name.strip()
+)
+strengths = st.floats(-LIMIT, LIMIT)
+tags = st.builds(
+    LoraTag,
+    names,
+    strengths,
+    strengths,
+    st.sampled_from(["", "MIDD", "1,0,0.5", "IN04=0.5,OUT03-OUT06=0,mlp=0"]),
+    st.booleans(),
+).filter(lambda tag: not (tag.stacked and "=" in tag.name + tag.lbw))  # the WebUI reads those differently
+
+
+@given(st.lists(tags, max_size=3))
+def test_what_is_written_reads_the_same(loras: list[LoraTag]) -> None:
+    assert parse_prompt(", ".join(write_lora(tag) for tag in loras)).loras == tuple(loras)
+
+
+@pytest.mark.parametrize(
+    ("tag", "text"),
+    [
+        (LoraTag("style", 1.0, 1.0), "<lora:style:1>"),
+        (LoraTag("style", model=0.8, clip=0.6), "<lora:style:0.6:0.8>"),
+        (LoraTag("style", -0.1, -0.1, "MIDD"), "<lora:style:-0.1:lbw=MIDD>"),
+        (LoraTag("style", 0.3, 0.3, stacked=True), "<lora:style:0.3:pm=off>"),
+        (LoraTag("style", stacked=True, other=("start=5",)), "<lora:style:1:start=5:pm=off>"),
+    ],
+)
+def test_written_as_the_webui_writes_it(tag: LoraTag, text: str) -> None:
+    assert write_lora(tag) == text
+
+
+@given(strengths, strengths, st.sampled_from(["/loras/a b.safetensors", r"C:\a b\x.safetensors", "x:y.safetensors"]))
+def test_any_strengths_after_a_file(model: float, clip: float, path: str) -> None:
+    assert parse_file(f"{path}:{model!r}:{clip!r}") == LoraTag(path, model, clip)
+
+
+@pytest.mark.parametrize("item", ["start=10", "lbwe=ATTN", "dyn=4", "lwb=MIDD", "4"])
+def test_what_a_merge_cannot_do_is_refused_unless_the_host_stacks_it(item: str) -> None:
+    body = f"style:0.8:0.6:{item}"
+    with pytest.raises(MergeInputError) as caught:
+        parse_lora(body)
+    assert str(caught.value).startswith(f"{item} in '<lora:{body}>' cannot be merged; allowed: a name, two strengths ")
+    assert "lbw=" in str(caught.value)
+    assert parse_lora(f"{body}:pm=off").stacked
+
+
+@pytest.mark.parametrize("mode", MODES.values(), ids=list(MODES))
+@given(st.data())
+def test_the_mode_tag_that_is_written_reads_the_same(mode: Mode, data: st.DataObject) -> None:
+    ranks = st.integers(1, 2**63 - 1)
+    drawn = {
+        "density": st.floats(0, 1),
+        "seed": st.integers(0, 2**63 - 1),
+        "lambda": strengths,
+        "svd_rank": ranks if mode.method.linear else st.none() | ranks,
+        "svd_conv_rank": st.none() | st.just(0) | ranks,
+    }
+    options = {name: data.draw(drawn[name]) for name in mode.options}
+    tag = parse_pm(write_pm(mode, options))
+    assert tag.mode == mode.id
+    assert mode.values(tag.options) == options

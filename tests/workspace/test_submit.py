@@ -1,0 +1,280 @@
+"""What the tab and the REST interface ask for: merged and resized in the queue, refused at once, told without paths."""
+
+from __future__ import annotations
+
+import json
+import threading
+from contextlib import nullcontext
+from dataclasses import replace
+from datetime import datetime, timezone, tzinfo
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+
+from lib_pm.core.errors import MergeInputError
+from lib_pm.files import metadata
+from lib_pm.merge.merge import merge_to_file
+from lib_pm.merge.progress import Cancelled
+from lib_pm.merge.report import Report
+from lib_pm.merge.resize import NewRank
+from lib_pm.workspace.draft import Draft
+from lib_pm.workspace.job_queue import Job
+from lib_pm.workspace.submit import Target, read_draft, submit_merge, submit_resize
+from lib_pm.workspace.workspace import Desk
+from tests.desks import SHAPES, SeenDesk, done, failed, files, make_desk
+
+DRAFT = Draft("<lora:style:0.8>\n<lora:char:0.6:0.5>", "ties_svd:density=0.5:rank=3")
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> SeenDesk:
+    return make_desk(tmp_path)
+
+
+def merged(desk: Desk, draft: Draft = DRAFT, target: Target = Target(), device: str = "cpu") -> Report:  # noqa: B008
+    (report,) = done(submit_merge(desk, draft, target, device))
+    return report
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    with safe_open(str(path), "pt") as file:
+        return dict(file.metadata())
+
+
+class TestMerge:
+    def test_the_file_is_the_command_lines_to_the_byte(
+        self, desk: SeenDesk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Clock(datetime):
+            @classmethod
+            def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+                return datetime(2026, 1, 2, tzinfo=timezone.utc)
+
+        monkeypatch.setattr(metadata, "datetime", Clock)
+        report = merged(desk, DRAFT, Target("both", "made/here", "float32"))
+        expected = merge_to_file(
+            replace(read_draft(desk, DRAFT), save_dtype="float32"), tmp_path / "both.safetensors", device="cpu"
+        )
+        written = desk.folder / "made" / "here" / "both.safetensors"
+        assert written.read_bytes() == (tmp_path / "both.safetensors").read_bytes()
+        assert (report.file, report.size) == ("made/here/both", written.stat().st_size)
+        assert (report.loras, report.layers, report.kept_energy) == (
+            expected.loras,
+            expected.layers,
+            expected.kept_energy,
+        )
+        assert desk.announced == ["made/here/both.safetensors"]
+        assert desk.turns == ["cpu"]
+        assert desk.find("both") == written
+
+    def test_a_name_is_made_up_and_no_file_taken(self, desk: SeenDesk) -> None:
+        names = [merged(desk).file for _ in range(3)]
+        assert names == ["style_char_ties_svd", "style_char_ties_svd_2", "style_char_ties_svd_3"]
+        assert merged(desk, DRAFT, Target(overwrite=True)).file == "style_char_ties_svd"
+
+    def test_two_in_the_queue_without_a_name_take_one_each(self, desk: SeenDesk) -> None:
+        jobs = [submit_merge(desk, DRAFT, Target(), "cpu") for _ in range(2)]
+        assert [done(job)[0].file for job in jobs] == ["style_char_ties_svd", "style_char_ties_svd_2"]
+
+    def test_a_name_that_is_taken_is_only_overwritten_when_told(self, desk: SeenDesk) -> None:
+        before = (desk.folder / "style.safetensors").read_bytes()
+        with pytest.raises(MergeInputError, match="already there; choose another name or allow overwriting") as error:
+            submit_merge(desk, DRAFT, Target("style"), "cpu")
+        assert "style.safetensors is already" in desk.public(str(error.value))
+        assert (desk.folder / "style.safetensors").read_bytes() == before
+        assert merged(desk, DRAFT, Target("style.safetensors", overwrite=True)).file == "style"
+        assert (desk.folder / "style.safetensors").read_bytes() != before
+
+    @pytest.mark.parametrize(
+        ("keep", "missing"),
+        [
+            ("all", set()),
+            ("no tags", {"ss_tag_frequency"}),
+            ("minimal", {"ss_tag_frequency", "modelspec.merged_from", metadata.RECIPE_KEY}),
+        ],
+    )
+    def test_how_much_metadata(self, desk: SeenDesk, keep: str, missing: set[str]) -> None:
+        merged(desk, DRAFT, Target("whole"))
+        merged(desk, DRAFT, Target("out", keep=keep))
+        whole, written = (metadata_of(desk.folder / f"{name}.safetensors") for name in ("whole", "out"))
+        assert set(whole) - set(written) == missing
+        assert {"ss_base_model_version", "sshs_model_hash", "ss_network_dim", "modelspec.title"} <= set(written)
+
+    def test_other_base_models_are_merged_when_forced(self, desk: SeenDesk) -> None:
+        draft = Draft("<lora:style:1>\n<lora:other:1>")
+        job = submit_merge(desk, draft, Target("out"), "cpu")
+        assert "These LoRAs are for different models" in failed(job)
+        assert "out.safetensors" not in files(desk)
+        assert desk.announced == []
+        assert merged(desk, draft, Target("out", force=True)).file == "out"
+
+    def test_an_option_that_does_nothing_is_noted(self, desk: SeenDesk) -> None:
+        assert merged(desk, Draft("<lora:style:1>", "add:rank=4")).notes == ["rank does nothing in mode add"]
+
+    def test_lines_that_are_off_are_not_merged(self, desk: SeenDesk) -> None:
+        report = merged(desk, Draft("<lora:style:1>\n# <lora:no_such_lora:1>", "add"))
+        assert [lora.name for lora in report.loras] == ["style"]
+
+    def test_cancelling_leaves_nothing_behind(self, desk: SeenDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+        before, running, go_on = files(desk), threading.Event(), threading.Event()
+        told = Job._progress
+
+        def wait(job: Job, *at: Any) -> None:
+            running.set()
+            assert go_on.wait(30)
+            told(job, *at)
+
+        monkeypatch.setattr(Job, "_progress", wait)
+        job = submit_merge(desk, DRAFT, Target("out"), "cpu")
+        assert running.wait(30)
+        job.cancel()
+        go_on.set()
+        assert job.wait(30)
+        assert job.state == "cancelled"
+        assert files(desk) == before
+        assert desk.announced == []
+
+    def test_the_layers_are_counted(self, desk: SeenDesk) -> None:
+        job = submit_merge(desk, DRAFT, Target(), "cpu")
+        done(job)
+        assert (job.done, job.total) == (len(SHAPES), len(SHAPES))
+
+    def test_a_file_that_is_gone_when_its_turn_comes(self, desk: SeenDesk) -> None:
+        go_on = threading.Event()
+        desk.queue.submit("something long", lambda progress: go_on.wait(30), nullcontext())
+        job = submit_merge(desk, DRAFT, Target("out"), "cpu")
+        (desk.folder / "sub" / "char.safetensors").unlink()
+        go_on.set()
+        assert "char.safetensors" in failed(job)
+        assert str(desk.folder) not in desk.public(job.error)
+
+
+class TestRefusals:
+    """At once, not in the queue, and without a file or folder made."""
+
+    @pytest.mark.parametrize(
+        ("draft", "target", "device", "message"),
+        [
+            (
+                Draft("<lora:styl:1>"),
+                Target(),
+                "cpu",
+                "There is no LoRA 'styl' in the folder loras. Did you mean style",
+            ),
+            (Draft(""), Target(), "cpu", "There is no LoRA to merge"),
+            (Draft("<lora:style:1:lbw=NOPE>"), Target(), "cpu", "there is no block weight preset 'NOPE'"),
+            (Draft("<lora:style:1>", "tie"), Target(), "cpu", "There is no mode 'tie'"),
+            (Draft("<lora:style:1>", apply="unet"), Target(), "cpu", "apply is 'unet'"),
+            (Draft("<lora:style:1>", dtype="int8"), Target(), "cpu", "dtype is 'int8'"),
+            (DRAFT, Target("../out"), "cpu", "holds /"),
+            (DRAFT, Target("/tmp/out"), "cpu", "holds /"),
+            (DRAFT, Target("out", ".."), "cpu", "The folder '..' is not allowed"),
+            (DRAFT, Target("out", "new/../.."), "cpu", "The folder '..' is not allowed"),
+            (DRAFT, Target("out", "/tmp"), "cpu", "is absolute; allowed: one inside the LoRA folder"),
+            (DRAFT, Target("out", "style.safetensors"), "cpu", "cannot be made"),
+            (DRAFT, Target("out", save_dtype="int8"), "cpu", "save_dtype is 'int8'"),
+            (DRAFT, Target("out", "new", keep="some"), "cpu", "metadata is 'some'; allowed: all, no tags, minimal"),
+            (DRAFT, Target("out", "new"), "tpu", "tpu"),
+        ],
+    )
+    def test_a_merge(self, desk: SeenDesk, draft: Draft, target: Target, device: str, message: str) -> None:
+        before, folders = files(desk), desk.folders()
+        with pytest.raises(MergeInputError) as error:
+            submit_merge(desk, draft, target, device)
+        said = desk.public(str(error.value))
+        assert message in said
+        assert str(desk.folder.parent) not in said.replace("/tmp/out", "")
+        assert (files(desk), desk.folders(), desk.queue.jobs) == (before, folders, [])
+
+    def test_a_folder_that_may_not_be_written_to(self, desk: SeenDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+        """(Permissions would not stop a test that runs as root.)"""
+
+        def refuse(folder: Path) -> None:
+            raise OSError(30, "Read-only file system", str(folder))
+
+        monkeypatch.setattr("lib_pm.files.leftovers.new_temporary", refuse)
+        job = submit_merge(desk, DRAFT, Target("out"), "cpu")
+        assert desk.public(failed(job)) == (
+            "out.safetensors could not be written: the folder is read-only. Nothing was left behind."
+        )
+
+    def test_a_folder_that_may_not_be_made(self, desk: SeenDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(path: Path, *args: object, **kwargs: object) -> None:
+            raise PermissionError(13, "Permission denied", str(path))
+
+        monkeypatch.setattr(Path, "mkdir", refuse)
+        said = desk.public(failed(submit_merge(desk, DRAFT, Target("out", "new/sub"), "cpu")))
+        assert said == "The folder 'new/sub' cannot be made: the folder or file may not be written to."
+
+
+class TestNewFolder:
+    """It is made when the job writes, not when it is asked for, and not for nothing."""
+
+    @staticmethod
+    def behind(desk: SeenDesk, target: Target) -> tuple[Job, threading.Event]:
+        """A merge that waits until the event."""
+        go_on = threading.Event()
+        desk.queue.submit("something long", lambda progress: go_on.wait(30), nullcontext())
+        return submit_merge(desk, DRAFT, target, "cpu"), go_on
+
+    def test_it_is_made_for_the_file(self, desk: SeenDesk) -> None:
+        before = desk.folders()
+        job, go_on = self.behind(desk, Target("out", "sub/new/deep"))
+        assert desk.folders() == before
+        go_on.set()
+        done(job)
+        assert sorted({*desk.folders()} - {*before}) == ["sub/new", "sub/new/deep"]
+
+    def test_a_job_that_was_cancelled_before_makes_none(self, desk: SeenDesk) -> None:
+        before = desk.folders()
+        job, go_on = self.behind(desk, Target("out", "new"))
+        job.cancel()
+        go_on.set()
+        done(submit_merge(desk, DRAFT, Target("behind"), "cpu"))
+        assert desk.folders() == before
+
+    @pytest.mark.parametrize("how", ["cancelled", "failed"])
+    def test_a_job_that_does_not_get_to_the_end_leaves_none(
+        self, desk: SeenDesk, monkeypatch: pytest.MonkeyPatch, how: str
+    ) -> None:
+        before = desk.folders()
+
+        def stop(job: Job, *args: object) -> None:
+            raise Cancelled if how == "cancelled" else MergeInputError("no")
+
+        monkeypatch.setattr(Job, "_progress", stop)
+        for ask in (
+            lambda: submit_merge(desk, DRAFT, Target("out", "sub/new/deep"), "cpu"),
+            lambda: submit_resize(desk, ["style"], NewRank(2), Target("out", "sub/new/deep"), "cpu"),
+        ):
+            job = ask()
+            assert job.wait(30)
+            assert job.state == how
+            assert desk.folders() == before
+
+    def test_one_that_has_something_else_in_it_stays(self, desk: SeenDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+        def stop(job: Job, *args: object) -> None:
+            (desk.folder / "sub" / "new" / "theirs.txt").touch()
+            raise Cancelled
+
+        monkeypatch.setattr(Job, "_progress", stop)
+        job = submit_merge(desk, DRAFT, Target("out", "sub/new/deep"), "cpu")
+        assert job.wait(30)
+        assert [folder for folder in desk.folders() if "new" in folder] == ["sub/new"]
+
+    def test_what_is_in_its_way_is_said_at_once(self, desk: SeenDesk) -> None:
+        with pytest.raises(MergeInputError, match=r"'style.safetensors/a' cannot be made: style.safetensors is a file"):
+            submit_merge(desk, DRAFT, Target("out", "style.safetensors/a"), "cpu")
+
+
+def test_no_report_holds_a_path(desk: SeenDesk) -> None:
+    reports = [
+        merged(desk, DRAFT, Target("a", "made")),
+        *done(submit_resize(desk, ["style"], NewRank(2), Target("b"), "cpu")),
+        *done(submit_resize(desk, ["style"], NewRank(2), Target(), "cpu", preview=True)),
+    ]
+    for report in reports:
+        assert str(desk.folder.parent) not in json.dumps(report.to_json())
+    assert str(desk.folder.parent) not in " ".join(job.what for job in desk.queue.jobs)
