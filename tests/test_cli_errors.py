@@ -120,8 +120,8 @@ HELP = "(python -m lib_pm merge --help tells more)"
         ([f"{A}:te=1"], "'te=1' in 'a.safetensors:te=1' is not known; allowed: FILE[:MODEL[:CLIP]][:lbw=…]."),
         ([f"{A}:lbw=MIDD:lbw=OUTD"], "'a.safetensors:lbw=MIDD:lbw=OUTD' has block weights twice: MIDD and OUTD. …"),
         ([f"{A}:1e200"], f"The strength in 'a.safetensors:1e200' is '1e200'; allowed: {FACTOR}."),
-        (["<lora:a:1"], "Line 1, column 1: '<lora:a:1' is no tag, as it has no > on its line; …"),
-        ([A, "<pm>"], "Line 1, column 1: '<pm>' is no tag; write <pm:MODE:option=value>."),
+        (["<lora:a:1"], "Line 1, column 1: '<lora:a:1' is not a tag: it has no > on its line; …"),
+        ([A, "<pm>"], "Line 1, column 1: '<pm>' is not a tag; write <pm:MODE:option=value>."),
         (
             [A, "<pm:ties:density=0.5:density=0.9>"],
             "<pm:ties:density=0.5:density=0.9> says density more than once: density=0.5 and density=0.9. …",

@@ -214,7 +214,7 @@ def check_text(text: str, kinds: Collection[str] = KINDS) -> None:
     for kind, line, column, found in islice(wrong, _MOST):
         why, how = _why(kind, found), _HOW[kind.lower()]
         with faults.collected():
-            raise MergeInputError(f"Line {line}, column {column}: {quoted(found)} is no tag{why}; write {how}.")
+            raise MergeInputError(f"Line {line}, column {column}: {quoted(found)} is not a tag{why}; write {how}.")
     faults.tell()
 
 
@@ -236,8 +236,8 @@ def _broken(text: str) -> Iterator[tuple[str, int, int, str]]:
 
 def _why(kind: str, found: str) -> str:
     if not found.endswith(">"):
-        return ", as it has no > on its line"
-    return "" if kind.islower() else f", as {kind} should be in lower case"
+        return ": it has no > on its line"
+    return "" if kind.islower() else f": {kind} should be in lower case"
 
 
 def writable(text: str, kind: str) -> str:

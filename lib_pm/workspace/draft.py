@@ -83,7 +83,7 @@ class Draft:
                 name = bare[1].strip()
                 with faults.collected():
                     raise MergeInputError(
-                        f"Line {number}, column {line.index(name) + 1}: {quoted(name)} is no tag; "
+                        f"Line {number}, column {line.index(name) + 1}: {quoted(name)} is not a tag; "
                         f"write {quoted(f'<lora:{name}>')}."
                     )
         with faults.collected():

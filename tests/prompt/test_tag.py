@@ -28,7 +28,7 @@ def test_what_is_a_tag_and_what_should_be_one(case: dict[str, Any]) -> None:
     assert [str(tag) for tag in tags_of(text) if tag.kind != "pm"] == case["loras"]
     assert "".join(map(str, split_text(text))) == text
     if case["broken"]:
-        with pytest.raises(MergeInputError, match=r"Line \d+, column \d+: .* is no tag"):
+        with pytest.raises(MergeInputError, match=r"Line \d+, column \d+: .* is not a tag"):
             check_text(text)
     else:
         check_text(text)
@@ -111,9 +111,9 @@ def rest(tag: Tag, *keys: str) -> list[str]:
 @pytest.mark.parametrize(
     ("text", "place", "how"),
     [
-        ("a cat <lora:a:1> <pm:concat", "Line 1, column 18", "'<pm:concat' is no tag, as it has no > on its line"),
+        ("a cat <lora:a:1> <pm:concat", "Line 1, column 18", "'<pm:concat' is not a tag: it has no > on its line"),
         ("<lora:heart:1>\n a <lora:stripes:0.7", "Line 2, column 4", "write <lora:NAME:STRENGTH>"),
-        ("\n\n<PM:concat>", "Line 3, column 1", "as PM should be in lower case; write <pm:MODE:option=value>"),
+        ("\n\n<PM:concat>", "Line 3, column 1", ": PM should be in lower case; write <pm:MODE:option=value>"),
     ],
 )
 def test_what_is_no_tag_is_told_with_its_place(text: str, place: str, how: str) -> None:

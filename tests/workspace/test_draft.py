@@ -58,7 +58,7 @@ class TestRequest:
 
     @pytest.mark.parametrize("line", ["heart:1", " sub/heart v2 : -0.5:lbw=MIDD", "<heart:.5>"])
     def test_a_lora_without_its_tag(self, line: str) -> None:
-        with pytest.raises(MergeInputError, match=r"Line 2, column .* is no tag; write '<lora:"):
+        with pytest.raises(MergeInputError, match=r"Line 2, column .* is not a tag; write '<lora:"):
             Draft(f"<lora:a:1>\n{line}\n# off:1").request()
 
     @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ class TestFromPrompt:
             ("a cat <pm:ties>", "There is no <lora:…> in the prompt"),
             ("<lora:a:1><pm:tie>", "There is no mode 'tie'"),
             ("<lora:a:1><pm:ties><pm:add>", "There are 2 <pm:…> tags"),
-            ("<lora:a:1>, <pm:ties", "Line 1, column 13: '<pm:ties' is no tag"),
+            ("<lora:a:1>, <pm:ties", "Line 1, column 13: '<pm:ties' is not a tag"),
         ],
     )
     def test_what_is_wrong_is_named(self, prompt: str, message: str) -> None:
