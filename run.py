@@ -60,11 +60,11 @@ def main(arguments):
 def steps_of(command, extra):
     """The work of a command as (name, arguments for Python), in order; [] for an unknown command."""
     if command == "demo":
-        return [("demo", ["-m", "lib_pm.demo", *extra])]
+        return [("demo", ["-m", "demo", *extra])]
     if command == "bench" and extra[:1] == ["quality"]:
-        return [("bench quality", ["-m", "lib_pm", "bench", *extra])]
+        return [("bench quality", ["-m", "demo.quality", *extra[1:]])]
     if command == "bench":
-        return [("bench", ["-m", "pytest", "tests/bench", "-o", "python_files=bench_*.py", *extra])]
+        return [("bench", ["-m", "pytest", "bench", "-o", "python_files=bench_*.py", *extra])]
     if command == "test":
         checks = [
             ("ruff", ["-m", "ruff", "check", "."]),

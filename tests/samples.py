@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lib_pm.demo.tiny.lora import kohya_layers
+from demo.tiny.lora import kohya_layers
 
 # What kohya's `networks.lora` trains, by the class of the surrounding block.
 _UNET_BLOCKS = ("Transformer2DModel",)

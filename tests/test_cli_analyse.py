@@ -10,7 +10,7 @@ import pytest
 
 from lib_pm.cli import main
 from lib_pm.compare.compare import analyse
-from lib_pm.merge.recipe import LoraUse, make_recipe
+from lib_pm.merging.recipe import LoraUse, make_recipe
 from tests.layouts import Shapes
 from tests.loras import make_lora, write
 

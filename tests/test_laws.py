@@ -19,8 +19,8 @@ from torch import Tensor
 
 import lib_pm.core.methods  # noqa: F401 (registers the modes)
 from lib_pm.core.registry import MODES
-from lib_pm.merge.merge import merge, merge_to_file
-from lib_pm.merge.recipe import LoraUse, make_recipe
+from lib_pm.merging.merge import merge, merge_to_file
+from lib_pm.merging.recipe import LoraUse, make_recipe
 from tests.loras import KOHYA, PEFT, deltas, make_lora, relative_error, total_error, write
 
 # A mode that breaks a law for a good reason is named here, with it; the law's test checks that it does break it.

@@ -271,7 +271,7 @@ def test_extra_arguments_go_to_pytest_alone(run: ModuleType) -> None:
 
 def test_bench_quality_is_the_score_in_pictures(run: ModuleType) -> None:
     assert run.steps_of("bench", ["quality", "--seeds", "4"]) == [
-        ("bench quality", ["-m", "lib_pm", "bench", "quality", "--seeds", "4"])
+        ("bench quality", ["-m", "demo.quality", "--seeds", "4"])
     ]
     assert run.steps_of("bench", ["-k", "ties"])[0][1][:2] == ["-m", "pytest"]
 

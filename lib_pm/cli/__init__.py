@@ -24,7 +24,7 @@ from lib_pm.cli.progress_bar import progress_bar
 from lib_pm.core.choices import DTYPES
 from lib_pm.core.errors import MergeInputError, did_you_mean
 from lib_pm.core.visible import visible
-from lib_pm.merge.progress import Cancelled
+from lib_pm.merging.progress import Cancelled
 from lib_pm.workspace.modes import modes_json
 
 
@@ -151,10 +151,6 @@ def _parser() -> _Parser:
     modes = commands.add_parser("modes", help="the modes and their options")
     modes.add_argument("--markdown", action="store_true", help="as a Markdown table")
     modes.set_defaults(run=_modes)
-    bench = commands.add_parser("bench", add_help=False, help="how much merges keep, seen in pictures")
-    bench.add_argument("what", choices=["quality"])
-    bench.add_argument("rest", nargs=argparse.REMAINDER, help="options of its own")
-    bench.set_defaults(run=_bench)
     for command in (merge, analyse, resize, inspect, modes):
         command.add_argument("--json", action="store_true", help="print JSON")
     parser.known += commands.choices
@@ -162,7 +158,7 @@ def _parser() -> _Parser:
 
 
 def _resize(options: argparse.Namespace) -> None:
-    from lib_pm.merge.resize import NO_LIMIT, NewRank, parse_dynamic, resize_to_file
+    from lib_pm.merging.resize import NO_LIMIT, NewRank, parse_dynamic, resize_to_file
 
     if options.rank is None and not options.dynamic:
         raise MergeInputError("Give --rank, or --dynamic with sv_ratio=N, sv_fro=SHARE or sv_cumulative=SHARE.")
@@ -193,14 +189,3 @@ def _inspect(options: argparse.Namespace) -> None:
 
 def _modes(options: argparse.Namespace) -> None:
     print_result(options, modes_json, modes_markdown if options.markdown else modes_text)
-
-
-def _bench(options: argparse.Namespace) -> None:
-    from lib_pm.demo.quality.__main__ import main as measure
-
-    try:
-        measure(options.rest)
-    except ModuleNotFoundError as error:
-        raise MergeInputError(
-            f"{error.name} is not installed; the score draws pictures with it: pip install 'power-merger[diffusers]'."
-        ) from error

@@ -10,7 +10,7 @@ from lib_pm.cli.arguments import EPILOG, add_loras, add_running, print_result, r
 from lib_pm.cli.progress_bar import progress_bar
 from lib_pm.core.errors import MergeInputError
 from lib_pm.files.whole_file import write_text
-from lib_pm.merge.recipe import DEFAULT_MODE, make_recipe
+from lib_pm.merging.recipe import DEFAULT_MODE, make_recipe
 from lib_pm.prompt.presets import load_presets
 from lib_pm.ui.charts import blocks_svg, spectrum_svg
 

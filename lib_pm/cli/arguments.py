@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from lib_pm.core.choices import DEVICES
 from lib_pm.core.errors import Faults, MergeInputError
 from lib_pm.files.library import Library
-from lib_pm.merge.recipe import LoraUse
+from lib_pm.merging.recipe import LoraUse
 from lib_pm.prompt.parse import LoraTag, Request, check_one_mode, parse_file, parse_prompt
 from lib_pm.prompt.tag import has_tags
 
 if TYPE_CHECKING:
-    from lib_pm.merge.report import Report
+    from lib_pm.merging.report import Report
 
 EPILOG = """\
 A LoRA is a file with strengths, FILE[:MODEL[:CLIP]][:lbw=WEIGHTS] (CLIP is MODEL if missing), or the WebUI's own

@@ -12,12 +12,12 @@ from lib_pm.cli.progress_bar import progress_bar
 from lib_pm.core.choices import APPLY, DTYPES
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.excess import EXCESS
-from lib_pm.core.families.families import KINDS
 from lib_pm.core.params import Option
 from lib_pm.core.registry import MODES, find_mode, find_option
+from lib_pm.families.families import KINDS
 from lib_pm.files.json_text import parse_json
 from lib_pm.files.metadata import KEEP, RECIPE_KEY
-from lib_pm.merge.recipe import DEFAULT_MODE, Recipe, make_recipe, recipe_from_json
+from lib_pm.merging.recipe import DEFAULT_MODE, Recipe, make_recipe, recipe_from_json
 from lib_pm.prompt.parse import LoraTag, Request
 from lib_pm.prompt.presets import load_presets
 
@@ -58,7 +58,7 @@ def add_merge(commands: Any) -> argparse.ArgumentParser:
 
 
 def _merge(options: argparse.Namespace) -> None:
-    from lib_pm.merge.merge import merge_to_file
+    from lib_pm.merging.merge import merge_to_file
 
     request = request_of(options.loras)
     recipe = _repeated(options, request) if options.recipe else _recipe(options, request)

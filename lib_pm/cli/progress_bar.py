@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lib_pm.merge.progress import Progress, Unit, silent
+from lib_pm.merging.progress import Progress, Unit, silent
 
 
 @contextmanager

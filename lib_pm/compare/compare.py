@@ -13,16 +13,16 @@ from torch import Tensor
 from lib_pm.compare.advice import meaning
 from lib_pm.compare.findings import Analysis, LoraAnalysis, Pair, Relation, Spectrum
 from lib_pm.core.analysis import Relations, memory_needed, relate, sign_conflict
-from lib_pm.core.blocks import BLOCK_LISTS
 from lib_pm.core.errors import MergeInputError
-from lib_pm.core.families.families import Family, kind
 from lib_pm.core.scratch import Scratch
-from lib_pm.merge.devices import Device
-from lib_pm.merge.layers import dense_workers, read_layer, run_layers
-from lib_pm.merge.memory import Need
-from lib_pm.merge.plan import Plan, PlannedLayer, open_plan
-from lib_pm.merge.progress import Progress, silent
-from lib_pm.merge.recipe import LoraUse, Recipe, make_recipe
+from lib_pm.families.blocks import BLOCK_LISTS
+from lib_pm.families.families import Family, kind
+from lib_pm.merging.devices import Device
+from lib_pm.merging.layers import dense_workers, read_layer, run_layers
+from lib_pm.merging.memory import Need
+from lib_pm.merging.plan import Plan, PlannedLayer, open_plan
+from lib_pm.merging.progress import Progress, silent
+from lib_pm.merging.recipe import LoraUse, Recipe, make_recipe
 
 
 def analyse(

@@ -1,6 +1,6 @@
 """What one merge computes and the next one may need again: kept by content, within a number of bytes.
 
-`lib_pm.merge.cache.MergeCache` owns the memo. These ask it:
+`lib_pm.merging.cache.MergeCache` owns the memo. These ask it:
 
 | what is kept | by | asked by | serves |
 |---|---|---|---|

@@ -18,7 +18,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lib_pm.core.families.names import bare_names
+from lib_pm.families.names import bare_names
 
 _KEY = re.compile(r"(\^|(?:\.\*\\?\.))?((?:[\w./-]|\\[._-])+)\$?")
 FORMS = "a layer's name or its end, such as attn.to_q, ^mid_block.attn.to_q or .*\\.to_q"

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lib_pm.core.errors import MergeInputError, quoted
-from lib_pm.core.families.detect import FAMILIES, SAYS, SD2_OR_NOT, named, spellings, stated
-from lib_pm.core.families.families import Family, either, plain_word
-from lib_pm.core.families.names import parse_name, prefix_of
+from lib_pm.families.detect import FAMILIES, SAYS, SD2_OR_NOT, named, spellings, stated
+from lib_pm.families.families import Family, either, plain_word
+from lib_pm.families.names import parse_name, prefix_of
 from lib_pm.files.reader import LoraFile
 
 # What gets around a refusal, for the user to read.

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lib_pm.core.families.families import kind
 from lib_pm.core.visible import as_lines
+from lib_pm.families.families import kind
 from lib_pm.files.json_text import load_json
 from lib_pm.files.metadata import RECIPE_KEY, TAGS_KEY, merged_tags, too_long
 from lib_pm.files.reader import open_lora

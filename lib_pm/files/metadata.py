@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lib_pm import __version__
 from lib_pm.core.errors import MergeInputError
-from lib_pm.core.families.detect import SAYS, SD2_OR_NOT, named
+from lib_pm.families.detect import SAYS, SD2_OR_NOT, named
 from lib_pm.files.json_text import MAX_LENGTH, load_json
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.core.families.names import parse_name
 from lib_pm.core.formats.foreign import PEFT_TYPES
+from lib_pm.families.names import parse_name
 from lib_pm.files.alpha_patterns import FORMS, AlphaPatterns, NotUnderstood
 from lib_pm.files.json_text import NotJson, parse_json
 from lib_pm.files.reading import reading

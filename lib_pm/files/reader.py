@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.core.families.detect import detect
-from lib_pm.core.families.families import Family, either
 from lib_pm.core.formats.foreign import file_kind, kind_of
 from lib_pm.core.formats.lora import Naming, Part, naming_of, split_key
 from lib_pm.core.layers import Layer, LayerShape, all_finite
 from lib_pm.core.visible import whole
+from lib_pm.families.detect import detect
+from lib_pm.families.families import Family, either
 from lib_pm.files.header import DTYPES, Entry
 from lib_pm.files.peft_config import PeftConfig, read_peft_config
 from lib_pm.files.stamps import Facts, Stamp

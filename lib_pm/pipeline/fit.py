@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.core.families.names import parse_name
 from lib_pm.core.formats.foreign import kind_of
 from lib_pm.core.formats.lora import Part, split_key
 from lib_pm.core.layers import LayerShape
+from lib_pm.families.names import parse_name
 
 _NAMED = 5  # names shown in an error; the count says the rest
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lib_pm.core.blocks import BLOCK_LISTS, read_presets
 from lib_pm.core.errors import MergeInputError
+from lib_pm.families.blocks import BLOCK_LISTS, read_presets
 
 
 def _preset(text: str) -> str:

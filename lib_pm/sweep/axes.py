@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lib_pm.core.blocks import check_block_weights
 from lib_pm.core.choices import APPLY
 from lib_pm.core.errors import MergeInputError, quoted
 from lib_pm.core.params import LIMIT, Option
 from lib_pm.core.registry import MODES, all_options, find_mode
+from lib_pm.families.blocks import check_block_weights
 from lib_pm.prompt import edit as rewrite
 from lib_pm.prompt.edit import Tags, rounded
 from lib_pm.prompt.tag import is_number, writable

@@ -9,8 +9,8 @@ from typing import Any
 import gradio as gr
 
 from lib_pm.core.errors import MergeInputError, counted
-from lib_pm.merge.recipe import DEFAULT_MODE
-from lib_pm.merge.report import Report
+from lib_pm.merging.recipe import DEFAULT_MODE
+from lib_pm.merging.report import Report
 from lib_pm.prompt.parse import LoraTag, write_lora
 from lib_pm.prompt.tag import tags_of
 from lib_pm.ui.card_form import draw_card_form

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from lib_pm.core.visible import visible, whole
-from lib_pm.merge.report import Report
+from lib_pm.merging.report import Report
 from lib_pm.workspace.job_queue import Job
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import gradio as gr
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.merge.report import Report
-from lib_pm.merge.resize import NO_LIMIT, RULES, NewRank, parse_dynamic
+from lib_pm.merging.report import Report
+from lib_pm.merging.resize import NO_LIMIT, RULES, NewRank, parse_dynamic
 from lib_pm.ui.job_status import draw_working, run_on_click
 from lib_pm.ui.lora_lists import Listing, choices_of, marker
 from lib_pm.ui.save_form import draw_save_form, target_of

@@ -18,9 +18,9 @@ from lib_pm.core.registry import find_mode
 from lib_pm.core.visible import whole
 from lib_pm.files.contents import inspect_file
 from lib_pm.files.metadata import KEEP
-from lib_pm.merge.recipe import DEFAULT_MODE, PRECISIONS
-from lib_pm.merge.report import Report
-from lib_pm.merge.resize import NO_LIMIT, NewRank, parse_dynamic
+from lib_pm.merging.recipe import DEFAULT_MODE, PRECISIONS
+from lib_pm.merging.report import Report
+from lib_pm.merging.resize import NO_LIMIT, NewRank, parse_dynamic
 from lib_pm.prompt.parse import write_pm
 from lib_pm.webui.guard import Answer, GuardedRoute
 from lib_pm.webui.origin import Origins, check_sender

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from lib_pm.core.errors import Faults, MergeInputError
-from lib_pm.merge.cache import MergeCache, Merged
-from lib_pm.merge.progress import Cancelled, Progress, Unit
-from lib_pm.merge.recipe import LoraUse, Recipe, make_recipe
+from lib_pm.merging.cache import MergeCache, Merged
+from lib_pm.merging.progress import Cancelled, Progress, Unit
+from lib_pm.merging.recipe import LoraUse, Recipe, make_recipe
 from lib_pm.prompt.parse import LoraTag, Request, write_pm
 from lib_pm.webui.adapter import find_host, find_lora, lora_extension, model_family
 from lib_pm.webui.infotext import begin, note, record, tell

@@ -9,7 +9,7 @@ import gradio as gr
 
 from lib_pm.core.choices import DEVICES
 from lib_pm.core.registry import MODES
-from lib_pm.merge.recipe import DEFAULT_MODE
+from lib_pm.merging.recipe import DEFAULT_MODE
 from lib_pm.prompt.presets import load_presets
 
 _SECTION = ("power_merger", "Power Merger")

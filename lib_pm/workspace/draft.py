@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from lib_pm.core.blocks import check_block_weights
 from lib_pm.core.choices import APPLY
 from lib_pm.core.errors import Faults, MergeInputError, quoted
-from lib_pm.core.families.families import KINDS
 from lib_pm.core.registry import find_mode
+from lib_pm.families.blocks import check_block_weights
+from lib_pm.families.families import KINDS
 from lib_pm.files.json_text import NotJson, parse_json
-from lib_pm.merge.recipe import DEFAULT_MODE, LoraUse, Recipe, make_recipe, recipe_from_json
+from lib_pm.merging.recipe import DEFAULT_MODE, LoraUse, Recipe, make_recipe, recipe_from_json
 from lib_pm.prompt.parse import (
     LoraTag,
     ModeTag,

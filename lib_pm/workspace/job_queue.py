@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.visible import visible
-from lib_pm.merge.progress import Cancelled, Progress, Unit
+from lib_pm.merging.progress import Cancelled, Progress, Unit
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
 Turn = AbstractContextManager[Any]

@@ -16,13 +16,13 @@ from lib_pm.files.metadata import check_keep
 from lib_pm.files.new_folder import check_can_be_made, made
 from lib_pm.files.whole_file import reason
 from lib_pm.files.writer import check_target
-from lib_pm.merge.check_headers import check_block_weights_of
-from lib_pm.merge.devices import choose_device
-from lib_pm.merge.merge import merge_to_file
-from lib_pm.merge.progress import Progress, Unit
-from lib_pm.merge.recipe import Recipe, dtype_name
-from lib_pm.merge.report import Report
-from lib_pm.merge.resize import NewRank, preview_resize, resize_to_file
+from lib_pm.merging.check_headers import check_block_weights_of
+from lib_pm.merging.devices import choose_device
+from lib_pm.merging.merge import merge_to_file
+from lib_pm.merging.progress import Progress, Unit
+from lib_pm.merging.recipe import Recipe, dtype_name
+from lib_pm.merging.report import Report
+from lib_pm.merging.resize import NewRank, preview_resize, resize_to_file
 from lib_pm.workspace.draft import Draft
 from lib_pm.workspace.job_queue import Job
 from lib_pm.workspace.workspace import Desk

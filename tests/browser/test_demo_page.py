@@ -11,8 +11,8 @@ import pytest
 
 pytest.importorskip("diffusers")
 pytest.importorskip("peft")
-from lib_pm.demo.page import DemoDesk, build, launch
-from lib_pm.demo.tiny.weights import LORAS, load_pipeline
+from demo.page import DemoDesk, build, launch
+from demo.tiny.weights import LORAS, load_pipeline
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from tests.browser.conftest import OpenTab, serving
 from tests.browser.driver import Tab
 from tests.host.by_hand import changed_by_hand, pixels
 from tests.loras import make_lora, write
-from tests.pipeline import build_pipeline
 from tests.samples import random_lora
+from tests.small_pipeline import build_pipeline
 
 RECIPE = "<lora:style:0.8>\n<lora:char:0.6:0.5>\n#<lora:char:1>\n<lora:detail:-0.4>"
 LAYERS = 150

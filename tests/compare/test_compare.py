@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from lib_pm.compare.compare import analyse
 from lib_pm.compare.findings import Analysis, Spectrum, number
 from lib_pm.core.errors import MergeInputError
-from lib_pm.merge.progress import Cancelled
-from lib_pm.merge.recipe import LoraUse, make_recipe
+from lib_pm.merging.progress import Cancelled
+from lib_pm.merging.recipe import LoraUse, make_recipe
 from tests.layouts import Shapes
 from tests.loras import KOHYA, deltas, make_lora, write
 

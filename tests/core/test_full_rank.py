@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from lib_pm import cli
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.registry import MODES, find_mode
-from lib_pm.merge.merge import merge, merge_to_file
-from lib_pm.merge.recipe import LoraUse, Recipe, make_recipe, recipe_from_json
+from lib_pm.merging.merge import merge, merge_to_file
+from lib_pm.merging.recipe import LoraUse, Recipe, make_recipe, recipe_from_json
 from lib_pm.prompt.parse import parse_pm, write_pm
 from tests.loras import deltas, make_lora, relative_error, write
 

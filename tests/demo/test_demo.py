@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from lib_pm.demo.__main__ import compare
-from lib_pm.demo.grid import sheet
+from demo.__main__ import compare
+from demo.grid import sheet
 from lib_pm.files.reader import open_lora
-from tests.pipeline import build_pipeline
 from tests.samples import write_samples
+from tests.small_pipeline import build_pipeline
 
 
 def test_samples_are_what_kohya_writes(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ import pytest
 
 pytest.importorskip("diffusers")
 pytest.importorskip("peft")
+from demo.generate import Generator, Made
+from demo.tiny.weights import LORAS, load_pipeline
 from lib_pm.core.errors import MergeInputError
-from lib_pm.demo.generate import Generator, Made
-from lib_pm.demo.tiny.weights import LORAS, load_pipeline
 from lib_pm.workspace.workspace import Desk
 
 WORDS = "a red star on a blue background"

@@ -5,22 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import math
-import sys
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from lib_pm.cli import main
+from demo.quality import results as results_module
+from demo.quality.document import markdown, plot, write_table
+from demo.quality.measure import Score, interval, score, together
+from demo.quality.results import Results, measure_all
+from demo.quality.settings import BASELINES, Loras, Setting, lora_sets, settings
+from demo.tiny.checks import Seen
+from demo.tiny.scenes import STYLES, Scene
 from lib_pm.core.registry import MODES
-from lib_pm.demo.quality import results as results_module
-from lib_pm.demo.quality.document import markdown, plot, write_table
-from lib_pm.demo.quality.measure import Score, interval, score, together
-from lib_pm.demo.quality.results import Results, measure_all
-from lib_pm.demo.quality.settings import BASELINES, Loras, Setting, lora_sets, settings
-from lib_pm.demo.tiny.checks import Seen
-from lib_pm.demo.tiny.scenes import STYLES, Scene
 
 LORAS = Loras("star", ("stripes", "outline"))
 
@@ -119,18 +117,3 @@ def test_a_stopped_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert measured[:5] == before
     assert len(measured) == len(found) == 3 * len(settings(4))
     assert sum(score.all for score in found.values()) == 5
-
-
-def test_the_command_line_hands_its_options_on(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(["bench", "quality", "--help"])
-    assert stop.value.code == 0
-    assert "--seeds" in capsys.readouterr().out
-
-
-def test_without_diffusers_it_says_what_is_missing(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "transformers", None)
-    assert main(["bench", "quality"]) == 2
-    assert "error: transformers is not installed; the score" in capsys.readouterr().err

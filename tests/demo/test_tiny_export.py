@@ -14,8 +14,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_clip_checkpoint
 from torch import Tensor
 
-from lib_pm.demo.tiny import export
-from lib_pm.demo.tiny.model import VAE_WIDTHS, build_models, build_pipeline, build_tokenizer, clip_merges
+from demo.tiny import export
+from demo.tiny.model import VAE_WIDTHS, build_models, build_pipeline, build_tokenizer, clip_merges
 
 
 @pytest.fixture(scope="module")

@@ -14,16 +14,16 @@ from safetensors.torch import load_file, save_file
 
 pytest.importorskip("diffusers")
 pytest.importorskip("peft")
-from lib_pm.demo.quality.measure import captions_right, measure
-from lib_pm.demo.quality.settings import STACKED, Loras, Setting
-from lib_pm.demo.tiny.checks import Seen, look
-from lib_pm.demo.tiny.model import render
-from lib_pm.demo.tiny.scenes import NEW_SHAPES, SHAPES, STYLES, Scene
-from lib_pm.demo.tiny.train_loras import KINDS
-from lib_pm.demo.tiny.weights import LORAS, WEIGHTS, load_pipeline
+from demo.quality.measure import captions_right, measure
+from demo.quality.settings import STACKED, Loras, Setting
+from demo.tiny.checks import Seen, look
+from demo.tiny.model import render
+from demo.tiny.scenes import NEW_SHAPES, SHAPES, STYLES, Scene
+from demo.tiny.train_loras import KINDS
+from demo.tiny.weights import LORAS, WEIGHTS, load_pipeline
 from lib_pm.files.reader import open_lora
-from lib_pm.merge.merge import merge, merge_to_file
-from lib_pm.merge.recipe import LoraUse, make_recipe
+from lib_pm.merging.merge import merge, merge_to_file
+from lib_pm.merging.recipe import LoraUse, make_recipe
 from lib_pm.pipeline.apply import Stacked, apply, remove, stacked
 
 COLOURS = [("red", "blue"), ("yellow", "purple"), ("white", "green"), ("cyan", "orange")]

@@ -7,9 +7,9 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from lib_pm.demo.tiny.checks import look
-from lib_pm.demo.tiny.pictures import draw
-from lib_pm.demo.tiny.scenes import NEW_SHAPES, SHAPES, STYLES, Scene, held_out_scenes, random_scenes
+from demo.tiny.checks import look
+from demo.tiny.pictures import draw
+from demo.tiny.scenes import NEW_SHAPES, SHAPES, STYLES, Scene, held_out_scenes, random_scenes
 
 PLAIN = ("",)
 

@@ -12,13 +12,13 @@ pytest.importorskip("diffusers")
 pytest.importorskip("peft")
 from safetensors.torch import load_file
 
-from lib_pm.demo.tiny import run_state
-from lib_pm.demo.tiny.lora import TrainedLora
-from lib_pm.demo.tiny.model import build_models, build_pipeline, build_tokenizer
-from lib_pm.demo.tiny.pictures import SIZE
-from lib_pm.demo.tiny.scenes import held_out_scenes
-from lib_pm.demo.tiny.train_base import make_pairs, noise_loss
-from lib_pm.demo.tiny.train_vae import decode, standardize
+from demo.tiny import run_state
+from demo.tiny.lora import TrainedLora
+from demo.tiny.model import build_models, build_pipeline, build_tokenizer
+from demo.tiny.pictures import SIZE
+from demo.tiny.scenes import held_out_scenes
+from demo.tiny.train_base import make_pairs, noise_loss
+from demo.tiny.train_vae import decode, standardize
 from lib_pm.pipeline.apply import apply, remove
 
 STEPS = 20
@@ -128,7 +128,7 @@ def test_the_loss_teaches_the_noise() -> None:
     assert seen["times"].max() > 994
     empty = (seen["ids"] == pairs.empty).all(1).float().mean()
     assert 0.07 < empty < 0.13
-    from lib_pm.demo.tiny.model import noise_schedule
+    from demo.tiny.model import noise_schedule
 
     weights = (1 / noise_schedule().alphas_cumprod).clamp(max=20.0)
     assert loss == pytest.approx(float(weights.mean()), rel=0.05)

@@ -13,11 +13,11 @@ from lib_pm.compare.compare import analyse
 from lib_pm.core.errors import MergeInputError
 from lib_pm.files.base_model import FORCE
 from lib_pm.files.reader import LoraFile, open_lora
-from lib_pm.merge.cache import MergeCache
-from lib_pm.merge.merge import merge, merge_to_file
-from lib_pm.merge.plan import Plan, open_plan
-from lib_pm.merge.recipe import LoraUse, Recipe, make_recipe
-from lib_pm.merge.resize import NewRank, resize_to_file
+from lib_pm.merging.cache import MergeCache
+from lib_pm.merging.merge import merge, merge_to_file
+from lib_pm.merging.plan import Plan, open_plan
+from lib_pm.merging.recipe import LoraUse, Recipe, make_recipe
+from lib_pm.merging.resize import NewRank, resize_to_file
 from tests.layouts import Shapes
 from tests.loras import KOHYA, PEFT, make_lora, write
 from tests.models import spellings, whole, write_header

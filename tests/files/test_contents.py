@@ -10,8 +10,8 @@ import torch
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.files.contents import inspect_file
-from lib_pm.merge.merge import merge_to_file
-from lib_pm.merge.recipe import LoraUse, make_recipe
+from lib_pm.merging.merge import merge_to_file
+from lib_pm.merging.recipe import LoraUse, make_recipe
 from tests.layouts import Shapes
 from tests.loras import PEFT, make_lora, write
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lib_pm.merge.plan import open_plan
-from lib_pm.merge.recipe import LoraUse, make_recipe
+from lib_pm.merging.plan import open_plan
+from lib_pm.merging.recipe import LoraUse, make_recipe
 from tests.loras import KOHYA, PEFT, make_lora, write
 
 BLOCK = "transformer_blocks_0"

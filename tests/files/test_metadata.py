@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from lib_pm import __version__
 from lib_pm.files.metadata import RECIPE_KEY
-from lib_pm.merge.merge import merge_to_file
-from lib_pm.merge.recipe import LoraUse, Recipe, make_recipe, recipe_from_json
+from lib_pm.merging.merge import merge_to_file
+from lib_pm.merging.recipe import LoraUse, Recipe, make_recipe, recipe_from_json
 from tests.layouts import Shapes
 from tests.loras import PEFT, make_lora, write
 

@@ -14,9 +14,9 @@ from lib_pm.core.errors import MergeInputError
 from lib_pm.files.alpha_patterns import AlphaPatterns
 from lib_pm.files.contents import inspect_file
 from lib_pm.files.reader import open_lora
-from lib_pm.merge.merge import merge
-from lib_pm.merge.recipe import LoraUse, make_recipe
-from lib_pm.merge.resize import NewRank, preview_resize
+from lib_pm.merging.merge import merge
+from lib_pm.merging.recipe import LoraUse, make_recipe
+from lib_pm.merging.resize import NewRank, preview_resize
 from lib_pm.ui.messages import report_html
 from tests.loras import PEFT, make_lora, relative_error, write
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.files.reader import open_lora
-from lib_pm.merge.merge import merge
-from lib_pm.merge.recipe import LoraUse, make_recipe
-from lib_pm.merge.resize import NewRank, preview_resize
+from lib_pm.merging.merge import merge
+from lib_pm.merging.recipe import LoraUse, make_recipe
+from lib_pm.merging.resize import NewRank, preview_resize
 from tests.loras import make_lora, write
 
 NAME = "lora_unet_mid_block_attentions_0_proj_in"

@@ -16,15 +16,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-import lib_pm.merge.cache
-import lib_pm.merge.merge
+import lib_pm.merging.cache
+import lib_pm.merging.merge
 from lib_pm.core.errors import MergeInputError
 from lib_pm.files.metadata import RECIPE_KEY
 from lib_pm.files.reader import LoraFile, open_lora
-from lib_pm.merge.cache import MergeCache
-from lib_pm.merge.merge import merge_to_file
-from lib_pm.merge.plan import Plan
-from lib_pm.merge.recipe import LoraUse, Recipe, make_recipe
+from lib_pm.merging.cache import MergeCache
+from lib_pm.merging.merge import merge_to_file
+from lib_pm.merging.plan import Plan
+from lib_pm.merging.recipe import LoraUse, Recipe, make_recipe
 from tests.loras import PEFT, deltas, make_lora, total_error, write
 
 LAYER = "lora_unet_down_blocks_1_attentions_0_proj_in"
@@ -65,7 +65,7 @@ def test_hash_and_tensors_are_of_one_file(path: Path) -> None:
 def test_the_hash_in_a_merged_file_is_of_what_was_merged(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, open_plan = data_hash(path), lib_pm.merge.merge.open_plan
+    before, open_plan = data_hash(path), lib_pm.merging.merge.open_plan
 
     @contextmanager
     def and_replace(what: Recipe, **options: Any) -> Iterator[Plan]:
@@ -73,7 +73,7 @@ def test_the_hash_in_a_merged_file_is_of_what_was_merged(
             replace(path)
             yield plan
 
-    monkeypatch.setattr(lib_pm.merge.merge, "open_plan", and_replace)
+    monkeypatch.setattr(lib_pm.merging.merge, "open_plan", and_replace)
     target = tmp_path / "out.safetensors"
     merge_to_file(recipe(path), target)
     with safe_open(str(target), framework="pt") as file:
@@ -97,12 +97,12 @@ def test_an_image_after_a_file_was_replaced_has_the_new_one(
     path: Path, monkeypatch: pytest.MonkeyPatch, when: Callable[[Any, Path], LoraFile]
 ) -> None:
     """The save comes just before or after the file is opened for an image."""
-    original = lib_pm.merge.cache.open_lora
-    monkeypatch.setattr(lib_pm.merge.cache, "open_lora", lambda path: when(original, path))
+    original = lib_pm.merging.cache.open_lora
+    monkeypatch.setattr(lib_pm.merging.cache, "open_lora", lambda path: when(original, path))
     cache = MergeCache(2**20)
     first = cache.merge(recipe(path))
     assert_is(first.tensors, NEW if when is before else OLD)
-    monkeypatch.setattr(lib_pm.merge.cache, "open_lora", original)
+    monkeypatch.setattr(lib_pm.merging.cache, "open_lora", original)
     second = cache.merge(recipe(path))
     assert_is(second.tensors, NEW)
     assert (second.key == first.key) == (when is before)
@@ -114,7 +114,7 @@ def test_a_file_that_is_replaced_while_what_was_read_of_it_is_found_again(
 ) -> None:
     cache = MergeCache(2**20)
     cache.merge(recipe(path))
-    stamp = lib_pm.merge.cache._stamp
+    stamp = lib_pm.merging.cache._stamp
 
     def and_replace(path: Path) -> Any:
         found = stamp(path)
@@ -123,7 +123,7 @@ def test_a_file_that_is_replaced_while_what_was_read_of_it_is_found_again(
 
     weaker = make_recipe([LoraUse(path, 0.5)], "concat", save_dtype="float32")  # not merged before
     calls = iter([stamp, and_replace])  # is it known, then: is what was read of it there
-    monkeypatch.setattr(lib_pm.merge.cache, "_stamp", lambda path: next(calls, stamp)(path))
+    monkeypatch.setattr(lib_pm.merging.cache, "_stamp", lambda path: next(calls, stamp)(path))
     merged = cache.merge(weaker)
     assert total_error(deltas(dict(merged.tensors)), {LAYER: deltas(NEW)[LAYER] / 2}) < 1e-6
 

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.files.writer import StreamWriter, header_size
-from lib_pm.merge.merge import merge_to_file
-from lib_pm.merge.progress import Cancelled
-from lib_pm.merge.recipe import LoraUse, Recipe, make_recipe
+from lib_pm.merging.merge import merge_to_file
+from lib_pm.merging.progress import Cancelled
+from lib_pm.merging.recipe import LoraUse, Recipe, make_recipe
 from tests.layouts import Shapes
 from tests.loras import deltas, make_lora, total_error, write
 

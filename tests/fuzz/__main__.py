@@ -132,7 +132,7 @@ def _peak_from_here() -> int:
 
 
 def _peak() -> int:
-    from lib_pm.merge.report import peak_memory
+    from lib_pm.merging.report import peak_memory
 
     return peak_memory() or 0
 

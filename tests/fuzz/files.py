@@ -16,9 +16,9 @@ from lib_pm.core.errors import MergeInputError
 from lib_pm.core.registry import MODES
 from lib_pm.files.contents import inspect_file
 from lib_pm.files.reader import open_lora
-from lib_pm.merge.merge import merge, merge_to_file
-from lib_pm.merge.recipe import DTYPES, LoraUse, make_recipe
-from lib_pm.merge.resize import NewRank, parse_dynamic, preview_resize
+from lib_pm.merging.merge import merge, merge_to_file
+from lib_pm.merging.recipe import DTYPES, LoraUse, make_recipe
+from lib_pm.merging.resize import NewRank, parse_dynamic, preview_resize
 from lib_pm.workspace.draft import from_recipe
 from tests.fuzz.junk import changed_bytes, changed_json, check_message, junk_json
 from tests.fuzz.samples import SIZES, Sample, put, random_name, samples

@@ -10,14 +10,14 @@ from random import Random
 from typing import Any
 
 from lib_pm.cli.arguments import request_of
-from lib_pm.core.blocks import check_block_weights, expand_preset, parse_block_weights, read_presets
 from lib_pm.core.errors import MergeInputError
-from lib_pm.core.families.families import SD1
 from lib_pm.core.registry import MODES
 from lib_pm.core.visible import visible
+from lib_pm.families.blocks import check_block_weights, expand_preset, parse_block_weights, read_presets
+from lib_pm.families.families import SD1
 from lib_pm.files.file_names import check_folder, check_name
 from lib_pm.files.json_text import load_json
-from lib_pm.merge.resize import parse_dynamic
+from lib_pm.merging.resize import parse_dynamic
 from lib_pm.prompt import edit as rewrite
 from lib_pm.prompt.parse import parse_file, parse_lora, parse_pm, parse_prompt
 from lib_pm.prompt.presets import BUILT_IN

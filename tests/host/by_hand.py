@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib_pm.demo.tiny.lora import kohya_layers
-from tests.pipeline import render
+from demo.tiny.lora import kohya_layers
 from tests.samples import random_lora
+from tests.small_pipeline import render
 
 LoraDict = dict[str, Tensor]
 ALL_BLOCKS = ("Transformer2DModel", "ResnetBlock2D", "Downsample2D", "Upsample2D", "CLIPAttention", "CLIPMLP")

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.webui.lora_files import PREFIX, put, tensors
-from tests.webui.merging import PLAIN, TIES, A, B, make_ab, saved
-from tests.webui.server import HIRES, Server, difference, same
+from tests.host.lora_files import PREFIX, put, tensors
+from tests.host.merging import PLAIN, TIES, A, B, make_ab, saved
+from tests.host.server import HIRES, Server, difference, same
 
-pytest_plugins = ("tests.webui.fixtures",)
+pytest_plugins = ("tests.host.fixtures",)
 
 
 @pytest.fixture(autouse=True)

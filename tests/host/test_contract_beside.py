@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from tests.webui.chosen import KINDS, by_double_only
-from tests.webui.double import EXTENSION, REPOSITORY, Double, running
-from tests.webui.merging import PLAIN, TIES, A, B, make_ab, saved
-from tests.webui.server import HIRES, difference, same
+from tests.host.chosen import KINDS, by_double_only
+from tests.host.double import EXTENSION, REPOSITORY, Double, running
+from tests.host.merging import PLAIN, TIES, A, B, make_ab, saved
+from tests.host.server import HIRES, difference, same
 
-pytest_plugins = ("tests.webui.fixtures",)
+pytest_plugins = ("tests.host.fixtures",)
 
 LBW = "sd-webui-lora-block-weight"
 
@@ -21,7 +21,7 @@ LBW = "sd-webui-lora-block-weight"
 @pytest.fixture(params=KINDS)
 def beside_lbw(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Double]:
     """A double with both extensions."""
-    extensions = {EXTENSION: REPOSITORY, LBW: Path(__file__).parents[1] / "webui" / "extensions" / LBW}
+    extensions = {EXTENSION: REPOSITORY, LBW: Path(__file__).parent / "extensions" / LBW}
     with running(request.param, tmp_path, extensions) as double:
         make_ab(double)
         yield double

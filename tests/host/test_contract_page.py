@@ -8,15 +8,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.host.chosen import by_double_only
+from tests.host.double import Double
+from tests.host.lora_files import PREFIX, put, tensors
+from tests.host.merging import PLAIN, TIES, A, B, make_ab
+from tests.host.server import HIRES, Result, Server, ServerError, difference, same
 from tests.layouts import sdxl
 from tests.loras import make_lora
-from tests.webui.chosen import by_double_only
-from tests.webui.double import Double
-from tests.webui.lora_files import PREFIX, put, tensors
-from tests.webui.merging import PLAIN, TIES, A, B, make_ab
-from tests.webui.server import HIRES, Result, Server, ServerError, difference, same
 
-pytest_plugins = ("tests.webui.fixtures",)
+pytest_plugins = ("tests.host.fixtures",)
 
 STACK = f"<lora:{A}:0.8><lora:{B}:0.6>"
 KEY = "Power Merger: "

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from tests.webui.chosen import KINDS, by_double_only
-from tests.webui.double import Double, running
-from tests.webui.lora_files import PREFIX, put, tensors
-from tests.webui.merging import PLAIN, TIES, A, B, make_ab, saved
-from tests.webui.plotting import make_plot
-from tests.webui.server import HIRES, Kind, Server, ServerError, difference, same
+from tests.host.chosen import KINDS, by_double_only
+from tests.host.double import Double, running
+from tests.host.lora_files import PREFIX, put, tensors
+from tests.host.merging import PLAIN, TIES, A, B, make_ab, saved
+from tests.host.plotting import make_plot
+from tests.host.server import HIRES, Kind, Server, ServerError, difference, same
 
-pytest_plugins = ("tests.webui.fixtures",)
+pytest_plugins = ("tests.host.fixtures",)
 
 STACK = f"<lora:{A}:0.8><lora:{B}:0.6>"
 MERGED = f"{PLAIN}{STACK}{TIES}"

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from tests.webui.double import Double, running
-from tests.webui.lora_files import put, tensors
-from tests.webui.server import HIRES, ServerError, difference, same
+from tests.host.double import Double, running
+from tests.host.lora_files import put, tensors
+from tests.host.server import HIRES, ServerError, difference, same
 
-pytest_plugins = ("tests.webui.fixtures",)
+pytest_plugins = ("tests.host.fixtures",)
 
 PROMPT = "a red cat"
 AFTER = "after_extra_networks_activate"

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from tests.webui import in_memory
-from tests.webui.double import Double
-from tests.webui.lora_files import put, tensors
-from tests.webui.server import HIRES, ServerError, same
+from tests.host import in_memory
+from tests.host.double import Double
+from tests.host.lora_files import put, tensors
+from tests.host.server import HIRES, ServerError, same
 
-pytest_plugins = ("tests.webui.fixtures",)
+pytest_plugins = ("tests.host.fixtures",)
 
 PROMPT = "a red cat"
 AFTER = "after_extra_networks_activate"

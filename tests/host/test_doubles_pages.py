@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-from tests.webui.chosen import KINDS
-from tests.webui.double import Double, running
-from tests.webui.lora_files import put, tensors
-from tests.webui.plotting import make_plot
-from tests.webui.server import HIRES, ServerError, same
+from tests.host.chosen import KINDS
+from tests.host.double import Double, running
+from tests.host.lora_files import put, tensors
+from tests.host.plotting import make_plot
+from tests.host.server import HIRES, ServerError, same
 
-pytest_plugins = ("tests.webui.fixtures",)
+pytest_plugins = ("tests.host.fixtures",)
 
 PROMPT = "a red cat"
 

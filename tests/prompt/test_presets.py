@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lib_pm.core.blocks import BLOCK_LISTS, expand_preset
 from lib_pm.core.errors import MergeInputError
+from lib_pm.families.blocks import BLOCK_LISTS, expand_preset
 from lib_pm.prompt.presets import BUILT_IN, load_presets
 
 # The file that sd-webui-lora-block-weight starts with, its first lines.

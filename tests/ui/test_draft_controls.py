@@ -10,7 +10,7 @@ import pytest
 from lib_pm.core.choices import APPLY
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.registry import MODES
-from lib_pm.merge.recipe import DTYPES
+from lib_pm.merging.recipe import DTYPES
 from lib_pm.prompt.parse import write_pm
 from lib_pm.ui.draft_controls import DraftControls, draft_of, draft_values, draw_mode, draw_text
 from lib_pm.ui.mode_controls import OPTIONS, mode_values, panel_text

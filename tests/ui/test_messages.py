@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from lib_pm.files.contents import Inspection
-from lib_pm.merge.report import LayerReport, LoraReport, Report
+from lib_pm.merging.report import LayerReport, LoraReport, Report
 from lib_pm.ui.inspect_page import inspection_html
 from lib_pm.ui.lora_lists import data_html, marker
 from lib_pm.ui.messages import note_html, problem_html, progress_html, report_html, seconds_text, table_html

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.registry import MODES, find_mode
 from lib_pm.files.contents import inspect_file
-from lib_pm.merge.merge import merge_to_file
-from lib_pm.merge.recipe import LoraUse, make_recipe
+from lib_pm.merging.merge import merge_to_file
+from lib_pm.merging.recipe import LoraUse, make_recipe
 from lib_pm.prompt.parse import LoraTag, Request, write_lora, write_pm
 from lib_pm.workspace.draft import Draft, from_json, from_prompt, from_recipe
 from tests.loras import make_lora, write

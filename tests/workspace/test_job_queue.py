@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.merge.progress import Progress
+from lib_pm.merging.progress import Progress
 from lib_pm.workspace import job_queue as queue_module
 from lib_pm.workspace.job_queue import KEPT, MOST_WAITING, Job, Queue, QueueFull
 

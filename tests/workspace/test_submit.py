@@ -15,10 +15,10 @@ from safetensors import safe_open
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.files import metadata
-from lib_pm.merge.merge import merge_to_file
-from lib_pm.merge.progress import Cancelled
-from lib_pm.merge.report import Report
-from lib_pm.merge.resize import NewRank
+from lib_pm.merging.merge import merge_to_file
+from lib_pm.merging.progress import Cancelled
+from lib_pm.merging.report import Report
+from lib_pm.merging.resize import NewRank
 from lib_pm.workspace.draft import Draft
 from lib_pm.workspace.job_queue import Job
 from lib_pm.workspace.submit import Target, read_draft, submit_merge, submit_resize

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.merge.resize import NewRank, parse_dynamic, resize_to_file
+from lib_pm.merging.resize import NewRank, parse_dynamic, resize_to_file
 from lib_pm.workspace.submit import Target, submit_resize
 from tests.desks import SHAPES, SeenDesk, done, files, make_desk
 from tests.loras import make_lora, write

@@ -1,0 +1,1 @@
+"""`python -m demo`: a merge from end to end on a small pipeline that needs no download."""

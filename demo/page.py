@@ -1,0 +1,105 @@
+"""The Power Merger tab beside a panel that draws pictures, so that all can be tried without a WebUI."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from demo.generate import Generator, Made
+from demo.tiny.checks import look
+from demo.tiny.model import GUIDANCE, STEPS
+from lib_pm.core.errors import MergeInputError
+from lib_pm.merging.recipe import DEFAULT_MODE
+from lib_pm.ui import accordion, tab
+from lib_pm.ui.messages import note_html, problem_html
+from lib_pm.workspace.card import find_picture
+from lib_pm.workspace.workspace import Desk
+
+ROOT = Path(__file__).resolve().parents[1]
+PROMPT = "a red star on a blue background <lora:star:1> <lora:stripes:0.8>"
+_HELP = """\
+The model knows `circle`, `square`, `triangle`, `diamond`, `cross`, in red, orange, yellow, green, cyan, blue, purple or
+white, on a `checkered` or `dotted` background too, `small` or `large`, `at the left`, `right`, `top`, `bottom`. The
+LoRAs add `star`, `ring`, `heart` and the styles stripes, outline, twotone."""
+
+
+class DemoDesk(Desk):
+    """A plain folder whose LoRAs may have pictures beside them."""
+
+    def thumb(self, path: Path, beside: Collection[str]) -> str:
+        picture = find_picture(path, beside)
+        return f"/gradio_api/file={picture.as_posix()}" if picture else ""
+
+
+def build(pipeline: Any, desk: Desk) -> Any:
+    """The page as Blocks."""
+    generator = Generator(pipeline, desk)
+    with gr.Blocks(analytics_enabled=False) as pictures:
+        prompt = gr.Textbox(PROMPT, label="Prompt", lines=2, elem_id="txt2img_prompt")
+        gr.Markdown(_HELP)
+        panel = accordion.build(_open_accordion, lambda name: f"txt2img_pm_{name}", DEFAULT_MODE, tab.TITLE)
+        with gr.Row():
+            seed = gr.Number(1, precision=0, label="Seed")
+            count = gr.Slider(1, 16, 4, step=1, label="Pictures, each with the next seed")
+            steps = gr.Slider(1, 50, STEPS, step=1, label="Steps")
+            guidance = gr.Slider(1, 10, GUIDANCE, step=0.5, label="Guidance")
+        button = gr.Button("Generate", variant="primary", elem_id="txt2img_generate")
+        said = gr.HTML(elem_id="demo_said")
+        gallery = gr.Gallery(
+            label="Pictures, and what the check sees in them", columns=4, format="png", elem_id="txt2img_gallery"
+        )
+
+        def generate(text: str, seed: float, count: float, steps: float, guidance: float, *held: Any) -> list[Any]:
+            seeds = [int(seed) + index for index in range(int(count))]
+            try:
+                made = generator.generate(text, accordion.requested(*held), seeds, steps=int(steps), guidance=guidance)
+            except MergeInputError as error:
+                return [problem_html(desk.public(str(error))), None]
+            return [_told(made), [_captioned(picture) for picture in made.pictures]]
+
+        button.click(generate, inputs=[prompt, seed, count, steps, guidance, *panel.controls], outputs=[said, gallery])
+    power_merger = tab.build(desk, {"txt2img_prompt": prompt})
+    with gr.Blocks(title=tab.TITLE, analytics_enabled=False) as page, gr.Tabs():
+        with gr.TabItem("txt2img"):
+            pictures.render()
+        with gr.TabItem(tab.TITLE):
+            power_merger.render()
+    return page
+
+
+def launch(page: Any, desk: Desk, **options: Any) -> None:
+    """Serve it, on this machine only, with the tab's script and style."""
+    scripts = "".join(f"<script>{path.read_text('utf-8')}</script>" for path in sorted(ROOT.glob("javascript/*.js")))
+    page.queue().launch(
+        server_name="127.0.0.1",
+        head=scripts,
+        css=(ROOT / "style.css").read_text("utf-8") + "#demo_said .pm-problem { color: var(--error-text-color); }",
+        allowed_paths=[str(desk.folder)],
+        **options,
+    )
+
+
+@contextmanager
+def _open_accordion(value: bool, label: str, elem_id: str) -> Iterator[Any]:
+    """What the WebUI's InputAccordion is: a checkbox that is on while the accordion counts."""
+    with gr.Accordion(label, open=value):
+        enabled = gr.Checkbox(value, label="Merge", elem_id=elem_id)
+        yield enabled
+
+
+def _told(made: Made) -> str:
+    what = f"Merged: <pm:{made.merged}>" if made.merged else "Nothing was merged."
+    return "".join(map(note_html, [what, *(f"{note}." for note in made.notes)]))
+
+
+def _captioned(picture: Any) -> tuple[Any, str]:
+    """A picture for the gallery, and what the check sees in it."""
+    seen = look(picture)
+    styles = ", ".join(style for style in seen.styles if seen.has(style))
+    caption = f"{seen.colour} {seen.shape or 'something'} on {seen.background}"
+    return (picture.transpose(1, 2, 0) * 255).round().astype(np.uint8), f"{caption}, {styles}" if styles else caption

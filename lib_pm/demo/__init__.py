@@ -1,1 +1,0 @@
-"""`python -m lib_pm.demo`: a merge from end to end on a small pipeline that needs no download."""

@@ -1,0 +1,183 @@
+"""The model families: how their layers are called when written, which block each is in, and what a file says of them.
+
+`transformers.py` lists those that are told by the layouts of their layers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lib_pm.families.layouts import Layout
+from lib_pm.families.names import parse_name, to_original
+
+Kind = Literal["attn", "mlp", "te", "other"]
+KINDS: tuple[Kind, ...] = ("attn", "mlp", "te", "other")
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model family.
+
+    block_lists: the lengths of block weight lists that fit it. canonical: from a name in any scheme to the name that
+    is written, or None if names are kept as they are. block: from a canonical name to its block, "" if it is in none.
+    base_version, architecture, resolution, network_module: what is written where no input says it, "" for nothing.
+    said: a pattern of what files call it, as `plain_word` writes that. layouts: its layers; without any it is told
+    otherwise. like: the id of a family with the very same layers, from which only the file's own word tells it.
+    """
+
+    id: str
+    title: str
+    block_lists: tuple[int, ...] = ()
+    canonical: Callable[[str], str] | None = None
+    block: Callable[[str], str] = lambda name: ""
+    base_version: str = ""
+    architecture: str = ""
+    resolution: str = ""
+    network_module: str = "networks.lora"
+    said: str = "(?!)"
+    layouts: tuple[Layout, ...] = ()
+    like: str = ""
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """Its id; several for a family that `either` made."""
+        return frozenset(filter(None, self.id.split("|")))
+
+    def name(self, raw: str) -> str:
+        """The one name of a layer in this family."""
+        return self.canonical(raw) if self.canonical else raw
+
+
+def kind(name: str) -> Kind:
+    """attn, mlp, te (a text encoder's layers, all of them) or other: what a layer filter speaks of."""
+    component, path = parse_name(name)
+    if component.startswith("te"):
+        return "te"
+    if "attn" in path or "attention_" in path:
+        return "attn"
+    return "mlp" if re.search(r"(^|_)(mlp|ff|feed_forward|ffn)(_|$)", path) else "other"
+
+
+def _kohya(name: str) -> str:
+    """The name in kohya's scheme for SD1 and SD2: diffusers' path, one text encoder `lora_te_`."""
+    component, path = parse_name(name)
+    return f"lora_{component}_{path}" if component in ("unet", "te") else name
+
+
+def _kohya_sdxl(name: str) -> str:
+    """The name in kohya's scheme for SDXL: the original UNet's path, text encoders `lora_te1_`, `lora_te2_`."""
+    component, path = parse_name(name)
+    if component == "unet":
+        return f"lora_unet_{to_original(path)}"
+    return f"lora_{'te1' if component == 'te' else component}_{path}" if component in ("te", "te2") else name
+
+
+def _unet_block(levels: int) -> Callable[[str], str]:
+    """Block names of a UNet with that many levels of two layers each: IN00 … MID … OUT00 …"""
+
+    def block(name: str) -> str:
+        component, path = parse_name(name)
+        if component.startswith("te") or path.startswith(("time_embedding_", "add_embedding_")):
+            return "BASE"
+        if path.startswith("mid_block_"):
+            return "MID"
+        if path == "conv_in":
+            return "IN00"
+        if path == "conv_out":
+            return f"OUT{3 * levels - 1:02}"
+        match = re.match(
+            r"(down|up)_blocks_(\d{1,3})_(resnets|attentions|downsamplers|upsamplers)_(\d{1,3})(?!\d)", path
+        )
+        if not match:
+            return ""
+        layer = int(match[4]) + (2 if match[3] in ("downsamplers", "upsamplers") else 0)
+        number = 3 * int(match[2]) + layer
+        return f"IN{number + 1:02}" if match[1] == "down" else f"OUT{number:02}"
+
+    return block
+
+
+def flux_block(name: str) -> str:
+    """The block of a Flux layer in the 61 numbers of a block weight list."""
+    component, path = parse_name(name)
+    if component.startswith("te"):
+        return "T5" if component in ("te2", "te3") or "t5xxl" in name else "CLIP"
+    for letter, pattern in (
+        ("D", r"(?:^|_)(?:double_blocks|(?<!single_)transformer_blocks)_(\d{1,3})_"),
+        ("S", r"(?:^|_)(?:single_blocks|single_transformer_blocks)_(\d{1,3})_"),
+    ):
+        match = re.search(pattern, path)
+        if match:
+            return f"{letter}{int(match[1]):02}"
+    if path.startswith(("img_in", "txt_in", "time_in", "vector_in", "guidance_in", "x_embedder", "context_embedder")):
+        return "IN"
+    if path.startswith("time_text_embed"):
+        return "IN"
+    return "OUT" if path.startswith(("final_layer", "proj_out", "norm_out")) else ""
+
+
+SD1 = Family(
+    "sd1",
+    "Stable Diffusion 1",
+    (12, 17, 20, 26),
+    _kohya,
+    _unet_block(4),
+    "sd_v1",
+    "stable-diffusion-v1/lora",
+    "512x512",
+    said=r"(sd|stablediffusion)v?1",
+)
+SD2 = Family(
+    "sd2",
+    "Stable Diffusion 2",
+    (12, 17, 20, 26),
+    _kohya,
+    _unet_block(4),
+    "sd_v2",
+    "stable-diffusion-v2-768-v/lora",
+    "768x768",
+    said=r"(sd|stablediffusion)v?2",
+)
+SDXL = Family(
+    "sdxl",
+    "Stable Diffusion XL",
+    (12, 17, 20, 26),
+    _kohya_sdxl,
+    _unet_block(3),
+    "sdxl_base_v1-0",
+    "stable-diffusion-xl-v1-base/lora",
+    "1024x1024",
+    said=r"(sd|stablediffusion)xl",
+)
+OTHER = Family("", "an unknown model")
+
+
+def either(families: Sequence[Family], *, mixed: bool = False) -> Family:
+    """What is true of all these families, of which a LoRA may be for any; OTHER for none.
+
+    Names are translated only if all do it alike, and nothing is known to be written about the base model. Blocks are
+    those of the first that has some. mixed: the LoRA is for several of them at once.
+    """
+    if len(families) == 1 and not mixed:
+        return families[0]
+    if not families:
+        return OTHER
+    listed = next((family for family in families if family.block_lists), OTHER)
+    titles = [family.title for family in families]
+    first = families[0]
+    return Family(
+        "|".join(family.id for family in families),
+        f"{', '.join(titles[:-1])} {'and' if mixed else 'or'} {titles[-1]}" if len(titles) > 1 else titles[0],
+        listed.block_lists,
+        first.canonical if len({family.canonical for family in families}) == 1 else None,
+        listed.block,
+        network_module=first.network_module if len({family.network_module for family in families}) == 1 else "",
+    )
+
+
+def plain_word(said: str) -> str:
+    """What a file calls its base model, for comparing: `Flux.1-dev/lora` and `flux_1_dev` are both `flux1dev`."""
+    return re.sub(r"[^a-z0-9]", "", said[:200].partition("/")[0].lower())

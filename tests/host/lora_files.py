@@ -1,0 +1,32 @@
+"""LoRAs made to fit a server's model: random, always the same, strong enough to see and weak enough not to saturate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lib_pm.core.layers import LayerShape
+from tests.host.server import Server
+from tests.loras import make_lora, write
+
+PREFIX = "pm_contract_"
+
+
+def shapes(layers: Mapping[str, LayerShape], part: str = "", every: int = 5) -> dict[str, tuple[int, ...]]:
+    """Some of the layers whose name starts with `part`, spread over all blocks."""
+    chosen = sorted(name for name in layers if name.startswith(part))[::every]
+    return {name: (layers[name].out, layers[name].inner, *layers[name].kernel) for name in chosen}
+
+
+def tensors(server: Server, seed: int, *, part: str = "", rank: int = 4, gain: float = 6.0) -> dict[str, Tensor]:
+    return make_lora(shapes(server.layers, part), rank, gain * rank, seed=seed, dtype=torch.float16)
+
+
+def put(server: Server, name: str, content: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Path:
+    """Into the server's LoRA folder (name may have a sub-folder), under a name that tells it from a user's."""
+    path = server.lora_folder / f"{name}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return write(path, content, metadata)

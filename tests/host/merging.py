@@ -1,0 +1,35 @@
+"""The same merge twice: as a prompt asks for it, and as a file that the host loads with `<lora:…>`."""
+
+from __future__ import annotations
+
+import hashlib
+
+from lib_pm.files.library import Library
+from lib_pm.merging.merge import merge_to_file
+from lib_pm.merging.recipe import LoraUse, make_recipe
+from lib_pm.prompt.parse import parse_prompt
+from lib_pm.prompt.presets import load_presets
+from tests.host.lora_files import PREFIX, put, tensors
+from tests.host.server import Server
+
+A, B = f"{PREFIX}a", f"{PREFIX}b"
+TIES = "<pm:ties_svd:density=0.5:rank=4>"
+PLAIN = "a red cat"
+
+
+def make_ab(server: Server) -> None:
+    """The two LoRAs of most tests, of all parts of the model."""
+    put(server, A, tensors(server, 1))
+    put(server, B, tensors(server, 2, rank=8))
+
+
+def saved(server: Server, tags: str) -> str:
+    """A `<lora:…>` tag for the file that the merge of these tags is saved to."""
+    request = parse_prompt(tags)
+    library = Library(server.lora_folder)
+    uses = [LoraUse(library.find(tag.name), tag.model, tag.clip, tag.lbw) for tag in request.loras if not tag.stacked]
+    recipe = make_recipe(uses, request.tag.mode, request.tag.options, presets=load_presets())
+    key = hashlib.sha256(repr((tags, [use.path.stat() for use in uses])).encode()).hexdigest()[:12]
+    name = f"{PREFIX}merged_{key}"
+    merge_to_file(recipe, server.lora_folder / f"{name}.safetensors", device="cpu", overwrite=True)
+    return f"<lora:{name}:1>"
