@@ -24,7 +24,7 @@ def run() -> ModuleType:
 
 @pytest.fixture
 def requirements(tmp_path: Path) -> Path:
-    path = tmp_path / "requirements.txt"
+    path = tmp_path / "requirements-dev.txt"
     path.write_text("one==1\n")
     return path
 
