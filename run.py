@@ -1,6 +1,7 @@
 """Power Merger on a bare machine: makes .venv beside this file, installs what a command needs into it, runs the work.
 
-The demo needs requirements-demo.txt, the others requirements-dev.txt. The tests also get a Chromium if the machine has none, and .venv-gradio3 and .venv-gradio4: the gradio of each WebUI.
+The demo needs requirements-demo.txt, the others requirements-dev.txt.
+The tests also get a Chromium if the machine has none, and .venv-gradio3 and .venv-gradio4: the gradio of each WebUI.
 
     python run.py demo [--no-page]      a page on which LoRAs are merged on a small trained model
     python run.py test [pytest args]    style, types, import directions, tests; with arguments only pytest
@@ -28,7 +29,7 @@ PAGES = {  # the gradio of A1111 and that of Forge, each alone: the browser test
     ROOT / ".venv-gradio3": ROOT / "tests" / "browser" / "requirements-gradio3.txt",
     ROOT / ".venv-gradio4": ROOT / "tests" / "browser" / "requirements-gradio4.txt",
 }
-MARKER = "installed.txt"  # inside the venv: says which requirements are installed there, or that an install did not come to its end
+MARKER = "installed.txt"  # inside the venv: says which requirements are there, or that an install did not end
 SIZES = {  # GB: to download, on disk
     "requirements-demo.txt": (0.4, 1.5),
     "requirements-dev.txt": (0.7, 2.2),
@@ -53,7 +54,9 @@ def main(arguments):
     steps = steps_of(command, extra)
     if not steps:
         return fail(f"Unknown command {command!r}; allowed: demo, test, bench.", 2)
-    problem = install(VENV, DEMO if command == "demo" else REQUIREMENTS) or (install_pages() if command == "test" else "")
+    problem = install(VENV, DEMO if command == "demo" else REQUIREMENTS) or (
+        install_pages() if command == "test" else ""
+    )
     if problem:
         return fail(problem)
     for name, work in steps:

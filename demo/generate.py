@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
+from demo.painter import Turns
 from demo.tiny.model import render
 from lib_pm.core.errors import MergeInputError
 from lib_pm.merging.cache import MergeCache
@@ -34,9 +35,10 @@ class Made:
 class Generator:
     """One at a time: the LoRAs are on the pipeline while it draws."""
 
-    def __init__(self, pipeline: Any, desk: Desk) -> None:
+    def __init__(self, pipeline: Any, desk: Desk, turns: Turns) -> None:
         self._pipeline = pipeline
         self._desk = desk
+        self._turns = turns
         self._cache = MergeCache(_CACHE_BYTES)
 
     def generate(self, text: str, panel: str, seeds: Sequence[int], *, steps: int, guidance: float) -> Made:
@@ -58,7 +60,7 @@ class Generator:
         elif tag.mode:
             notes.append("there is no <lora:…> in the prompt to merge")
         prompt = " ".join(" ".join(part for part in split_text(text) if isinstance(part, str)).split())
-        with stacked(self._pipeline, loras):
+        with self._turns.user(), stacked(self._pipeline, loras):
             pictures = render(self._pipeline, [prompt] * len(seeds), seeds, steps=steps, guidance=guidance)
         return Made(pictures, merged, tuple(filter(None, notes)))
 

@@ -11,7 +11,9 @@ import pytest
 
 pytest.importorskip("diffusers")
 pytest.importorskip("peft")
+from demo.drawing import Drawing
 from demo.page import DemoDesk, build, launch
+from demo.painter import Turns
 from demo.tiny.weights import LORAS, load_pipeline
 
 
@@ -25,7 +27,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def page(browser: Any, folder: Path) -> Iterator[Any]:
     desk = DemoDesk(folder / "loras", folder / "data", "cpu")
-    blocks = build(load_pipeline(), desk)
+    pipeline, turns = load_pipeline(), Turns()
+    blocks = build(pipeline, desk, turns, Drawing(pipeline, folder, desk.folder, turns))
     launch(blocks, desk, prevent_thread_lock=True, quiet=True)
     context = browser.new_context()
     page, complaints = context.new_page(), []

@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("diffusers")
 pytest.importorskip("peft")
 from demo.generate import Generator, Made
+from demo.painter import Turns
 from demo.tiny.weights import LORAS, load_pipeline
 from lib_pm.core.errors import MergeInputError
 from lib_pm.workspace.workspace import Desk
@@ -26,7 +27,7 @@ def pipeline() -> Any:
 
 @pytest.fixture
 def generator(pipeline: Any, tmp_path: Path) -> Generator:
-    return Generator(pipeline, Desk(LORAS, tmp_path))
+    return Generator(pipeline, Desk(LORAS, tmp_path), Turns())
 
 
 def made(generator: Generator, text: str, panel: str = "", seeds: tuple[int, ...] = (1,)) -> Made:
