@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lib_pm.cli.arguments import EPILOG, add_loras, add_running, print_result, raw_text, request_of, uses
+from lib_pm.cli.arguments import EPILOG, add_loras, add_running, print_result, raw_text, recipe_of_command, request_of
 from lib_pm.cli.progress_bar import progress_bar
 from lib_pm.core.errors import MergeInputError
 from lib_pm.files.whole_file import write_text
-from lib_pm.merging.recipe import DEFAULT_MODE, make_recipe
-from lib_pm.prompt.presets import load_presets
 from lib_pm.ui.charts import blocks_svg, spectrum_svg
 
 PLOTS = {"blocks.svg": blocks_svg, "spectrum.svg": spectrum_svg}
@@ -34,7 +33,7 @@ def _analyse(options: argparse.Namespace) -> None:
     from lib_pm.compare.compare import analyse
 
     request = request_of(options.loras)
-    recipe = make_recipe(uses(options, request), DEFAULT_MODE, presets=load_presets(options.lbw_presets))
+    recipe = recipe_of_command(options, replace(request, choice=None))  # how they would be merged makes no difference
     targets = [options.plots / name for name in PLOTS] if options.plots else []
     for target in targets:
         if target.exists() and not options.overwrite:

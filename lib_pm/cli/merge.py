@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lib_pm.cli.arguments import EPILOG, add_loras, choices, given, paths_of, raw_text, request_of, show, uses
+from lib_pm.cli.arguments import (
+    EPILOG,
+    add_loras,
+    choices,
+    finder,
+    given,
+    raw_text,
+    recipe_of_command,
+    request_of,
+    show,
+)
 from lib_pm.cli.progress_bar import progress_bar
 from lib_pm.core.choices import APPLY, DTYPES
-from lib_pm.core.errors import MergeInputError
+from lib_pm.core.errors import Faults, MergeInputError
 from lib_pm.core.excess import EXCESS
 from lib_pm.core.params import Option
-from lib_pm.core.registry import MODES, find_mode, find_option
+from lib_pm.core.registry import MODES, Choice, find_mode
 from lib_pm.families.families import KINDS
 from lib_pm.files.json_text import parse_json
 from lib_pm.files.metadata import KEEP, RECIPE_KEY
-from lib_pm.merging.recipe import DEFAULT_MODE, Recipe, make_recipe, recipe_from_json
+from lib_pm.merging.recipe import DEFAULT_MODE, Recipe, recipe_from_json
 from lib_pm.prompt.parse import LoraTag, Request
-from lib_pm.prompt.presets import load_presets
 
 # What a recipe says itself, so that it cannot be said beside --recipe.
 SETTINGS = ("apply", "layers", "dtype", "save_dtype", "precision")
@@ -73,7 +83,7 @@ def _merge(options: argparse.Namespace) -> None:
             keep=options.metadata,
             force=options.force,
         )
-    report.notes += [note] if (note := request.tag.note()) else []
+    report.notes += [note] if (note := request.note()) else []
     show(options, report)
 
 
@@ -81,22 +91,21 @@ def _recipe(options: argparse.Namespace, request: Request) -> Recipe:
     settings = given(options, SETTINGS)
     if "layers" in settings:
         settings["layers"] = settings["layers"].split(",")
-    mode = request.tag.mode
-    if options.mode and mode and options.mode != mode:
-        raise MergeInputError(f"--mode says {options.mode} and the <pm:…> tag says {mode}; give one of them.")
-    tagged = {option.name: text for word, text in request.tag.options.items() if (option := find_option(word))}
-    flagged = given(options, _all_options(), "option_")
-    for name, value in flagged.items():
-        option = find_mode(options.mode or mode or DEFAULT_MODE).option(name)
+    return recipe_of_command(options, replace(request, choice=_choice(options, request.choice)), **settings)
+
+
+def _choice(options: argparse.Namespace, tag: Choice | None) -> Choice:
+    """Return what the flags say, over what the `<pm:…>` tag says."""
+    if tag and options.mode not in (None, tag.mode.id):
+        raise MergeInputError(f"--mode says {options.mode} and the <pm:…> tag says {tag.mode.id}; give one of them.")
+    mode = tag.mode if tag else find_mode(options.mode or DEFAULT_MODE)
+    flags = given(options, _all_options(), "option_")
+    for name, value in flags.items():
+        option = mode.option(name)
         if option and value != option.declared.word:  # what the word is for is said by what refuses it
             option.in_files.parse(value)
-    return make_recipe(
-        uses(options, request),
-        options.mode or mode or DEFAULT_MODE,
-        tagged | flagged,
-        presets=load_presets(options.lbw_presets),
-        **settings,
-    )
+    values = mode.values(flags)
+    return Choice(mode, {**values, **(tag.values if tag else {}), **{name: values[name] for name in flags}})
 
 
 def _repeated(options: argparse.Namespace, request: Request) -> Recipe:
@@ -105,9 +114,9 @@ def _repeated(options: argparse.Namespace, request: Request) -> Recipe:
 
     path: Path = options.recipe
     said = given(options, ("mode", "lbw_presets", *SETTINGS)) | given(options, _all_options(), "option_")
-    if said or request.tag.mode:
+    if said or request.choice:
         flags = ["--exact" if name == "precision" else _flag(name) for name in said]
-        flags += ["<pm:…>"] * bool(request.tag.mode)
+        flags += ["<pm:…>"] * bool(request.choice)
         raise MergeInputError(f"The recipe says how to merge; leave out {', '.join(flags)}.")
     if any(tag != LoraTag(tag.name) for tag in request.loras):
         raise MergeInputError("The recipe says the strengths and block weights; give its LoRAs without them.")
@@ -126,7 +135,17 @@ def _repeated(options: argparse.Namespace, request: Request) -> Recipe:
     tags = request.loras or [LoraTag(name) for name in names]
     if len(tags) != len(names):
         raise MergeInputError(f"The recipe is of {len(names)} LoRAs ({', '.join(names)}), {len(tags)} were given.")
-    return recipe_from_json(written, paths_of(tags, options.lora_dir))
+    return recipe_from_json(written, _files(tags, options.lora_dir))
+
+
+def _files(tags: Iterable[LoraTag], folder: Path | None) -> list[Path]:
+    """The files of all tags; a MergeInputError names all that are not found."""
+    find, paths, faults = finder(folder), [], Faults()
+    for tag in tags:
+        with faults.collected():
+            paths.append(find(tag.name))
+    faults.tell()
+    return paths
 
 
 def _flag(option: str) -> str:

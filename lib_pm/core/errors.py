@@ -47,6 +47,9 @@ class Faults:
         except MergeInputError as error:
             self._found.setdefault(str(error), error)
 
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
     def tell(self) -> None:
         """Raise what was found as one MergeInputError; do nothing if all was right."""
         if len(self._found) > 1:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from lib_pm.core.errors import MergeInputError, did_you_mean, quoted
@@ -103,6 +103,10 @@ class Mode:
             values[option.name] = option.parse(value)
         return values
 
+    def choice(self, given: Mapping[str, Any] | None = None) -> Choice:
+        """Return this mode with `given` checked and the other options at their defaults; see `values`."""
+        return Choice(self, self.values(given or {}))
+
     def _no_option(self, name: str) -> MergeInputError:
         known = [word for option in self.options.values() for word in (option.name, option.declared.short) if word]
         return MergeInputError(
@@ -113,6 +117,22 @@ class Mode:
     def option(self, name: str) -> Option | None:
         """The option of that name or short name (`rank`)."""
         return next((option for option in self.options.values() if name in (option.name, option.declared.short)), None)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A mode and a value for each of its options, in their types.
+
+    unused: options of other modes that were written beside them.
+    """
+
+    mode: Mode
+    values: Mapping[str, OptionValue] = field(hash=False)
+    unused: tuple[str, ...] = field(default=(), compare=False)
+
+    def note(self) -> str:
+        """Return what the user should know, "" for nothing."""
+        return f"{', '.join(self.unused)} does nothing in mode {self.mode.id}" if self.unused else ""
 
 
 METHODS: dict[str, Method] = {}

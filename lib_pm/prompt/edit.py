@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 from lib_pm.core.choices import Apply
 from lib_pm.core.errors import MergeInputError
-from lib_pm.core.registry import find_mode
-from lib_pm.prompt.parse import parse_pm
+from lib_pm.core.registry import Choice, find_mode
+from lib_pm.prompt.parse import parse_pm, write_pm
 from lib_pm.prompt.tag import Tag, split_text, tags_of, write_number
 
 
@@ -39,13 +39,13 @@ def read_tags(text: str) -> Tags:
     return Tags(loras, next((tag for tag in found if tag.kind == "pm"), None))
 
 
-def rewrite(text: str, edits: Iterable[Edit], asked: str = "") -> str:
-    """The prompt after the edits, in their order.
+def rewrite(text: str, edits: Iterable[Edit], panel: Choice | None = None) -> str:
+    """Return the prompt after the edits, in their order.
 
-    asked: the body of the `<pm:…>` tag that is added at the end if the prompt has none; "" for none.
+    panel: what is chosen beside the prompt; its `<pm:…>` tag is added at the end if the prompt has none.
     """
     written = read_tags(text)
-    tags = written if written.pm or not asked else replace(written, pm=Tag.of("pm", asked))
+    tags = written if written.pm or not panel else replace(written, pm=write_pm(panel))
     for edit in edits:
         tags = edit(tags)
     loras: Iterator[Tag] = iter(tags.loras)
@@ -61,7 +61,7 @@ def set_mode(tags: Tags, id: str) -> Tags:
     mode = find_mode(id)
     if not tags.pm:
         return replace(tags, pm=Tag("pm", (mode.id,)))
-    parse_pm(tags.pm.body)  # an option with a typing error is no option of another mode
+    parse_pm(tags.pm)  # an option with a typing error is no option of another mode
     others = [at for at, name, _ in tags.pm.named() if not mode.option(name)]
     return replace(tags, pm=tags.pm.with_name(mode.id).without(*others))
 
@@ -73,7 +73,7 @@ def set_option(tags: Tags, name: str, text: str) -> Tags:
             f"{name} is an option of a merge, and none is asked for; write a <pm:…> tag, switch the accordion on, or "
             "choose the axis Mode."
         )
-    option = find_mode(parse_pm(tags.pm.body).mode).option(name)
+    option = parse_pm(tags.pm).mode.option(name)
     if not option:
         return tags
     return replace(tags, pm=tags.pm.with_value((option.name, option.declared.short), text))

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from lib_pm.core.choices import APPLY, DTYPES
-from lib_pm.ui.mode_controls import OPTIONS, ModeControls, mode_controls, mode_values, panel_text
+from lib_pm.ui.mode_controls import OPTIONS, ModeControls, mode_controls, mode_values, panel_choice
 from lib_pm.workspace.draft import Draft
 
 _PLACEHOLDER = "<lora:style:0.8>\n<lora:character:0.6:lbw=MIDD>\n# <lora:switched-off:1>"
@@ -53,9 +53,9 @@ def draw_mode(text: Any, mode: str) -> DraftControls:
 def draft_of(text: str, mode: str, *values: Any) -> Draft:
     """The draft that the controls say; a MergeInputError names the option that is wrong."""
     options, (apply, dtype, exact) = values[: len(OPTIONS)], values[len(OPTIONS) :]
-    return Draft(text, panel_text(mode, options), apply, dtype, "exact" if exact else "normal")
+    return Draft(text, panel_choice(mode, options), apply, dtype, "exact" if exact else "normal")
 
 
 def draft_values(draft: Draft) -> list[Any]:
     """What the controls show for a draft; a MergeInputError if its mode is not known here."""
-    return [draft.text, *mode_values(draft.pm), draft.apply, draft.dtype, draft.precision == "exact"]
+    return [draft.text, *mode_values(draft.choice), draft.apply, draft.dtype, draft.precision == "exact"]

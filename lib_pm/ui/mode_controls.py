@@ -11,8 +11,9 @@ from typing import Any
 import gradio as gr
 
 from lib_pm.core.params import Option, OptionValue
-from lib_pm.core.registry import MODES, Mode, all_options, find_mode
-from lib_pm.prompt.parse import parse_pm, write_pm
+from lib_pm.core.registry import MODES, Choice, Mode, all_options, find_mode
+from lib_pm.prompt.parse import parse_pm
+from lib_pm.prompt.tag import Tag
 
 # One control each, shown while a mode that has the option is chosen.
 OPTIONS: Mapping[str, Option] = all_options()
@@ -74,12 +75,10 @@ def mode_help(mode: Mode) -> str:
     return f"<p><b>{title}</b>: {when}</p>{details}"
 
 
-def mode_values(written: str) -> list[Any]:
-    """What the controls show for the body of a `<pm:…>` tag: the mode, then a value for each of OPTIONS."""
-    tag = parse_pm(written)
-    mode = find_mode(tag.mode)
-    values = mode.values(tag.options)
-    return [mode.id, *(shown(name, values[name]) if name in values else gr.update() for name in OPTIONS)]
+def mode_values(choice: Choice) -> list[Any]:
+    """Return what the controls show: the mode, then a value for each of OPTIONS."""
+    values = choice.values
+    return [choice.mode.id, *(shown(name, values[name]) if name in values else gr.update() for name in OPTIONS)]
 
 
 def shown(name: str, value: OptionValue) -> Any:
@@ -88,14 +87,15 @@ def shown(name: str, value: OptionValue) -> Any:
     return option.text(value) if option.declared.empty or option.declared.word else value
 
 
-def panel_text(mode: str | None, values: Sequence[object]) -> str:
-    """The body of the `<pm:…>` tag that says what the controls do. values: one for each of OPTIONS.
+def panel_choice(mode: str | None, values: Sequence[object]) -> Choice:
+    """Return what the controls choose; a MergeInputError names the option that is wrong.
 
-    Over the API, mode may be such a body itself: `ties_svd:density=0.5`. The controls then count for nothing.
+    values: one for each of OPTIONS.
+
+    Over the API, mode may be what a `<pm:…>` tag holds, `ties_svd:density=0.5`. The controls then count for nothing.
     """
     mode = mode or ""  # what a cleared dropdown gives is None
     if ":" in mode:
-        return mode
+        return parse_pm(Tag.of("pm", mode))
     chosen = find_mode(mode)
-    given = {name: value for name, value in zip(OPTIONS, values, strict=False) if name in chosen.options}
-    return write_pm(chosen, chosen.values(given))
+    return chosen.choice({name: value for name, value in zip(OPTIONS, values, strict=False) if name in chosen.options})

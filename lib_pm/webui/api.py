@@ -21,7 +21,6 @@ from lib_pm.files.metadata import KEEP
 from lib_pm.merging.recipe import DEFAULT_MODE, PRECISIONS
 from lib_pm.merging.report import Report
 from lib_pm.merging.resize import NO_LIMIT, NewRank, parse_dynamic
-from lib_pm.prompt.parse import write_pm
 from lib_pm.webui.guard import Answer, GuardedRoute
 from lib_pm.webui.origin import Origins, check_sender
 from lib_pm.workspace.draft import Draft
@@ -55,7 +54,7 @@ class DraftRequest(BaseModel):
 
     def draft(self) -> Draft:
         mode = find_mode(self.mode)
-        return Draft(self.text, write_pm(mode, mode.values(self.options)), self.apply, self.dtype, self.precision)
+        return Draft(self.text, mode.choice(self.options), self.apply, self.dtype, self.precision)
 
 
 class MergeRequest(DraftRequest):

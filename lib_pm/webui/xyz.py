@@ -13,12 +13,12 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.core.registry import find_mode
 from lib_pm.prompt.edit import Tags, read_tags, rewrite
 from lib_pm.prompt.parse import parse_prompt
 from lib_pm.sweep.axes import MODE, PREFIX, Axis, Offered, make_axes
 from lib_pm.webui.adapter import find_lora, lora_extension
 from lib_pm.webui.infotext import note_of_cell
+from lib_pm.webui.prompts import Panel
 from lib_pm.webui.refusal import Refusal, stop
 from lib_pm.webui.settings import read_settings
 
@@ -34,22 +34,21 @@ def add_axes() -> None:
         plot.axis_options.extend(option for option in options if option.label not in known)
 
 
-def rewrite_prompts(p: Any, panel: Callable[[], str]) -> None:
+def rewrite_prompts(p: Any, panel: Panel) -> None:
     """Write what the plot changes in this cell into its prompts; nothing outside a plot.
 
-    p: the WebUI's processing object, prompts set up and tags not read yet. panel: gives the body of a `<pm:…>` tag that
-    the page asks for beside the prompt, "" for none.
+    p: the WebUI's processing object, prompts set up and tags not read yet.
     """
     values = getattr(p, _CELL, {})
     if not values:
         return
     try:
-        asked = panel()
+        choice = panel()
         edits = [partial(_with_value, axis.edit, values[axis.name]) for axis in _AXES if axis.name in values]
-        p.main_prompt = rewrite(p.main_prompt, edits, asked)
+        p.main_prompt = rewrite(p.main_prompt, edits, choice)
         for prompts in ("all_prompts", "all_hr_prompts"):
             if getattr(p, prompts, None):
-                setattr(p, prompts, [rewrite(text, edits, asked) for text in getattr(p, prompts)])
+                setattr(p, prompts, [rewrite(text, edits, choice) for text in getattr(p, prompts)])
         _note_idle_axes(p, values)
     except Exception as error:  # noqa: BLE001 (the WebUI would print it and make the image of another cell)
         stop(p, error)
@@ -59,10 +58,10 @@ def _note_idle_axes(p: Any, values: Mapping[str, Any]) -> None:
     """Tell of options that this cell's mode does not have; with the axis Mode one expects it of some cells."""
     options = {axis.option: axis.name for axis in _AXES if axis.option and axis.name in values}
     if options and MODE not in values:
-        mode = find_mode(parse_prompt(p.main_prompt).tag.mode)
+        choice = parse_prompt(p.main_prompt).choice
         for option, name in options.items():
-            if not mode.option(option):
-                note_of_cell(p, f"{name} changes nothing: mode {mode.id} has no {option}.")
+            if choice and not choice.mode.option(option):
+                note_of_cell(p, f"{name} changes nothing: mode {choice.mode.id} has no {option}.")
 
 
 def _with_value(edit: Callable[[Tags, Any], Tags], value: Any, tags: Tags) -> Tags:

@@ -32,7 +32,10 @@ class Recipes:
 
     @property
     def last(self) -> Draft:
-        """What was worked on last; an empty one at first, or if the file was damaged: it is nobody's only copy."""
+        """What was worked on last; an empty one at first, or if it cannot be read: it is nobody's only copy.
+
+        A damaged file cannot, nor one of a version that knew other modes.
+        """
         path = self.folder / "last.json"
         try:
             return _read(path, "The last recipe") if path.is_file() else Draft()

@@ -47,7 +47,7 @@ class Target:
 
 def read_draft(desk: Desk, draft: Draft) -> Recipe:
     """The recipe of a draft. A MergeInputError names all that can be known to be wrong before it is merged."""
-    recipe = draft.recipe(desk.find, desk.presets())
+    recipe = draft.recipe(desk.find, desk.presets)
     check_block_weights_of(recipe)
     return recipe
 
@@ -55,7 +55,7 @@ def read_draft(desk: Desk, draft: Draft) -> Recipe:
 def submit_merge(desk: Desk, draft: Draft, target: Target, device: str) -> Job:
     """Merge into a file. What is wrong with the draft, the name or the device is a MergeInputError here already."""
     recipe = replace(read_draft(desk, draft), save_dtype=dtype_name("save_dtype", target.save_dtype))
-    note = draft.request().tag.note()
+    note = draft.request().note()
     choose_device(device)
     check_keep(target.keep)
     place = partial(_path, desk, target, default_name(recipe))

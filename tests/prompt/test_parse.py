@@ -8,10 +8,9 @@ from hypothesis import strategies as st
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.params import LIMIT
-from lib_pm.core.registry import MODES, Mode
+from lib_pm.core.registry import MODES, Choice, Mode
 from lib_pm.prompt.parse import (
     LoraTag,
-    ModeTag,
     Request,
     parse_file,
     parse_lora,
@@ -20,6 +19,8 @@ from lib_pm.prompt.parse import (
     write_lora,
     write_pm,
 )
+from lib_pm.prompt.tag import Tag
+from tests.chosen import chosen
 
 
 @pytest.mark.parametrize(
@@ -52,7 +53,7 @@ def test_prompt() -> None:
     text = "a <b> cat, <lora:style:0.8> (red:1.2) <lyco:char:0.6:lbw=MIDD>\n<pm: ties_svd :density=0.5: rank = 32>"
     assert parse_prompt(text) == Request(
         (LoraTag("style", 0.8, 0.8), LoraTag("char", 0.6, 0.6, "MIDD")),
-        ModeTag("ties_svd", {"density": "0.5", "rank": "32"}),
+        MODES["ties_svd"].choice({"density": 0.5, "svd_rank": 32}),
     )
 
 
@@ -103,15 +104,16 @@ def test_messages(text: str, message: str) -> None:
 
 def test_options_of_other_modes_are_no_error() -> None:
     """The mode may come from a plot that replaces nothing but its name."""
-    tag = parse_pm("ties_svd:density=0.25:rank=32:seed=7")
-    assert (tag.options, tag.unused) == ({"density": "0.25", "rank": "32"}, ("seed",))
-    assert tag.note() == "seed does nothing in mode ties_svd"
-    assert parse_pm("concat").note() == ""
+    choice = chosen("ties_svd:density=0.25:rank=32:seed=7")
+    assert choice.values == {"density": 0.25, "svd_rank": 32, "svd_conv_rank": None, "lambda": 1}
+    assert choice.unused == ("seed",)
+    assert choice.note() == "seed does nothing in mode ties_svd"
+    assert chosen("concat").note() == ""
 
 
 def test_unknown_mode_lists_all() -> None:
     with pytest.raises(MergeInputError, match=r"There is no mode 'tie'; the modes are: concat, add, .*ties_svd"):
-        parse_pm("tie")
+        chosen("tie")
 
 
 @pytest.mark.parametrize(
@@ -190,10 +192,10 @@ def test_any_strengths_after_a_file(model: float, clip: float, path: str) -> Non
 def test_what_a_merge_cannot_do_is_refused_unless_the_host_stacks_it(item: str) -> None:
     body = f"style:0.8:0.6:{item}"
     with pytest.raises(MergeInputError) as caught:
-        parse_lora(body)
+        parse_lora(Tag.of("lora", body))
     assert str(caught.value).startswith(f"{item} in '<lora:{body}>' cannot be merged; allowed: a name, two strengths ")
     assert "lbw=" in str(caught.value)
-    assert parse_lora(f"{body}:pm=off").stacked
+    assert parse_lora(Tag.of("lora", f"{body}:pm=off")).stacked
 
 
 @pytest.mark.parametrize("mode", MODES.values(), ids=list(MODES))
@@ -208,6 +210,6 @@ def test_the_mode_tag_that_is_written_reads_the_same(mode: Mode, data: st.DataOb
         "svd_conv_rank": st.none() | st.just(0) | ranks,
     }
     options = {name: data.draw(drawn[name]) for name in mode.options}
-    tag = parse_pm(write_pm(mode, options))
-    assert tag.mode == mode.id
-    assert mode.values(tag.options) == options
+    choice = parse_pm(write_pm(Choice(mode, options)))
+    assert choice.mode is mode
+    assert choice.values == options

@@ -40,7 +40,7 @@ def test_what_a_tag_says(case: dict[str, Any]) -> None:
     tag = one(case["tag"])
     if case.get("wrong"):
         with pytest.raises(MergeInputError):
-            parse_lora(tag.body)
+            parse_lora(tag)
         return
     assert (tag.name, *tag.strengths) == (case["name"], case["model"], case["clip"])
     assert (tag.lbw, tag.off, list(tag.other)) == (case.get("lbw", ""), case.get("out", False), case.get("other", []))
@@ -188,7 +188,7 @@ def webui(text: str) -> tuple[str, float, float]:
 
 @given(texts)
 def test_no_text_raises_anything_else(text: str) -> None:
-    for work in (check_text, lambda text: [parse_lora(tag.body) for tag in tags_of(text)]):
+    for work in (check_text, lambda text: [parse_lora(tag) for tag in tags_of(text)]):
         try:
             work(text)
         except MergeInputError as error:

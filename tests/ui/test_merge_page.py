@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from contextlib import nullcontext
@@ -15,6 +16,7 @@ from lib_pm.ui import tab
 from lib_pm.ui.save_form import ROOT, target_of
 from lib_pm.workspace.draft import Draft
 from lib_pm.workspace.submit import Target, submit_merge
+from tests.chosen import chosen
 from tests.desks import SeenDesk, done
 from tests.ui.page import Page
 
@@ -74,7 +76,7 @@ class TestCheck:
         assert "1 LoRA." in page.values["pm_check"], "that tag is switched off"
         page.change("pm_recipe", "")
         assert page.values["pm_check"] == ""
-        assert desk.recipes.last == Draft("", "concat:lambda=1")
+        assert desk.recipes.last == Draft("", chosen("concat:lambda=1"))
 
     def test_a_draft_that_cannot_be_kept_is_still_checked(self, page: Page, desk: SeenDesk) -> None:
         desk.recipes.folder.parent.mkdir(exist_ok=True)
@@ -139,7 +141,8 @@ class TestCheck:
         page.load()
         assert page.values["pm_recipe"] == "<lora:typed:1>", "before the page was whole"
         page.values["pm_recipe"] = ""
-        desk.recipes.keep_last(Draft("<lora:a:1>", "slerp:t=1"))
+        last = Draft("<lora:a:1>").to_json() | {"pm": "no_such_mode:t=1"}
+        (desk.recipes.folder / "last.json").write_text(json.dumps(last))
         page.load()
         assert page.values["pm_recipe"] == "", "of a version that knew other modes"
 
@@ -175,7 +178,7 @@ class TestMerging:
     def test_merge_and_save(self, page: Page, desk: SeenDesk) -> None:
         steps = page.click("pm_merge", pm_save_name="both", pm_save_folder="sub", pm_save_save_dtype="float32", **MERGE)
         written = load_file(str(desk.folder / "sub" / "both.safetensors"))
-        expected = submit_merge(desk, Draft(TEXT, "add"), Target("same", "", "float32"), "cpu")
+        expected = submit_merge(desk, Draft(TEXT, chosen("add")), Target("same", "", "float32"), "cpu")
         done(expected)
         assert all(
             tensor.equal(written[name]) for name, tensor in load_file(str(desk.folder / "same.safetensors")).items()

@@ -10,6 +10,7 @@ import pytest
 from lib_pm.files.metadata import RECIPE_KEY
 from lib_pm.workspace.draft import Draft
 from lib_pm.workspace.submit import Target, submit_merge
+from tests.chosen import chosen
 from tests.desks import SHAPES, SeenDesk, done, files
 from tests.loras import make_lora, write
 from tests.ui.conftest import PLOT
@@ -65,7 +66,7 @@ class TestResize:
 
 class TestInspect:
     def test_a_merged_file_and_its_recipe(self, page: Page, desk: SeenDesk) -> None:
-        draft = Draft("<lora:style:0.5:0.8>\n<lora:char:1>", "ties:density=0.3", "model", "float64")
+        draft = Draft("<lora:style:0.5:0.8>\n<lora:char:1>", chosen("ties:density=0.3"), "model", "float64")
         done(submit_merge(desk, draft, Target("both"), "cpu"))
         page.change("pm_inspect_lora", "both")
         assert "both.safetensors" in page.values["pm_inspect_found"]

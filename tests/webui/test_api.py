@@ -20,6 +20,7 @@ from lib_pm.webui.origin import Origins
 from lib_pm.workspace.draft import Draft
 from lib_pm.workspace.job_queue import KEPT, MOST_WAITING
 from lib_pm.workspace.submit import Target, submit_merge
+from tests.chosen import chosen
 from tests.desks import SeenDesk, done, files, make_desk
 
 MERGE = {"text": "<lora:style:0.8>\n<lora:char:0.6>", "mode": "add", "device": "cpu"}
@@ -83,7 +84,7 @@ def test_modes(client: Client) -> None:
 
 def test_recipes(client: Client, desk: SeenDesk) -> None:
     assert client("GET", "recipe") == []
-    draft = Draft("<lora:style:1>", "ties:density=0.5", "model")
+    draft = Draft("<lora:style:1>", chosen("ties:density=0.5"), "model")
     desk.recipes.save("my own", draft)
     assert client("GET", "recipe") == ["my own"]
     assert client("GET", "recipe/my own") == draft.to_json()
@@ -98,7 +99,7 @@ def test_a_merge_is_the_tabs(client: Client, desk: SeenDesk) -> None:
     assert job["done"] == job["total"] > 0
     (report,) = job["result"]
     assert report["file"] == "made/both"
-    same = Draft(MERGE["text"], "ties_svd:density=0.3:rank=2", "model")
+    same = Draft(MERGE["text"], chosen("ties_svd:density=0.3:rank=2"), "model")
     done(submit_merge(desk, same, Target("same", save_dtype="float32"), "cpu"))
     written, expected = load_file(str(desk.find("both"))), load_file(str(desk.find("same")))
     assert written.keys() == expected.keys()

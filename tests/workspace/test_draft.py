@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.core.registry import MODES, find_mode
+from lib_pm.core.registry import MODES
 from lib_pm.files.contents import inspect_file
 from lib_pm.merging.merge import merge_to_file
 from lib_pm.merging.recipe import LoraUse, make_recipe
-from lib_pm.prompt.parse import LoraTag, Request, write_lora, write_pm
-from lib_pm.workspace.draft import Draft, from_json, from_prompt, from_recipe
+from lib_pm.prompt.parse import LoraTag, Request, write_lora
+from lib_pm.workspace.draft import DEFAULT_CHOICE, Draft, from_json, from_prompt, from_recipe
+from tests.chosen import chosen
 from tests.loras import make_lora, write
 
 SHAPES = {"lora_unet_mid_block_attentions_0_proj_in": (8, 8)}
@@ -28,27 +29,25 @@ def same_name(name: str) -> str:
 
 
 def options_of(request: Request) -> dict[str, Any]:
-    return dict(find_mode(request.tag.mode).values(request.tag.options))
+    return dict((request.choice or DEFAULT_CHOICE).values)
 
 
 class TestRequest:
     def test_a_lora_a_line_and_the_mode_beside_it(self) -> None:
-        draft = Draft("<lora:a:0.8>\n\n  <lora:sub/b:0.5:0.25:lbw=MIDD>  \n", "ties_svd:density=0.3:rank=8")
+        draft = Draft("<lora:a:0.8>\n\n  <lora:sub/b:0.5:0.25:lbw=MIDD>  \n", chosen("ties_svd:density=0.3:rank=8"))
         request = draft.request()
         assert request.loras == (LoraTag("a", 0.8, 0.8), LoraTag("sub/b", 0.25, 0.5, "MIDD"))
-        assert request.tag.mode == "ties_svd"
-        assert options_of(request)["density"] == 0.3
-        assert options_of(request)["svd_rank"] == 8
+        assert request.choice == chosen("ties_svd:density=0.3:rank=8")
 
     def test_a_line_that_is_off_is_not_read(self) -> None:
         text = "<lora:a:1>\n# <lora:b:1>\n  #<lora:c:nonsense>\n# <pm:no_such_mode>\n<lora:d:0>"
-        request = Draft(text, "add").request()
+        request = Draft(text, chosen("add")).request()
         assert [tag.name for tag in request.loras] == ["a", "d"]
-        assert request.tag.mode == "add"
+        assert request.choice == chosen("add")
 
     def test_a_tag_in_the_text_wins(self) -> None:
-        request = Draft("<lora:a:1>\n<pm:ties:density=0.2>", "add_svd:rank=4").request()
-        assert (request.tag.mode, options_of(request)["density"]) == ("ties", 0.2)
+        request = Draft("<lora:a:1>\n<pm:ties:density=0.2>", chosen("add_svd:rank=4")).request()
+        assert request.choice == chosen("ties:density=0.2")
 
     def test_all_that_is_wrong_is_named(self) -> None:
         with pytest.raises(MergeInputError) as error:
@@ -75,18 +74,19 @@ class TestRequest:
             ("<lora:a:strong>", "concat", "The strength 'strong' in '<lora:a:strong>' is not a number"),
             ("<lora:a:1:start=5>", "concat", "start=5 in '<lora:a:1:start=5>' cannot be merged"),
             ("<lora:a:1>\n<pm:ties>\n<pm:add>", "concat", "There are 2 <pm:…> tags; allowed: one"),
-            ("<lora:a:1>", "tie", "There is no mode 'tie'"),
-            ("<lora:a:1>", "ties:density=2", "density is '2'; allowed: a number from 0 to 1"),
+            ("<lora:a:1><pm:tie>", "concat", "There is no mode 'tie'"),
         ],
     )
     def test_what_is_wrong_is_named(self, text: str, pm: str, message: str) -> None:
         with pytest.raises(MergeInputError) as error:
-            Draft(text, pm).request()
+            Draft(text, chosen(pm)).request()
         assert message in str(error.value)
 
     def test_a_recipe_of_it(self) -> None:
-        draft = Draft("<lora:a:0.8:0.5:lbw=HALF>\n# <lora:b:1>", "dare_ties_svd:seed=3", "model", "float64", "exact")
-        recipe = draft.recipe(lambda name: Path(f"/loras/{name}.safetensors"), {"HALF": "mlp=0.5"})
+        draft = Draft(
+            "<lora:a:0.8:0.5:lbw=HALF>\n# <lora:b:1>", chosen("dare_ties_svd:seed=3"), "model", "float64", "exact"
+        )
+        recipe = draft.recipe(lambda name: Path(f"/loras/{name}.safetensors"), lambda: {"HALF": "mlp=0.5"})
         expected = make_recipe(
             [LoraUse(Path("/loras/a.safetensors"), 0.5, 0.8, "mlp=0.5")],
             "dare_ties_svd",
@@ -97,7 +97,7 @@ class TestRequest:
         )
         assert recipe == expected
         with pytest.raises(MergeInputError, match="There is no LoRA to merge"):
-            Draft("# <lora:b:1>").recipe(Path, {})
+            Draft("# <lora:b:1>").recipe(Path, dict)
 
 
 class TestFromPrompt:
@@ -108,10 +108,10 @@ class TestFromPrompt:
             lambda name: known.get(name, name),
         )
         assert draft.text == "<lora:sub/style:0.8>\n<lora:char:1:0.5:lbw=MIDD>\n<lora:gone:1>"
-        assert draft.pm == "ties:density=0.5:lambda=1"
+        assert draft.choice == chosen("ties:density=0.5")
 
     def test_without_a_mode_it_is_what_the_webui_would_do(self) -> None:
-        assert find_mode(Draft(pm=from_prompt("<lora:a:1>", same_name).pm).request().tag.mode).id == "concat"
+        assert from_prompt("<lora:a:1>", same_name).choice == chosen("concat")
 
     def test_what_is_left_out_of_the_merge_comes_switched_off(self) -> None:
         draft = from_prompt("<lora:a:1><lora:b:0.5:pm=off><lora:c:1: PM = Off :start=5>", same_name)
@@ -135,24 +135,24 @@ class TestFromPrompt:
 
 class TestInsert:
     def test_the_tags_take_the_place_of_the_prompts_own(self) -> None:
-        draft = Draft("<lora:b:0.5>\n# <lora:c:1>", "add")
+        draft = Draft("<lora:b:0.5>\n# <lora:c:1>", chosen("add"))
         inserted = draft.insert_into("a cat <lora:a:1>, <pm:ties> red<lyco:d:1>")
         assert inserted == "a cat ,  red <lora:b:0.5> <pm:add:lambda=1>"
         assert draft.insert_into(inserted) == inserted
 
     def test_what_is_left_out_of_merges_stays(self) -> None:
-        inserted = Draft("<lora:b:1>", "concat").insert_into("<lora:light:1:pm=off> a cat <lora:a:1>")
+        inserted = Draft("<lora:b:1>", chosen("concat")).insert_into("<lora:light:1:pm=off> a cat <lora:a:1>")
         assert inserted == "<lora:light:1:pm=off> a cat <lora:b:1> <pm:concat:lambda=1>"
 
     def test_into_an_empty_prompt(self) -> None:
-        assert Draft("<lora:b:1>", "concat").insert_into("") == "<lora:b:1> <pm:concat:lambda=1>"
+        assert Draft("<lora:b:1>", chosen("concat")).insert_into("") == "<lora:b:1> <pm:concat:lambda=1>"
 
     @pytest.mark.parametrize(
         ("apply", "expected"),
         [("model + clip", "<lora:a:0.5:0.8>"), ("model", "<lora:a:0:0.8>"), ("clip", "<lora:a:0.5:0>")],
     )
     def test_the_part_that_it_is_applied_to_is_a_matter_of_strengths_there(self, apply: str, expected: str) -> None:
-        assert Draft("<lora:a:0.5:0.8>", "concat", apply).insert_into("").startswith(f"{expected} ")
+        assert Draft("<lora:a:0.5:0.8>", chosen("concat"), apply).insert_into("").startswith(f"{expected} ")
 
     def test_a_draft_that_is_wrong_is_not_inserted(self) -> None:
         with pytest.raises(MergeInputError, match="pm=off"):
@@ -172,13 +172,12 @@ modes = st.sampled_from(list(MODES.values()))
     st.text("a cat,(:1.2)"),
 )
 def test_what_was_inserted_comes_back(loras: list[LoraTag], off: list[str], mode: Any, prompt: str) -> None:
-    draft = Draft("\n".join([*map(write_lora, loras), *off]), write_pm(mode, mode.values({})))
+    draft = Draft("\n".join([*map(write_lora, loras), *off]), mode.choice())
     inserted = draft.insert_into(prompt)
     assert inserted.startswith(prompt.strip())
     back = from_prompt(inserted, same_name)
     assert back.request().loras == draft.request().loras == tuple(loras)
-    assert back.request().tag.mode == mode.id
-    assert options_of(back.request()) == options_of(draft.request())
+    assert back.request().choice == draft.request().choice == mode.choice()
 
 
 class TestRecipes:
@@ -189,13 +188,15 @@ class TestRecipes:
         def find(name: str) -> Path:
             return tmp_path / f"{name}.safetensors"
 
-        draft = Draft("<lora:a:0.5:0.8>\n<lora:b:-1:lbw=mlp=0.5>", "ties_svd:density=0.3:rank=2", "model", "float64")
-        merge_to_file(draft.recipe(find, {}), tmp_path / "out.safetensors")
+        draft = Draft(
+            "<lora:a:0.5:0.8>\n<lora:b:-1:lbw=mlp=0.5>", chosen("ties_svd:density=0.3:rank=2"), "model", "float64"
+        )
+        merge_to_file(draft.recipe(find, dict), tmp_path / "out.safetensors")
         recipe = inspect_file(tmp_path / "out.safetensors").recipe
         assert recipe
         back = from_recipe(recipe)
         assert back.text == draft.text
-        assert back.recipe(find, {}) == draft.recipe(find, {})
+        assert back.recipe(find, dict) == draft.recipe(find, dict)
 
     @pytest.mark.parametrize(
         "change",
@@ -225,12 +226,17 @@ class TestRecipes:
 
 
 class TestJson:
-    @given(st.builds(Draft, st.text(), st.text(), st.text(), st.text(), st.text()))
+    @given(st.builds(Draft, st.text(), st.sampled_from([mode.choice() for mode in MODES.values()]), *[st.text()] * 3))
     def test_it_comes_back(self, draft: Draft) -> None:
         assert from_json(json.dumps(draft.to_json()), "It") == draft
 
     def test_parts_of_other_versions_are_passed_over(self) -> None:
         assert from_json('{"text": "<lora:a:1>", "new": 7}', "It") == Draft("<lora:a:1>")
+
+    @pytest.mark.parametrize("pm", ["no_such_mode", "ties:density=2", ""])
+    def test_a_mode_of_another_version_is_refused(self, pm: str) -> None:
+        with pytest.raises(MergeInputError, match=r"'no_such_mode'|density is '2'|There is no mode ''"):
+            from_json(json.dumps({"text": "<lora:a:1>", "pm": pm}), "It")
 
     @pytest.mark.parametrize("text", ["", "{", "[]", "7", "null", '"text"', '{"text": 7}', '{"text": null}'])
     def test_what_is_none_is_refused(self, text: str) -> None:

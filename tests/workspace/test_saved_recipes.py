@@ -11,8 +11,9 @@ import pytest
 from lib_pm.core.errors import MergeInputError
 from lib_pm.workspace.draft import Draft
 from lib_pm.workspace.saved_recipes import Recipes
+from tests.chosen import chosen
 
-DRAFT = Draft("<lora:größe:0.5>\n# <lora:b:1>", "ties:density=0.5", "model", "float64", "exact")
+DRAFT = Draft("<lora:größe:0.5>\n# <lora:b:1>", chosen("ties:density=0.5"), "model", "float64", "exact")
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ def test_a_file_is_plain_json(recipes: Recipes) -> None:
     written = json.loads((recipes.folder / "recipes" / "a.json").read_text(encoding="utf-8"))
     assert written == {
         "text": DRAFT.text,
-        "pm": "ties:density=0.5",
+        "pm": "ties:density=0.5:lambda=1",
         "apply": "model",
         "dtype": "float64",
         "precision": "exact",

@@ -23,9 +23,10 @@ from lib_pm.workspace.draft import Draft
 from lib_pm.workspace.job_queue import Job
 from lib_pm.workspace.submit import Target, read_draft, submit_merge, submit_resize
 from lib_pm.workspace.workspace import Desk
+from tests.chosen import chosen
 from tests.desks import SHAPES, SeenDesk, done, failed, files, make_desk
 
-DRAFT = Draft("<lora:style:0.8>\n<lora:char:0.6:0.5>", "ties_svd:density=0.5:rank=3")
+DRAFT = Draft("<lora:style:0.8>\n<lora:char:0.6:0.5>", chosen("ties_svd:density=0.5:rank=3"))
 
 
 @pytest.fixture
@@ -111,10 +112,10 @@ class TestMerge:
         assert merged(desk, draft, Target("out", force=True)).file == "out"
 
     def test_an_option_that_does_nothing_is_noted(self, desk: SeenDesk) -> None:
-        assert merged(desk, Draft("<lora:style:1>", "add:rank=4")).notes == ["rank does nothing in mode add"]
+        assert merged(desk, Draft("<lora:style:1>", chosen("add:rank=4"))).notes == ["rank does nothing in mode add"]
 
     def test_lines_that_are_off_are_not_merged(self, desk: SeenDesk) -> None:
-        report = merged(desk, Draft("<lora:style:1>\n# <lora:no_such_lora:1>", "add"))
+        report = merged(desk, Draft("<lora:style:1>\n# <lora:no_such_lora:1>", chosen("add")))
         assert [lora.name for lora in report.loras] == ["style"]
 
     def test_cancelling_leaves_nothing_behind(self, desk: SeenDesk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +166,7 @@ class TestRefusals:
             ),
             (Draft(""), Target(), "cpu", "There is no LoRA to merge"),
             (Draft("<lora:style:1:lbw=NOPE>"), Target(), "cpu", "there is no block weight preset 'NOPE'"),
-            (Draft("<lora:style:1>", "tie"), Target(), "cpu", "There is no mode 'tie'"),
+            (Draft("<lora:style:1><pm:tie>"), Target(), "cpu", "There is no mode 'tie'"),
             (Draft("<lora:style:1>", apply="unet"), Target(), "cpu", "apply is 'unet'"),
             (Draft("<lora:style:1>", dtype="int8"), Target(), "cpu", "dtype is 'int8'"),
             (DRAFT, Target("../out"), "cpu", "holds /"),
