@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import pytest
 import torch
-from tests.merge.test_layers import LAYERS
+from tests.merging.test_layers import LAYERS
 
 from lib_pm.merging import threads
 from lib_pm.merging.layers import run_layers
