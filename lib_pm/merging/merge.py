@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from lib_pm.core.memo import Memo
 from lib_pm.core.ranks import asks_for_full_rank
 from lib_pm.core.registry import Mode
 from lib_pm.files.metadata import merged_metadata, too_long
+from lib_pm.files.reader import LoraFile, open_lora
 from lib_pm.files.writer import check_target
 from lib_pm.merging.devices import Device, torch_dtype
 from lib_pm.merging.layers import default_workers, layer_merger, memory_of
@@ -20,7 +22,7 @@ from lib_pm.merging.plan import MergePlan, open_plan
 from lib_pm.merging.progress import Progress, silent
 from lib_pm.merging.recipe import Recipe
 from lib_pm.merging.report import Report
-from lib_pm.merging.run import Run
+from lib_pm.merging.run import FULL_RANK_IN_A_FILE, NOTHING_TO_MERGE, Result, Run
 
 
 def merge(
@@ -31,10 +33,26 @@ def merge(
     workers: int | None = None,
     force: bool = False,
 ) -> tuple[dict[str, Tensor], Report]:
-    """The merge in memory: exactly the tensors that `merge_to_file` writes, and the report; no tensors if all is 0."""
-    with open_plan(recipe, progress=progress, force=force) as plan:
-        plan.contents(progress)
-        return merge_plan(plan, device=device, progress=progress, workers=workers)
+    """Return exactly the tensors that `merge_to_file` writes, and the report; no tensors if all is 0."""
+    result = merge_in_memory(recipe, device=device, progress=progress, workers=workers, force=force)
+    return result.tensors, result.report
+
+
+def merge_in_memory(
+    recipe: Recipe,
+    open_file: Callable[[Path], LoraFile] = open_lora,
+    *,
+    device: str = "auto",
+    progress: Progress = silent,
+    workers: int | None = None,
+    force: bool = False,
+) -> Result:
+    """Return the merge, which can be saved later. open_file: see `open_plan`."""
+    with open_plan(recipe, open_file, progress=progress, force=force) as plan:
+        contents = plan.contents(progress)
+        run = _run(plan, device, progress, workers, held=_result_size(plan))
+        layers = list(run)
+        return Result(_report(run, plan), plan, layers, recipe.to_json(contents))
 
 
 def merge_plan(
@@ -47,7 +65,8 @@ def merge_plan(
 ) -> tuple[dict[str, Tensor], Report]:
     """`merge`, of a recipe whose files are open. memo: see `merge_layer`."""
     run = _run(plan, device, progress, workers, memo, held=_result_size(plan))
-    return run.tensors(), _report(run, plan)
+    tensors = {name: tensor for layer in run for name, tensor in layer.tensors.items()}
+    return tensors, _report(run, plan)
 
 
 def merge_to_file(
@@ -67,14 +86,11 @@ def merge_to_file(
     write (every weight 0) is an error.
     """
     if asks_for_full_rank(recipe.options) and not recipe.mode.method.linear:
-        raise MergeInputError(
-            "svd_rank is full, which is for merges that are applied and not saved: the file would hold every weight of "
-            "the model. To save, give it a number."
-        )
+        raise MergeInputError(FULL_RANK_IN_A_FILE)
     check_target(target, overwrite)
     with open_plan(recipe, progress=progress, force=force) as plan:
         if not plan.layers:
-            raise MergeInputError("Nothing is left to merge: every strength, block weight or layer filter is 0.")
+            raise MergeInputError(NOTHING_TO_MERGE)
         metadata = merged_metadata(
             plan.files, plan.model, target.stem, recipe.to_json(plan.contents(progress)), keep=keep
         )

@@ -84,9 +84,11 @@ class MergePlan(Plan):
 
 
 @contextmanager
-def open_one(path: Path, progress: Progress = silent) -> Iterator[Plan]:
+def open_one(
+    path: Path, progress: Progress = silent, open_file: Callable[[Path], LoraFile] = open_lora
+) -> Iterator[Plan]:
     """Open one LoRA, whose layers are planned at the ranks that they have; it is closed at the end."""
-    with _opened([LoraUse(path)], open_lora, progress) as files:
+    with _opened([LoraUse(path)], open_file, progress) as files:
         (file,) = files
         model = common_model(files)
         layers = tuple(

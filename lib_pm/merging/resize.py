@@ -15,6 +15,7 @@ from lib_pm.core.layers import Layer
 from lib_pm.core.merge_layer import MergedLayer, memory_needed
 from lib_pm.core.registry import MODES
 from lib_pm.files.metadata import merged_metadata
+from lib_pm.files.reader import LoraFile, open_lora
 from lib_pm.files.writer import check_target
 from lib_pm.merging.devices import Device, torch_dtype
 from lib_pm.merging.layers import Finished, default_workers, finish, read_layer
@@ -23,7 +24,7 @@ from lib_pm.merging.plan import Plan, PlannedLayer, open_one
 from lib_pm.merging.progress import Progress, silent
 from lib_pm.merging.recipe import dtype_name
 from lib_pm.merging.report import Report
-from lib_pm.merging.run import Run
+from lib_pm.merging.run import Result, Run
 
 NO_LIMIT = 1 << 20  # a rank that no layer has: a dynamic rule alone decides
 _SUM = MODES["add_svd"]  # whose truncation a resize is, of one LoRA
@@ -102,6 +103,14 @@ class NewRank:
             if value is not None and value < 1:
                 raise MergeInputError(f"The {what} is {value}; allowed: a whole number, 1 or more.")
 
+    @classmethod
+    def of(
+        cls, rank: int | None, conv_rank: int | None = None, dynamic: str = "", max_rank: int | None = None
+    ) -> NewRank:
+        """Return what a user asks for. rank None: the dynamic rule alone decides. max_rank: limits it too."""
+        limits = [limit for limit in (rank, max_rank) if limit is not None]
+        return cls(min(limits, default=NO_LIMIT), conv_rank, parse_dynamic(dynamic) if dynamic else None)
+
     def limit(self, planned: PlannedLayer) -> int:
         """No more than the layer has: there is nothing to fill it with."""
         conv = self.conv_rank is not None and planned.shape.is_spatial
@@ -136,22 +145,21 @@ def resize_to_file(
         return _report(run)
 
 
-def resize(
+def resize_in_memory(
     source: Path,
     new: NewRank,
+    open_file: Callable[[Path], LoraFile] = open_lora,
     *,
     save_dtype: str = "float16",
     device: str = "auto",
     progress: Progress = silent,
     workers: int | None = None,
-) -> tuple[dict[str, Tensor], Report]:
-    """Return the tensors that `resize_to_file` writes, and the report; the size in it is that of the tensors."""
-    with open_one(source, progress) as plan:
+) -> Result:
+    """Return the LoRA at another rank, which can be saved later. open_file: see `open_plan`."""
+    with open_one(source, progress, open_file) as plan:
         run = _run(plan, new, save_dtype, device, progress, workers)
-        tensors = run.tensors()
-        report = _report(run)
-    report.size = sum(tensor.nbytes for tensor in tensors.values())
-    return tensors, report
+        layers = list(run)
+        return Result(_report(run), plan, layers)
 
 
 def preview_resize(
