@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.files.header import DTYPES, Entry, read_header
+from lib_pm.files.header import DTYPES, NAMES, Entry, read_header
 from lib_pm.files.reading import reading
 from lib_pm.files.stamps import MODEL, Facts
 
@@ -121,7 +121,7 @@ class TensorsInMemory(TensorFile):
     def __init__(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """name: of the LoRA, for messages. The tensors are copied."""
         for key, tensor in tensors.items():
-            if not isinstance(key, str) or not isinstance(tensor, Tensor) or tensor.dtype not in DTYPES.values():
+            if not isinstance(key, str) or not isinstance(tensor, Tensor) or tensor.dtype not in NAMES:
                 kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
                 raise MergeInputError(f"{name}: {key} is {kind}; allowed: names with tensors of floating point.")
         self._data = save({key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in tensors.items()})
