@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lib_pm import __version__
 from lib_pm.cli.analyse import add_analyse
 from lib_pm.cli.arguments import add_running, choices, given, print_result, show
 from lib_pm.cli.merge import add_merge
@@ -25,6 +24,7 @@ from lib_pm.core.choices import DTYPES
 from lib_pm.core.errors import MergeInputError, did_you_mean
 from lib_pm.core.visible import visible
 from lib_pm.merging.progress import Cancelled
+from lib_pm.version import __version__
 from lib_pm.workspace.modes import modes_json
 
 
@@ -158,19 +158,18 @@ def _parser() -> _Parser:
 
 
 def _resize(options: argparse.Namespace) -> None:
-    from lib_pm.merging.resize import NO_LIMIT, NewRank, parse_dynamic, resize_to_file
+    from lib_pm.merging.resize import NewRank, resize_to_file
 
     if options.rank is None and not options.dynamic:
         raise MergeInputError("Give --rank, or --dynamic with sv_ratio=N, sv_fro=SHARE or sv_cumulative=SHARE.")
     if options.max_rank is not None and not options.dynamic:
         raise MergeInputError("--max-rank goes with --dynamic; a fixed rank is --rank.")
-    limits = [rank for rank in (options.rank, options.max_rank) if rank is not None]
-    dynamic = parse_dynamic(options.dynamic) if options.dynamic else None
+    new = NewRank.of(options.rank, options.conv_rank, options.dynamic or "", options.max_rank)
     with progress_bar(quiet=options.quiet) as progress:
         report = resize_to_file(
             options.lora,
             options.output,
-            NewRank(min(limits, default=NO_LIMIT), options.conv_rank, dynamic),
+            new,
             device=options.device,
             progress=progress,
             workers=options.threads,

@@ -98,14 +98,13 @@ def _choice(options: argparse.Namespace, tag: Choice | None) -> Choice:
     """Return what the flags say, over what the `<pm:…>` tag says."""
     if tag and options.mode not in (None, tag.mode.id):
         raise MergeInputError(f"--mode says {options.mode} and the <pm:…> tag says {tag.mode.id}; give one of them.")
-    mode = tag.mode if tag else find_mode(options.mode or DEFAULT_MODE)
+    choice = tag or find_mode(options.mode or DEFAULT_MODE).choice()
     flags = given(options, _all_options(), "option_")
     for name, value in flags.items():
-        option = mode.option(name)
+        option = choice.mode.option(name)
         if option and value != option.declared.word:  # what the word is for is said by what refuses it
             option.in_files.parse(value)
-    values = mode.values(flags)
-    return Choice(mode, {**values, **(tag.values if tag else {}), **{name: values[name] for name in flags}})
+    return choice.changed(flags)
 
 
 def _repeated(options: argparse.Namespace, request: Request) -> Recipe:

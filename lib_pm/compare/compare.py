@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from lib_pm.core.errors import MergeInputError
 from lib_pm.core.scratch import Scratch
 from lib_pm.families.blocks import BLOCK_LISTS
 from lib_pm.families.families import Family, kind
+from lib_pm.files.reader import LoraFile, open_lora
 from lib_pm.merging.devices import Device
 from lib_pm.merging.layers import dense_workers, read_layer, run_layers
 from lib_pm.merging.memory import Need
@@ -27,6 +29,7 @@ from lib_pm.merging.recipe import LoraUse, Recipe, make_recipe
 
 def analyse(
     what: Recipe | Sequence[LoraUse],
+    open_file: Callable[[Path], LoraFile] = open_lora,
     *,
     device: str = "auto",
     progress: Progress = silent,
@@ -34,12 +37,13 @@ def analyse(
 ) -> Analysis:
     """Compare the LoRAs of a recipe, whose mode and options do not matter, at their strengths and block weights.
 
-    One layer of all LoRAs is held at a time for each worker. A MergeInputError says which LoRAs do not belong together.
+    One layer of all LoRAs is held at a time for each worker. open_file: see `open_plan`. A MergeInputError says which
+    LoRAs do not belong together.
     """
     start = time.perf_counter()
     recipe = what if isinstance(what, Recipe) else make_recipe(what, "concat")
     where = Device(device)
-    with open_plan(recipe, progress=progress, way_out="Compare LoRAs of one model.") as plan:
+    with open_plan(recipe, open_file, progress=progress, way_out="Compare LoRAs of one model.") as plan:
         scratch, totals = Scratch(), _Totals(len(plan.files))
 
         def needed(planned: PlannedLayer) -> int:

@@ -30,6 +30,7 @@ DTYPES = {
     "I8": torch.int8,
     "U8": torch.uint8,
 }
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
 MAX_LENGTH = 100_000_000  # of a header, in bytes: the format's own limit
 MAX_TENSORS = 1 << 15  # the largest LoRAs have some thousands
 MAX_LINES = 1 << 14  # of metadata; trainers write about a hundred

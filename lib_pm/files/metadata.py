@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from lib_pm import __version__
 from lib_pm.core.errors import MergeInputError
 from lib_pm.families.detect import SAYS, SD2_OR_NOT, named
 from lib_pm.files.json_text import MAX_LENGTH, load_json
+from lib_pm.version import __version__
 
 if TYPE_CHECKING:
     from lib_pm.files.base_model import BaseModel

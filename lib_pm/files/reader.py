@@ -24,7 +24,7 @@ from lib_pm.families.families import Family, either
 from lib_pm.files.header import DTYPES, Entry
 from lib_pm.files.peft_config import PeftConfig, read_peft_config
 from lib_pm.files.stamps import Facts, Stamp
-from lib_pm.files.tensors import TensorFile
+from lib_pm.files.tensors import TensorFile, TensorsInMemory
 
 # A mid factor multiplied into the down factor may have this many numbers, or so many times those of the layer's own
 # factors, whichever is more. Of what models have, 3×3 at 2560 channels and rank 256 comes to 6 million; a file of a
@@ -161,7 +161,18 @@ def open_lora(path: Path) -> LoraFile:
     A MergeInputError names the file and says what is wrong: missing, not a safetensors file, truncated, a checkpoint,
     another kind of network (with its name), an up factor without a down factor, shapes that do not fit.
     """
-    file = TensorFile(path)
+    return _as_lora(path, TensorFile(path))
+
+
+def open_tensors(name: str, tensors: Mapping[str, Tensor]) -> LoraFile:
+    """Return a state dict as the open file that it would be: `open_lora` of what safetensors would write.
+
+    name: of the LoRA, in messages and reports. Errors as for `open_lora`.
+    """
+    return _as_lora(Path(name), TensorsInMemory(name, tensors))
+
+
+def _as_lora(path: Path, file: TensorFile) -> LoraFile:
     try:
         parts = _layers_by_name(path, file.entries)
         layers = {name: _stored_layer(path, file.entries, name, parts[name]) for name in sorted(parts)}

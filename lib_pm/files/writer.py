@@ -19,9 +19,9 @@ from torch import Tensor
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.files.file_names import check_name, twin
+from lib_pm.files.header import NAMES
 from lib_pm.files.whole_file import WholeFile, already_there, reason
 
-_DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64"}
 _LEGACY_START, _LEGACY_LENGTH = 0x100000, 0x10000
 
 
@@ -60,7 +60,7 @@ class StreamWriter:
         except OSError as error:
             raise _file_error(self.target, error) from error
         end = self._written + len(data)
-        self._entries[name] = _entry(_DTYPES[tensor.dtype], tuple(tensor.shape), self._written, end)
+        self._entries[name] = _entry(NAMES[tensor.dtype], tuple(tensor.shape), self._written, end)
         self._hash.update(data)
         self._written = end
 

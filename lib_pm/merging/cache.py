@@ -21,7 +21,7 @@ from lib_pm.files.reader import LoraFile, open_lora
 from lib_pm.files.reading import reading
 from lib_pm.files.stamps import Stamp
 from lib_pm.merging.merge import merge_plan
-from lib_pm.merging.plan import Plan, open_plan
+from lib_pm.merging.plan import MergePlan, open_plan
 from lib_pm.merging.progress import Progress, silent
 from lib_pm.merging.recipe import Recipe
 from lib_pm.merging.report import Report
@@ -132,7 +132,7 @@ def _stamp(path: Path) -> Stamp:
         return Stamp.of(path)
 
 
-def _owners(plan: Plan, report: Report) -> dict[str, tuple[str, ...]]:
+def _owners(plan: MergePlan, report: Report) -> dict[str, tuple[str, ...]]:
     there = {layer.name for layer in report.layers}
     return {
         layer.name: tuple(plan.files[source.lora].name for source in layer.sources if source.weight)

@@ -23,7 +23,7 @@ from lib_pm.core.scratch import Scratch
 from lib_pm.files.reader import LoraFile
 from lib_pm.merging.devices import Device, torch_dtype
 from lib_pm.merging.memory import NOTHING, Need
-from lib_pm.merging.plan import Plan, PlannedLayer, Source
+from lib_pm.merging.plan import MergePlan, PlannedLayer, Source
 from lib_pm.merging.precision import full_precision
 from lib_pm.merging.progress import Progress
 from lib_pm.merging.threads import own_threads
@@ -56,6 +56,17 @@ class Finished:
     alpha: int
     kept: float
     total: float
+
+    @property
+    def is_zero(self) -> bool:
+        """The layer changes nothing: one of its factors is all zeros."""
+        factors = [tensor for name, tensor in self.tensors.items() if not name.endswith(".alpha")]
+        return not all(bool(tensor.any()) for tensor in factors)
+
+    @property
+    def full_bytes(self) -> int:
+        """What it takes at full rank; 0 for factors."""
+        return sum(tensor.nbytes for name, tensor in self.tensors.items() if name.endswith(FULL))
 
 
 def run_layers(
@@ -109,7 +120,9 @@ def read_layer(file: LoraFile, name: str) -> Layer:
     return layer
 
 
-def layer_merger(plan: Plan, device: Device, memo: Memo | None = None) -> Callable[[PlannedLayer], Finished | None]:
+def layer_merger(
+    plan: MergePlan, device: Device, memo: Memo | None = None
+) -> Callable[[PlannedLayer], Finished | None]:
     """The work of a merge: read a planned layer's sources, merge them, convert to the dtype of the file.
 
     memo: holds what other merges have read and found out, see `merge_layer`.
@@ -154,7 +167,7 @@ def layer_merger(plan: Plan, device: Device, memo: Memo | None = None) -> Callab
     return work
 
 
-def memory_of(plan: Plan, planned: PlannedLayer, device: Device) -> int:
+def memory_of(plan: MergePlan, planned: PlannedLayer, device: Device) -> int:
     """About how many bytes it takes to merge a layer there."""
     recipe, ranks = plan.recipe, plan.ranks(planned)
     return memory_needed(recipe.mode, planned.shape, ranks, recipe.options, device.dtype(recipe.dtype), device.type)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import lib_pm.core.methods  # noqa: F401 (registers the modes)
-from lib_pm.core.choices import APPLY, DTYPES, Apply
+from lib_pm.core.choices import APPLY, DTYPES, SHORT_DTYPES, Apply
 from lib_pm.core.errors import Faults, MergeInputError, quoted
 from lib_pm.core.excess import Precision
 from lib_pm.core.params import FACTOR, OptionValue, parse_factor
@@ -22,8 +22,6 @@ from lib_pm.prompt.parse import Request
 DEFAULT_MODE = "concat"  # exactly the WebUI's own stacking
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-
-_SHORT_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp64": "float64"}
 
 
 @dataclass(frozen=True)
@@ -215,7 +213,7 @@ def _strength(value: float, use: LoraUse) -> float:
 
 def dtype_name(what: str, text: str) -> str:
     """float32 of `float32` or `fp32`."""
-    name: str = _one_of(what, _SHORT_DTYPES.get(text, text), DTYPES)
+    name: str = _one_of(what, SHORT_DTYPES.get(text, text), DTYPES)
     return name
 
 

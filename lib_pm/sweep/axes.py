@@ -24,7 +24,9 @@ from lib_pm.prompt.tag import is_number, writable
 PREFIX = "[Power Merger] "  # of the axes' names in a menu that they share with others
 MODE = "Mode"
 LORAS = 8  # LoRAs that have axes: a plot's menu is made before anyone has written a prompt
-_WORD = -(2**62)  # stands for `full` or for nothing on an axis of whole numbers; out of range everywhere
+# A host reads the values of an axis of whole numbers as int. This one, which no option allows, stands there for the
+# word `full`, or for an option that is left out.
+_NO_NUMBER = -(2**62)
 # A number or a range. Python refuses to read whole numbers of some thousand digits, in words of its own.
 _TYPED = {int: re.compile(r"[-+\d\s()\[\]]{1,100}"), float: re.compile(r"[-+\d.eE\s()\[\]]{1,100}")}
 
@@ -96,13 +98,13 @@ def _option_axis(option: Option) -> Axis:
 
     def edit(tags: Tags, number: Any) -> Tags:
         written = rounded(number) if option.type is float else str(number)
-        return rewrite.set_option(tags, option.name, option.text(None) if number == _WORD else written)
+        return rewrite.set_option(tags, option.name, option.text(None) if number == _NO_NUMBER else written)
 
     def check(number: Any) -> None:
-        option.parse(None if number == _WORD else number)
+        option.parse(None if number == _NO_NUMBER else number)
 
     def label(tags: Tags, number: Any) -> str:
-        if number == _WORD:
+        if number == _NO_NUMBER:
             return f"{shown} {declared.word or declared.empty}"
         return f"{shown} {number if option.type is int else _shown(number)}"
 
@@ -113,7 +115,7 @@ def _option_axis(option: Option) -> Axis:
         check,
         label,
         cost=0.4 if declared.short else 0.45,  # all ranks come from one decomposition
-        words={declared.word: _WORD} if declared.word or declared.empty else {},
+        words={declared.word: _NO_NUMBER} if declared.word or declared.empty else {},
         option=option.name,
     )
 

@@ -14,13 +14,16 @@ from torch import Tensor
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.prompt.parse import LoraTag
-from lib_pm.webui.adapter import Placed, find_lora, layer_of, weight_sizes
+from lib_pm.webui.adapter import Placement, layer_of, weight_sizes
+from lib_pm.webui.lora_extension import find_lora
 
 # LoRAs change weights in place there; a quantized weight cannot be changed and is patched in each forward.
 _PLAIN_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def replace(networks: Any, model: Any, name: str, tensors: Mapping[str, Tensor], stacked: Sequence[LoraTag]) -> Placed:
+def replace(
+    networks: Any, model: Any, name: str, tensors: Mapping[str, Tensor], stacked: Sequence[LoraTag]
+) -> Placement:
     """See `Replace`."""
     objects = model.forge_objects_original.shallow_copy()
     for tag in stacked:
@@ -42,7 +45,7 @@ def replace(networks: Any, model: Any, name: str, tensors: Mapping[str, Tensor],
             model.forge_objects_after_applying_lora = own
             model.current_lora_hash = own_hash
 
-    return Placed(layers, undo)
+    return Placement(layers, undo)
 
 
 def _add_file(networks: Any, model: Any, objects: Any, tag: LoraTag) -> None:

@@ -18,8 +18,9 @@ from lib_pm.merging.cache import MergeCache, Merged
 from lib_pm.merging.progress import Cancelled, Progress, Unit
 from lib_pm.merging.recipe import recipe_from_request
 from lib_pm.prompt.parse import write_pm
-from lib_pm.webui.adapter import find_host, find_lora, lora_extension, model_family
+from lib_pm.webui.hosts import find_host, model_family
 from lib_pm.webui.infotext import begin, note, record, tell
+from lib_pm.webui.lora_extension import find_lora, lora_extension
 from lib_pm.webui.prompts import Panel, of_batch, read_request
 from lib_pm.webui.refusal import in_page, refused, stop, turn_away
 from lib_pm.webui.settings import read_settings
@@ -96,9 +97,9 @@ class Live:
         model = model_family(p.sd_model)
         with _plain_torch(), _progress() as progress:
             merged = self._cache.merge(recipe, device=settings.device, progress=progress, model=model)
-        placed = replace(networks, p.sd_model, f"power_merger_{merged.key[:16]}", merged.tensors, request.stacked)
-        setattr(p, _UNDO, placed.undo)
-        _tell_missing(p, merged, placed.layers)
+        placement = replace(networks, p.sd_model, f"power_merger_{merged.key[:16]}", merged.tensors, request.stacked)
+        setattr(p, _UNDO, placement.undo)
+        _tell_missing(p, merged, placement.layers)
         if unused := request.note():
             note(p, f"{unused}.")
         for text in merged.report.notes:

@@ -11,7 +11,7 @@ from lib_pm.core.errors import MergeInputError
 from lib_pm.files.library import Library
 from lib_pm.merging.devices import choose_device
 from lib_pm.webui import a1111, forge
-from lib_pm.webui.adapter import find_lora, lora_extension, webui_library
+from lib_pm.webui.lora_extension import find_lora, lora_extension, webui_library
 from lib_pm.webui.settings import read_settings
 from lib_pm.workspace.card import find_picture
 from lib_pm.workspace.job_queue import Turn

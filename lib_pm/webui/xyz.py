@@ -16,8 +16,8 @@ from lib_pm.core.errors import MergeInputError
 from lib_pm.prompt.edit import Tags, read_tags, rewrite
 from lib_pm.prompt.parse import parse_prompt
 from lib_pm.sweep.axes import MODE, PREFIX, Axis, Offered, make_axes
-from lib_pm.webui.adapter import find_lora, lora_extension
 from lib_pm.webui.infotext import note_of_cell
+from lib_pm.webui.lora_extension import find_lora, lora_extension
 from lib_pm.webui.prompts import Panel
 from lib_pm.webui.refusal import Refusal, stop
 from lib_pm.webui.settings import read_settings

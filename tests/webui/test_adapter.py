@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.webui import a1111, forge
-from lib_pm.webui.adapter import find_host, layer_of, weight_sizes
+from lib_pm.webui.adapter import layer_of, weight_sizes
+from lib_pm.webui.hosts import find_host
 
 DOTTED = "transformer.single_transformer_blocks.0.attn.to_q"
 
