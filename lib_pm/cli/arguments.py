@@ -20,23 +20,25 @@ if TYPE_CHECKING:
     from lib_pm.merging.report import Report
 
 EPILOG = """\
-A LoRA is a file with strengths, FILE[:MODEL[:CLIP]][:lbw=WEIGHTS] (CLIP is MODEL if missing), or the WebUI's own
-'<lora:NAME:CLIP:MODEL:lbw=WEIGHTS>' with --lora-dir.
+Each LoRA is a file with strengths, FILE[:MODEL[:CLIP]][:lbw=WEIGHTS] (CLIP defaults to MODEL), or the WebUI's own
+'<lora:NAME:CLIP:MODEL:lbw=WEIGHTS>' together with --lora-dir.
 Block weights: a list of 12, 17, 20, 26 or 61 numbers, named blocks 'IN04=0.5,OUT03-OUT06=0,mlp=0', or a preset's name.
 """
 
 
 def add_loras(command: argparse.ArgumentParser, *, nargs: str, what: str) -> None:
     """The LoRAs, where they are looked up, and the presets of their block weights."""
-    command.add_argument("loras", nargs=nargs, metavar="LORA", help=f"{what}, see below")
-    command.add_argument("--lora-dir", type=Path, help="folder in which <lora:NAME> is looked up")
+    command.add_argument("loras", nargs=nargs, metavar="LORA", help=f"{what} (see below)")
+    command.add_argument("--lora-dir", type=Path, help="folder where <lora:NAME> is looked up")
     command.add_argument("--lbw-presets", type=Path, help="text file with block weight presets, NAME:1,1,0,…")
 
 
 def add_running(command: argparse.ArgumentParser) -> None:
     """Where the work runs."""
     command.add_argument("--device", default="auto", help=f"{', '.join(DEVICES)}; auto falls back to the CPU")
-    command.add_argument("--threads", type=int, help="layers worked on side by side (default: by mode and cores)")
+    command.add_argument(
+        "--threads", type=int, help="layers processed in parallel (default: depends on mode and cores)"
+    )
 
 
 def uses(options: argparse.Namespace, request: Request) -> list[LoraUse]:
@@ -60,7 +62,7 @@ def request_of(words: Sequence[str]) -> Request:
     stacked = [tag.name for tag in loras if tag.stacked]
     if stacked:
         raise MergeInputError(
-            f"{', '.join(stacked)}: pm=off leaves a LoRA out of a merge; leave it out of the command."
+            f"{', '.join(stacked)}: pm=off keeps a LoRA out of the merge; remove it from the command."
         )
     return Request(loras, *tags)
 
@@ -84,7 +86,7 @@ def _path_of(tag: LoraTag, library: Library | None) -> Path:
         return library.find(tag.name)
     if path.suffix.lower() != ".safetensors":
         raise MergeInputError(
-            f"{tag.name!r} is no .safetensors file; a LoRA's name is looked up in the folder that --lora-dir gives."
+            f"{tag.name!r} is not a .safetensors file; to give a LoRA by name, set its folder with --lora-dir."
         )
     return path
 

@@ -97,7 +97,7 @@ class Mode:
                 raise self._no_option(written)
             if option.name in said:
                 raise MergeInputError(
-                    f"{said[option.name]} and {written} are one option of mode {self.id}; leave one of them."
+                    f"{said[option.name]} and {written} are the same option of mode {self.id}; keep only one."
                 )
             said[option.name] = written
             values[option.name] = option.parse(value)

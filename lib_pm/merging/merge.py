@@ -72,13 +72,15 @@ def merge_to_file(
     """
     if recipe.options.get("svd_rank", 0) is None and not recipe.mode.method.linear:
         raise MergeInputError(
-            "svd_rank is full, which is for merges that are applied and not saved: the file would hold every weight of "
-            "the model. To save, give it a number."
+            "svd_rank is full, which only works for applied merges: a saved file would hold every weight of "
+            "the model. To save, choose a number."
         )
     check_target(target, overwrite)
     with open_plan(recipe, progress=progress, force=force) as plan:
         if not plan.layers:
-            raise MergeInputError("Nothing is left to merge: every strength, block weight or layer filter is 0.")
+            raise MergeInputError(
+                "Nothing is left to merge: the strengths, block weights or layer filters switch off every layer."
+            )
         metadata = merged_metadata(
             plan.files, plan.model, target.stem, recipe.to_json(plan.contents(progress)), keep=keep
         )
@@ -121,7 +123,7 @@ class MergeRun:
             self._report.add(planned, None, "every weight is 0")
         layers = run_layers(self._plan.layers, self._work, self._progress, self._workers, self._device.type, self._need)
         for planned, finished in layers:
-            self._report.add(planned, finished, "convolutions, as svd_conv_rank is 0")
+            self._report.add(planned, finished, "convolutions, because svd_conv_rank is 0")
             if finished:
                 self._acting = self._acting or _acts(finished)
                 self._full += sum(tensor.nbytes for name, tensor in finished.tensors.items() if name.endswith(FULL))
@@ -133,14 +135,14 @@ class MergeRun:
             report.notes.append(f"at full rank, which takes {self._full / 2**20:.0f} MB of memory")
         if report.layers and not self._acting:
             none = [f"{name} 0" for name in ("density", "lambda") if self._plan.recipe.options.get(name) == 0]
-            by = f", by {' and '.join(none)}" if none else ""
-            report.notes.append(f"every layer is all zeros{by}: the result changes nothing")
+            by = f" because of {' and '.join(none)}" if none else ""
+            report.notes.append(f"every layer is zero{by}: the result changes nothing")
         report.notes += [*self._plan.model.notes, *self._device.notes(self._plan.recipe.dtype)]
         for file, recorded in zip(self._plan.files, self._plan.recipe.contents, strict=False):
             if file.content != recorded:
-                report.notes.append(f"{file.path.name} is not the file that the recipe was made with")
+                report.notes.append(f"{file.path.name} is not the file that the recipe was made from")
         report.notes += [
-            f"the tags of {file.name} are left out, {why}"
+            f"the tags of {file.name} are left out: {why}"
             for file in self._plan.files
             if (why := too_long(file.metadata))
         ]
@@ -155,7 +157,7 @@ def _acts(finished: Finished) -> bool:
 
 def _advice(mode: Mode) -> str:
     multiplied_out = mode.space == "delta" and not mode.method.linear
-    return ADVICE + (", or merge by concat or add_svd, which need less" if multiplied_out else "")
+    return ADVICE + (", or merge with concat or add_svd, which need less" if multiplied_out else "")
 
 
 def _result_size(plan: Plan) -> int:

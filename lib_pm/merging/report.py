@@ -79,7 +79,9 @@ class Report:
             lines.append(f"  left out: {count} layers, {reason} (first {first})")
         if self.kept_energy is not None:
             lowest = min((layer for layer in self.layers if layer.kept_energy is not None), key=_energy)
-            lines.append(f"  kept energy: {self.kept_energy:.2%} in all, least {_energy(lowest):.2%} in {lowest.name}")
+            lines.append(
+                f"  kept energy: {self.kept_energy:.2%} overall, lowest {_energy(lowest):.2%} in {lowest.name}"
+            )
         lines += [f"  note: {note}" for note in self.notes]
         if every_layer:
             lines += [f"  {layer.name}: rank {layer.rank}{_energy_text(layer)}" for layer in self.layers]

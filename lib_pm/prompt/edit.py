@@ -70,8 +70,8 @@ def set_option(tags: Tags, name: str, text: str) -> Tags:
     """Another value of an option, written as in the tag; "" leaves it out. A MergeInputError if there is no mode."""
     if not tags.pm:
         raise MergeInputError(
-            f"{name} is an option of a merge, and none is asked for; write a <pm:…> tag, switch the accordion on, or "
-            "choose the axis Mode."
+            f"{name} is an option of a merge, but this prompt is not merged; write a <pm:…> tag, turn on the "
+            "accordion, or add the axis Mode."
         )
     option = find_mode(parse_pm(tags.pm.body).mode).option(name)
     if not option:

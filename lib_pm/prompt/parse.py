@@ -129,12 +129,12 @@ def parse_lora(body: str) -> LoraTag:
         some = ", ".join(tag.other[:_NAMED]) + (" …" if len(tag.other) > _NAMED else "")
         raise MergeInputError(
             f"{some} in {quoted(str(tag))} cannot be merged; allowed: a name, two strengths (a third "
-            "number is the WebUI's dyn), te=, unet=, lbw= for block weights, and pm=off, which leaves the LoRA out of "
+            "number is the WebUI's dyn), te=, unet=, lbw= for block weights, and pm=off, which keeps the LoRA out of "
             "the merge."
         )
     if tag.off and not tag.is_read_alike:
         raise MergeInputError(
-            f"{quoted(str(tag))} is left to the WebUI by pm=off, and the WebUI reads something else in it; write a "
+            f"pm=off leaves {quoted(str(tag))} to the WebUI, which reads it differently; write a "
             "name, two numbers, te= and unet= in lower case and without spaces, and block weights as lbw=PRESET or a "
             "list."
         )
@@ -161,7 +161,7 @@ def parse_file(text: str) -> LoraTag:
     if not name:
         raise MergeInputError(f"{quoted(text)} names no file; write FILE, FILE:STRENGTH or FILE:MODEL:CLIP.")
     if len(lbw) > 1:
-        raise MergeInputError(f"{quoted(text)} has block weights twice: {' and '.join(lbw)}. Leave one of them.")
+        raise MergeInputError(f"{quoted(text)} has block weights twice: {' and '.join(lbw)}. Keep only one.")
     _check_end(name, text)
     model = parse_strength(strengths[0], text) if strengths else 1.0
     clip = parse_strength(strengths[1], text) if len(strengths) > 1 else model
@@ -180,7 +180,7 @@ def _check_end(name: str, text: str) -> None:
     if is_number(wrong):
         raise MergeInputError(f"{quoted(text)} has three numbers; allowed: FILE, FILE:STRENGTH or FILE:MODEL:CLIP.")
     if "=" in wrong:
-        raise MergeInputError(f"{quoted(wrong)} in {quoted(text)} is not known; allowed: FILE[:MODEL[:CLIP]][:lbw=…].")
+        raise MergeInputError(f"{quoted(wrong)} in {quoted(text)} is unknown; allowed: FILE[:MODEL[:CLIP]][:lbw=…].")
     parse_strength(wrong, text)
 
 

@@ -59,7 +59,7 @@ class Tag:
         """Whether `pm=off` leaves this LoRA to the host."""
         value = self.value("pm")
         if value is not None and value.lower() != "off":
-            raise MergeInputError(f"pm is {quoted(value)} in {self}; allowed: off, which leaves it out of the merge.")
+            raise MergeInputError(f"pm is {quoted(value)} in {self}; allowed: off, which keeps it out of the merge.")
         return value is not None
 
     @property
@@ -114,7 +114,7 @@ class Tag:
         found = [(at, value) for at, key, value in self.named() if key in names]
         if len(found) > 1:
             both = " and ".join(self.items[at].strip() for at, _ in found)
-            raise MergeInputError(f"{self} says {names[0]} more than once: {both}. Leave one of them.")
+            raise MergeInputError(f"{self} says {names[0]} more than once: {both}. Keep only one.")
         return found[0][1] if found else None
 
     def with_name(self, name: str) -> Tag:
@@ -244,8 +244,8 @@ def writable(text: str, kind: str) -> str:
     """The text, if it can be an item of a tag: names come from files too, which hold anything."""
     if _UNWRITABLE.search(text) or text != text.strip() or not text:
         raise MergeInputError(
-            f"{quoted(text)} cannot be written into a <{kind}:…> tag, where <, >, : and line breaks have a meaning and "
-            "spaces at the ends have none."
+            f"{quoted(text)} cannot be written into a <{kind}:…> tag, where <, >, : and line breaks have a special "
+            "meaning and spaces at the ends are lost."
         )
     return text
 
@@ -264,6 +264,10 @@ def parse_strength(text: str, where: str) -> float:
     """A strength that is written in `where`; a MergeInputError says what is wrong with it."""
     if is_number(text):
         return parse_factor(text, f"The strength in {quoted(where)}")
-    comma = f" Write {text.strip().replace(',', '.')}, with a point." if is_number(text.replace(",", ".", 1)) else ""
-    weights = f" Block weights are written lbw={text.strip()}." if _WEIGHTS.fullmatch(text.strip()) else ""
+    comma = (
+        f" Write {text.strip().replace(',', '.')}, with a decimal point."
+        if is_number(text.replace(",", ".", 1))
+        else ""
+    )
+    weights = f" To set block weights, write lbw={text.strip()}." if _WEIGHTS.fullmatch(text.strip()) else ""
     raise MergeInputError(f"The strength {quoted(text)} in {quoted(where)} is not a number.{comma or weights}")

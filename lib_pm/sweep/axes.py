@@ -60,7 +60,7 @@ class Axis:
             values = [value.strip() for row in csv.reader([text], skipinitialspace=True) for value in row] or [""]
         except csv.Error as error:
             raise MergeInputError(
-                f"{self.name}: {quoted(text)} is no list of values with commas between them ({error})."
+                f"{self.name}: {quoted(text)} is not a list of values separated by commas ({error})."
             ) from error
         if self.type is str:
             return values
@@ -151,9 +151,7 @@ def _lora_axes(number: int, offered: Offered) -> list[Axis]:
 
     def check_weights(value: str) -> None:
         if is_number(value):
-            raise MergeInputError(
-                f'{name} lbw is {quoted(value)}; a list of block weights is one value in quotes here: "1,0,0,…".'
-            )
+            raise MergeInputError(f'{name} lbw is {quoted(value)}; put a list of block weights in quotes: "1,0,0,…".')
         check_block_weights(value, offered.presets(), name)
 
     return [
@@ -181,7 +179,7 @@ def _number_axis(
         if not inside:
             raise MergeInputError(
                 f"{name} is {quoted(value)}; allowed: a number from {low:.0f} to {high:.0f}, or a range such as "
-                "0-1 [5]. Fractions have a point; a comma is between values."
+                "0-1 [5]. Use a decimal point; commas separate values."
             )
 
     return Axis(name, float, edit, check, label, fits)
@@ -195,7 +193,7 @@ def check_part(part: str) -> None:
 
 def _check_two(tags: Tags) -> None:
     if len(tags.merged) != 2:
-        raise MergeInputError(f"Balance is for two LoRAs; the prompt has {len(tags.merged)} to merge.")
+        raise MergeInputError(f"Balance needs exactly two LoRAs to merge; the prompt has {len(tags.merged)}.")
 
 
 def _as_it_is(tags: Tags, value: str) -> str:

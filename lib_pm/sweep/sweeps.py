@@ -45,7 +45,7 @@ def sweep_ranks(mode: str = "add_svd", density: float = 1, low: int = 1, high: i
     """Ranks of one mode that truncates."""
     if "svd_rank" not in find_mode(mode).options:
         truncating = ", ".join(mode.id for mode in MODES.values() if "svd_rank" in mode.options)
-        raise MergeInputError(f"Mode {mode} has no rank to choose; allowed: {truncating}.")
+        raise MergeInputError(f"Mode {mode} has no rank; allowed: {truncating}.")
     given = ("Density", f"{density:g}") if "density" in MODES[mode].options else NOTHING
     return Sweep(("SVD rank", _range(low, high, steps)), ("Mode", mode), given)
 
@@ -54,6 +54,7 @@ def _range(low: float, high: float, steps: int) -> str:
     """As the WebUI's plot reads it: that many values, the first low and the last high."""
     if steps < 1 or low > high:
         raise MergeInputError(
-            f"{steps} steps from {low:g} to {high:g}; allowed: 1 or more, from a lower to a higher number."
+            f"The range has {steps} steps from {low:g} to {high:g}; allowed: 1 step or more, from a lower to a higher "
+            "number."
         )
     return f"{low:g}-{high:g} [{steps}]" if steps > 1 else f"{low:g}"

@@ -16,8 +16,8 @@ from lib_pm.ui.mode_controls import OPTIONS, mode_controls, panel_text, shown
 
 TITLE = "Power Merger"
 _EXPLANATION = (
-    "Merges the prompt's LoRAs instead of stacking them. A `<pm:…>` tag in the prompt wins over these settings; "
-    "`:pm=off` in a LoRA's tag leaves that one stacked."
+    "Merges the prompt's LoRAs instead of stacking them. A `<pm:…>` tag in the prompt overrides these settings; "
+    "`:pm=off` in a LoRA's tag stacks that LoRA instead."
 )
 
 
@@ -59,8 +59,8 @@ def requested(enabled: object = False, mode: object = "", *values: object) -> st
         return ""
     if mode is not None and not isinstance(mode, str):
         raise MergeInputError(
-            f"The second argument of {TITLE} is {mode!r}; allowed: the name of a mode, or what a <pm:…> tag holds, as "
-            "'ties_svd:density=0.5'."
+            f"The second argument of {TITLE} is {mode!r}; allowed: the name of a mode, or what goes into a <pm:…> tag, "
+            "such as 'ties_svd:density=0.5'."
         )
     return panel_text(mode, values)
 

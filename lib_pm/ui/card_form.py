@@ -56,7 +56,7 @@ def draw_card_form(desk: Desk) -> CardForm:
             path = desk.library.find(clear_name(name))  # not by the WebUI, for which it may be another of that name
             write_card(path, Card(activation, chosen))
             desk.announce(path)
-            return note_html(f"The card of {name} is saved.")
+            return note_html(f"Saved the card of {name}.")
         except MergeInputError as error:
             return problem_html(desk.public(str(error)))
 

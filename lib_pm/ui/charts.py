@@ -28,7 +28,7 @@ def blocks_svg(analysis: Analysis) -> str:
     parts: list[str] = []
     y = 20.0
     if pairs:
-        parts.append(label(0, y, "Cosine of each pair: do they pull the same way?", font_weight="bold"))
+        parts.append(label(0, y, "Cosine of each pair: do they pull in the same direction?", font_weight="bold"))
         y = _names(parts, analysis.blocks, column, y + 10)
         parts.append(label(_LEFT + len(analysis.blocks) * column + 16 + column / 2, y - 6, "all", anchor="middle"))
         for pair in pairs:
@@ -63,7 +63,7 @@ def _row(parts: list[str], pair: Pair, blocks: tuple[str, ...], column: float, y
 
 def _cell(parts: list[str], what: str, relation: Relation, x: float, y: float, column: float) -> None:
     cosine = relation.cosine
-    said = "no layer in common" if not relation.layers else f"cosine {number(cosine)}"
+    said = "no layers in common" if not relation.layers else f"cosine {number(cosine)}"
     parts.append(
         element(
             "rect",
@@ -163,7 +163,7 @@ def spectrum_svg(analysis: Analysis) -> str:
     def place(rank: float, kept: float) -> tuple[float, float]:
         return left + width * math.log2(rank) / math.log2(most), bottom - height * kept
 
-    parts = [label(0, 16, "Energy that a rank keeps: which rank is enough?", font_weight="bold")]
+    parts = [label(0, 16, "Energy kept at each rank: which rank is enough?", font_weight="bold")]
     for percent in range(0, 101, 20):
         y = place(1, percent / 100)[1]
         parts += [line(left - 4, y, left, y), label(left - 8, y + 4, f"{percent}", anchor="end", size=_SMALL)]
@@ -200,7 +200,7 @@ def spectrum_svg(analysis: Analysis) -> str:
     y = bottom + 62 + 20 * len(curves)
     y += _note(parts, analysis, y)
     described = " ".join(f"{name}: {spectrum.to_text()}." for name, spectrum, _ in curves)
-    return picture("pm-spectrum", right + 56, y, "Energy kept against rank", described, *parts)
+    return picture("pm-spectrum", right + 56, y, "Energy kept by rank", described, *parts)
 
 
 _DASHES = ("", "7 3", "2 3", "9 3 2 3")
@@ -241,5 +241,5 @@ def _note(parts: list[str], analysis: Analysis, y: float) -> float:
     """Says so where LoRAs are left out; returns how much room that takes."""
     if len(analysis.loras) <= MOST:
         return 0.0
-    parts.append(label(0, y, f"Shown are the first {MOST} of {len(analysis.loras)} LoRAs."))
+    parts.append(label(0, y, f"Showing the first {MOST} of {len(analysis.loras)} LoRAs."))
     return 24.0

@@ -11,7 +11,7 @@ from lib_pm.core.choices import APPLY, DTYPES
 from lib_pm.ui.mode_controls import OPTIONS, ModeControls, mode_controls, mode_values, panel_text
 from lib_pm.workspace.draft import Draft
 
-_PLACEHOLDER = "<lora:style:0.8>\n<lora:character:0.6:lbw=MIDD>\n# <lora:switched-off:1>"
+_PLACEHOLDER = "<lora:style:0.8>\n<lora:character:0.6:lbw=MIDD>\n# <lora:disabled:1>"
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ def draw_mode(text: Any, mode: str) -> DraftControls:
     """Draw what belongs to the text beside it."""
     # The tab makes files; `full` is taken where another page or a prompt says it.
     controls = mode_controls(mode, lambda name: f"pm_{name}", info=lambda option: option.in_files.help)
-    apply = gr.Radio(list(APPLY), value=APPLY[0], label="Apply", elem_id="pm_apply")
+    apply = gr.Radio(list(APPLY), value=APPLY[0], label="Apply to", elem_id="pm_apply")
     with gr.Accordion("Computation", open=False):
-        dtype = gr.Dropdown(list(DTYPES), value="float32", label="dtype of the computation", elem_id="pm_dtype")
-        exact = gr.Checkbox(False, label="Truncate more exactly (slower)", elem_id="pm_exact")
+        dtype = gr.Dropdown(list(DTYPES), value="float32", label="Computation dtype", elem_id="pm_dtype")
+        exact = gr.Checkbox(False, label="More exact truncation (slower)", elem_id="pm_exact")
     return DraftControls(text, controls, apply, dtype, exact)
 
 

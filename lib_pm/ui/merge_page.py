@@ -19,7 +19,7 @@ from lib_pm.ui.job_status import Working, draw_working, run_on_click
 from lib_pm.ui.lora_lists import Listing, choices_of, data_html, marker
 from lib_pm.ui.messages import note_html, problem_html
 from lib_pm.ui.recipe_form import draw_recipe_form
-from lib_pm.ui.save_form import draw_save_form, target_of
+from lib_pm.ui.save_form import EMPTY_NAME, draw_save_form, target_of
 from lib_pm.workspace.draft import Draft, from_prompt
 from lib_pm.workspace.job_queue import Job
 from lib_pm.workspace.submit import default_name, read_draft, submit_analyse, submit_merge
@@ -132,7 +132,7 @@ def _checker(desk: Desk) -> Callable[..., list[Any]]:
         except MergeInputError as error:  # an option is no number: that is no draft to keep
             return [problem_html(desk.public(str(error))), gr.update()]
         try:
-            told, name = _told(desk, draft) if draft.text.strip() else ("", "empty: made of the LoRAs' names")
+            told, name = _told(desk, draft) if draft.text.strip() else ("", EMPTY_NAME)
         except MergeInputError as error:
             told, name = problem_html(desk.public(str(error))), None
         return [told + _kept(desk, draft), gr.update() if name is None else gr.update(placeholder=name)]
@@ -154,9 +154,9 @@ def _told(desk: Desk, draft: Draft) -> tuple[str, str]:
     recipe = read_draft(desk, draft)
     kinds, on = ([tag.kind for tag in tags_of(text)] for text in (draft.text, draft.active))
     off = (len(kinds) - kinds.count("pm")) - (len(on) - on.count("pm"))
-    said = f", mode {recipe.mode.id} as the text's <pm:…> tag says" if "pm" in on else ""
+    said = f", mode {recipe.mode.id} from the <pm:…> tag" if "pm" in on else ""
     count = counted(len(recipe.loras), "LoRA")
-    return note_html(f"{count}{f', {off} switched off' if off else ''}{said}."), default_name(recipe)
+    return note_html(f"{count}{f', {off} disabled' if off else ''}{said}."), default_name(recipe)
 
 
 def _getter(desk: Desk) -> Callable[[str], list[Any]]:

@@ -20,12 +20,12 @@ def draw_recipe_form(desk: Desk, draft: DraftControls, told: Any) -> Listing:
         name = gr.Dropdown(
             [],
             label="Recipe",
-            info="choose one to load, or write a new name to save",
+            info="Choose a recipe to load, or type a new name to save.",
             allow_custom_value=True,
             interactive=True,
             elem_id="pm_recipe_name",
         )
-        overwrite = gr.Checkbox(False, label="Overwrite a recipe of that name", elem_id="pm_recipe_overwrite")
+        overwrite = gr.Checkbox(False, label="Overwrite an existing recipe", elem_id="pm_recipe_overwrite")
         with gr.Row():
             load = gr.Button("Load", elem_id="pm_recipe_load", min_width=80)
             save = gr.Button("Save", elem_id="pm_recipe_save", min_width=80)
@@ -36,11 +36,11 @@ def draw_recipe_form(desk: Desk, draft: DraftControls, told: Any) -> Listing:
 
     def saved(name: str | None, overwrite: bool, *values: Any) -> str:
         desk.recipes.save(name or "", draft_of(*values), overwrite=overwrite)
-        return f"The recipe {name} is saved."
+        return f"Saved the recipe {name}."
 
     def deleted(name: str | None) -> str:
         desk.recipes.delete(name or "")
-        return f"The recipe {name} is deleted."
+        return f"Deleted the recipe {name}."
 
     def loaded(name: str | None) -> list[Any]:
         try:

@@ -20,9 +20,9 @@ from lib_pm.workspace.workspace import Desk
 
 FIXED = "fixed rank"
 _EXPLAINED = (
-    "<p>Each layer gets the best approximation of that rank. A rule chooses the rank layer by layer: sv_ratio keeps "
-    "singular values above the largest / N, sv_fro and sv_cumulative a share of the norm or of the sum; the rank is "
-    "then the most that a layer gets. Preview shows what would be kept before anything is written.</p>"
+    "<p>Each layer gets the best approximation at the rank you choose. A rule chooses the rank layer by layer, up to "
+    "that rank: sv_ratio keeps singular values above the largest / N; sv_fro and sv_cumulative keep a share of the "
+    "norm or of the sum. Preview shows what would be kept, and writes nothing.</p>"
 )
 
 
@@ -31,16 +31,18 @@ def draw_resize(desk: Desk) -> tuple[Any, list[Listing]]:
     gr.HTML(_EXPLAINED)
     loras = gr.Dropdown([], multiselect=True, label="LoRAs", elem_id="pm_resize_loras", interactive=True)
     with gr.Row():
-        rank = gr.Number(16, precision=0, label="Rank", info="0: the rule alone decides", elem_id="pm_resize_rank")
+        rank = gr.Number(16, precision=0, label="Rank", info="0 leaves it to the rule.", elem_id="pm_resize_rank")
         conv_rank = gr.Number(
             0,
             precision=0,
             label="Conv rank",
-            info="convolutions larger than 1×1; 0: as the rank",
+            info="For convolutions larger than 1×1. 0: same as the rank.",
             elem_id="pm_resize_conv",
         )
         rule = gr.Dropdown([FIXED, *RULES], value=FIXED, label="Rule", elem_id="pm_resize_rule")
-        value = gr.Number(0.95, label="Rule value", info="sv_ratio: 1 or more; else 0 to 1", elem_id="pm_resize_value")
+        value = gr.Number(
+            0.95, label="Rule value", info="sv_ratio: 1 or more. Other rules: 0 to 1.", elem_id="pm_resize_value"
+        )
     form = draw_save_form(desk, "pm_resize", merges=False)
     with gr.Row():
         look = gr.Button("Preview", elem_id="pm_resize_look")

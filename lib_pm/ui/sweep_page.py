@@ -50,7 +50,7 @@ def draw_sweeps(desk: Desk, draft: DraftControls, outside: Mapping[str, Any]) ->
             ]
             third = gr.Button("Fill the plot: ranks", elem_id="pm_fill_ranks", interactive=bool(plot))
     insert = gr.Checkbox(
-        True, label="Insert the LoRAs and the mode of the page Merge into the prompt too", elem_id="pm_sweep_insert"
+        True, label="Also insert the LoRAs and the mode from the Merge page into the prompt", elem_id="pm_sweep_insert"
     )
     told = gr.HTML(elem_id="pm_sweep_status")
     goto = gr.HTML(elem_id="pm_sweep_goto")
@@ -96,7 +96,7 @@ def _filler(desk: Desk, make: Callable[..., Sweep], count: int) -> Callable[...,
             for name, values in (sweep.x, sweep.y, sweep.z)
             for value in (PREFIX + name if name else "Nothing", values)
         ]
-        told = note_html("The plot of txt2img is filled; press Generate there.")
+        told = note_html("The X/Y/Z plot of txt2img is filled in; press Generate there.")
         return [PLOT, *axes, True, prompt, told, marker("goto", "txt2img")]
 
     return fill

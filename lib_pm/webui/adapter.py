@@ -55,7 +55,7 @@ def find_host(model: Any, networks: Any) -> Replace:
         return forge.replace
     if hasattr(networks, "network_apply_weights") and hasattr(networks, "loaded_networks"):
         return a1111.replace
-    raise MergeInputError("This WebUI's Lora extension is of a kind that is not known here.")
+    raise MergeInputError("This WebUI's Lora extension is not supported.")
 
 
 def lora_extension() -> Any:
@@ -63,7 +63,7 @@ def lora_extension() -> Any:
     try:
         return importlib.import_module("networks")
     except ImportError as error:
-        raise MergeInputError("The WebUI's own Lora extension is switched off; switch it on in Extensions.") from error
+        raise MergeInputError("The WebUI's own Lora extension is disabled; enable it under Extensions.") from error
 
 
 def find_lora(networks: Any, name: str) -> Path:

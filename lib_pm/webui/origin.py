@@ -56,7 +56,7 @@ def _refuse_foreign(headers: Mapping[str, str], origins: Origins) -> None:
         return
     raise HTTPException(
         403,
-        f"This was asked for by a page of {origin or 'elsewhere'!a}; allowed: the WebUI's own pages, programs, and "
+        f"This request came from a page of {origin or 'elsewhere'!a}; allowed: the WebUI's own pages, programs, and "
         "pages of the origins in --cors-allow-origins.",
     )
 

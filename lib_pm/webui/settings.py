@@ -37,15 +37,15 @@ def add_settings() -> None:
     options = {
         "cache_mb": new(
             default.cache_mb, "Memory for merges (MB)", gr.Slider, {"minimum": 0, "maximum": 16384, "step": 64}
-        ).info("a merge that is kept need not be made again; 0 keeps none"),
-        "device": new(default.device, "Device that merges", gr.Dropdown, {"choices": list(DEVICES)}).info(
-            "auto takes the GPU if there is one"
+        ).info("a merge kept in memory need not be repeated; 0 keeps none"),
+        "device": new(default.device, "Device for merging", gr.Dropdown, {"choices": list(DEVICES)}).info(
+            "auto uses the GPU if there is one"
         ),
         "mode": new(default.mode, "Default mode", gr.Dropdown, {"choices": list(MODES)})
         .info("takes effect after Reload UI")
         .needs_reload_ui(),
-        "presets": new("", "File of block weight presets").info(
-            "lines of NAME:1,1,0,…; empty: the one of sd-webui-lora-block-weight, if it is installed"
+        "presets": new("", "Block weight preset file").info(
+            "one NAME:1,1,0,… per line; leave empty to use the file of sd-webui-lora-block-weight"
         ),
     }
     for name, option in options.items():

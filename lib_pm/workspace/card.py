@@ -48,7 +48,7 @@ def write_card(lora: Path, card: Card) -> None:
     """Put the card beside a LoRA's file. What its `.json` says else stays, and so does a picture that is there."""
     value = _read(lora)
     if value is None:
-        raise MergeInputError(f"{lora.stem}.json cannot be read, and would be lost; mend it or take it away.")
+        raise MergeInputError(f"{lora.stem}.json cannot be read and would be overwritten; repair or remove it.")
     value[_ACTIVATION] = card.activation.strip()
     text = json.dumps(value, indent=4, ensure_ascii=False)
     write_text(lora.with_suffix(".json"), text, f"The card of {lora.stem}")

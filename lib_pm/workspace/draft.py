@@ -90,7 +90,7 @@ class Draft:
             stacked = [tag.name for tag in request.loras if tag.stacked]
             if stacked:
                 raise MergeInputError(
-                    f"{', '.join(stacked)}: pm=off leaves a LoRA out of a merge; switch it off, or take pm=off away."
+                    f"{', '.join(stacked)}: pm=off keeps a LoRA out of the merge; disable its line, or remove pm=off."
                 )
         tag = request.tag
         if not tag.mode:
@@ -124,7 +124,7 @@ def from_prompt(prompt: str, name_of: Callable[[str], str]) -> Draft:
     tags = tags_of(prompt)
     lines = [_line(tag, name_of) for tag in tags if tag.kind != "pm"]
     if not lines:
-        raise MergeInputError("There is no <lora:…> in the prompt.")
+        raise MergeInputError("There is no <lora:…> tag in the prompt.")
     modes = [parse_pm(tag.body) for tag in tags if tag.kind == "pm"]
     check_one_mode(len(modes))
     return Draft("\n".join(lines), _written(modes[0] if modes else ModeTag(DEFAULT_MODE)))
@@ -138,11 +138,11 @@ def from_recipe(recipe: Mapping[str, Any]) -> Draft:
         tags = [LoraTag(name, use.model, use.clip, use.lbw) for name, use in zip(names, read.loras, strict=True)]
         text = "\n".join(map(write_lora, tags))
     except (KeyError, TypeError, AttributeError) as error:
-        raise MergeInputError(f"This is not a recipe of Power Merger: {error!r} is missing or wrong.") from error
+        raise MergeInputError(f"This is not a Power Merger recipe: {error!r} is missing or wrong.") from error
     if read.layers != KINDS:
         raise MergeInputError(
-            f"The recipe is of {', '.join(read.layers)} layers only, as `--layers` of the command line says; "
-            "here all are merged."
+            f"The recipe merges only {', '.join(read.layers)} layers, as set by `--layers` on the command line; the "
+            "tab merges all."
         )
     return Draft(text, write_pm(read.mode, read.options), read.apply, read.dtype, read.precision)
 
@@ -152,12 +152,12 @@ def from_json(text: str, where: str) -> Draft:
     try:
         value = parse_json(text)
     except NotJson as error:
-        raise MergeInputError(f"{where} holds no recipe: {error}.") from error
+        raise MergeInputError(f"{where} contains no recipe: {error}.") from error
     if not isinstance(value, dict):
-        raise MergeInputError(f"{where} holds no recipe.")
+        raise MergeInputError(f"{where} contains no recipe.")
     draft = Draft(**{field.name: value[field.name] for field in fields(Draft) if field.name in value})
     if not all(isinstance(part, str) for part in asdict(draft).values()):
-        raise MergeInputError(f"{where} holds no recipe: its parts should all be text.")
+        raise MergeInputError(f"{where} contains no recipe: all its values should be text.")
     return draft
 
 

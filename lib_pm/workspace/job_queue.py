@@ -118,7 +118,7 @@ class Queue:
             self._forget_ended()
             if len(self._waiting) >= MOST_WAITING:
                 raise QueueFull(
-                    f"{len(self._waiting)} jobs are waiting already; allowed: {MOST_WAITING}. Wait for some to end, or "
+                    f"{len(self._waiting)} jobs are already waiting; allowed: {MOST_WAITING}. Wait for some to end, or "
                     "cancel them."
                 )
             self._waiting.append((job, partial(job.run, work, turn)))
@@ -142,7 +142,7 @@ class Queue:
     def find(self, id: str) -> Job:
         job = next((job for job in self.jobs if job.id == id), None)
         if job is None:
-            raise MergeInputError(f"There is no job {id!r}; of those that ended the last {KEPT} are kept.")
+            raise MergeInputError(f"There is no job {id!r}; only the last {KEPT} finished jobs are kept.")
         return job
 
     def _start(self) -> None:
@@ -150,7 +150,7 @@ class Queue:
             threading.Thread(target=self._work, name="Power Merger", daemon=True).start()
         except RuntimeError as error:  # nothing else waits: there would be a thread
             self._waiting.clear()
-            raise QueueFull(f"The system cannot start a thread for it ({error}); try again later.") from error
+            raise QueueFull(f"The system cannot start a thread for the job ({error}); try again later.") from error
         self._works = True
 
     def _work(self) -> None:

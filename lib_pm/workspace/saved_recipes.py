@@ -49,11 +49,11 @@ class Recipes:
     def _existing(self, name: str) -> Path:
         path = self._path(name)
         if not path.is_file():
-            raise MergeInputError(f"There is no recipe {name!r}; there are: {', '.join(self.names()) or 'none yet'}.")
+            raise MergeInputError(f"There is no recipe {name!r}; saved: {', '.join(self.names()) or 'none yet'}.")
         return path
 
     def _path(self, name: str) -> Path:
-        return self._named / f"{check_name(name, 'name of the recipe')}.json"
+        return self._named / f"{check_name(name, 'recipe name')}.json"
 
 
 def _read(path: Path, where: str) -> Draft:

@@ -87,20 +87,20 @@ def submit_resize(
     Of several LoRAs the target's name is what is put behind their own names.
     """
     if not names:
-        raise MergeInputError("There is no LoRA to resize; choose at least one.")
+        raise MergeInputError("There are no LoRAs to resize; choose at least one.")
     loras = [desk.find(name) for name in names]
     choose_device(device)
     check_keep(target.keep)
     dtype = dtype_name("save_dtype", target.save_dtype)
     if preview:
-        return _submit(desk, f"Looking at {_named(loras)}", partial(_look, loras, new, dtype, device), device)
+        return _submit(desk, f"Previewing {_named(loras)}", partial(_look, loras, new, dtype, device), device)
 
     def place(lora: Path) -> Path:
         return _path(desk, _of_one(target, lora, len(loras)), f"{lora.stem}_resized")
 
     for path, count in Counter(map(place, loras)).items():
         if count > 1:
-            raise MergeInputError(f"{path.stem} would be written twice; resize LoRAs of one name one after the other.")
+            raise MergeInputError(f"{path.stem} would be written twice; resize LoRAs with the same name one at a time.")
 
     def resized(lora: Path, progress: Progress) -> Report:
         path = place(lora)
@@ -178,7 +178,7 @@ def _path(desk: Desk, target: Target, otherwise: str) -> Path:
         else:
             check_target(path, target.overwrite)
     except OSError as error:  # a folder that may not be entered, names that are too long together
-        raise MergeInputError(f"{path.stem} cannot be written there: {reason(error)}.") from error
+        raise MergeInputError(f"{path.stem} cannot be written to that folder: {reason(error)}.") from error
     return path
 
 

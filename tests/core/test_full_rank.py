@@ -77,7 +77,7 @@ def test_a_value_that_the_dtype_cannot_hold_is_an_error(paths: list[Path]) -> No
 
 
 def test_it_is_not_saved(paths: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(MergeInputError, match="svd_rank is full, which is for merges that are applied and not saved"):
+    with pytest.raises(MergeInputError, match="svd_rank is full, which only works for applied merges"):
         merge_to_file(recipe(paths, "ties_svd", svd_rank="full"), tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
 
