@@ -1,4 +1,4 @@
-"""The command line. Exit status: 0 done, 2 for an error of the user's (one line on stderr), 1 for anything else."""
+"""The command line. Exit status: 0 for success, 2 for a user's error (one line on stderr), 1 for anything else."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from lib_pm.workspace.modes import modes_json
 
 
 class _Once(argparse.Action):
-    """A value that is given once: of two, one would count for nothing."""
+    """An option that may be given only once: of two values, one would be ignored."""
 
     def __call__(
         self,
@@ -50,7 +50,7 @@ class _Once(argparse.Action):
 
 
 class _Parser(argparse.ArgumentParser):
-    """known: the flags, and the names of commands, for what is told of others."""
+    """known: the flags and the names of commands, to suggest one for a typo."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         self.known: list[str] = []
@@ -64,13 +64,13 @@ class _Parser(argparse.ArgumentParser):
         return action
 
     def error(self, message: str) -> NoReturn:
-        """A wrong command line is one line too; --help has the rest."""
+        """Raise MergeInputError, so that a wrong command line gets one line too; --help has the rest."""
         wrong = re.search(r"(?:invalid choice: '|unrecognized arguments: )([^' =]+)", message)
         near = did_you_mean(wrong[1], self.known) if wrong else ""
         raise MergeInputError(f"{message}{near and '.' + near} (see {self.prog} --help)")
 
     def read(self, arguments: Sequence[str] | None) -> argparse.Namespace:
-        """The options; what none is called is told by the parser of the command, which knows its own."""
+        """Return the options. Unknown ones are an error of the command's parser, which knows its own."""
         options, unknown = self.parse_known_args(arguments)
         if unknown:
             options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -78,7 +78,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status."""
+    """Run a command. Return the exit status."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a Windows pipe has no Σ
     try:
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _load_torch(command: str) -> None:
-    """Import it here and in what the commands do, never above: --help and `modes` need not wait a second for it."""
+    """Import torch here and in the commands, never above: --help and `modes` need not wait a second for it."""
     if command != "modes":
         import torch  # noqa: F401
 

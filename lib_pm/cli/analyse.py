@@ -18,7 +18,7 @@ PLOTS = {"blocks.svg": blocks_svg, "spectrum.svg": spectrum_svg}
 
 
 def add_analyse(commands: Any) -> argparse.ArgumentParser:
-    """commands: what `add_subparsers` gives."""
+    """Return the parser of `analyse`. commands: the result of `add_subparsers`."""
     command: argparse.ArgumentParser = commands.add_parser(
         "analyse", help="compare LoRAs before merging them", epilog=EPILOG, formatter_class=raw_text
     )

@@ -1,4 +1,4 @@
-"""What several commands share: LoRAs as words, flags, and how a result is printed."""
+"""What several commands share: LoRAs as arguments, flags, and the printing of results."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ Block weights: a list of 12, 17, 20, 26 or 61 numbers, named blocks 'IN04=0.5,OU
 
 
 def add_loras(command: argparse.ArgumentParser, *, nargs: str, what: str) -> None:
-    """The LoRAs, where they are looked up, and the presets of their block weights."""
+    """Add the LoRAs, the folder to look them up in, and their block weight presets."""
     command.add_argument("loras", nargs=nargs, metavar="LORA", help=f"{what} (see below)")
     command.add_argument("--lora-dir", type=Path, help="folder where <lora:NAME> is looked up")
     command.add_argument("--lbw-presets", type=Path, help="text file with block weight presets, NAME:1,1,0,…")
 
 
 def add_running(command: argparse.ArgumentParser) -> None:
-    """Where the work runs."""
+    """Add the flags for where the work runs."""
     command.add_argument("--device", default="auto", help=f"{', '.join(DEVICES)}; auto falls back to the CPU")
     command.add_argument(
         "--threads", type=int, help="layers processed in parallel (default: depends on mode and cores)"
@@ -42,13 +42,13 @@ def add_running(command: argparse.ArgumentParser) -> None:
 
 
 def uses(options: argparse.Namespace, request: Request) -> list[LoraUse]:
-    """The LoRAs of a command with the files that they are."""
+    """Return the LoRAs of a command with their files."""
     paths = paths_of(request.loras, options.lora_dir)
     return [LoraUse(path, tag.model, tag.clip, tag.lbw) for path, tag in zip(paths, request.loras, strict=True)]
 
 
 def request_of(words: Sequence[str]) -> Request:
-    """The LoRAs in the order given: words with tags are prompts, other words are files."""
+    """Return the LoRAs in the given order: words with tags are prompts, other words are files."""
     faults = Faults()
     requests = []
     for word in words:
@@ -68,7 +68,7 @@ def request_of(words: Sequence[str]) -> Request:
 
 
 def paths_of(tags: Iterable[LoraTag], folder: Path | None) -> list[Path]:
-    """The files that the tags name, by their paths or in the folder of LoRAs, if there is one."""
+    """Return the files that the tags name, by path or in the folder of LoRAs, if there is one."""
     library = Library(folder) if folder else None
     paths, faults = [], Faults()
     for tag in tags:
@@ -92,7 +92,7 @@ def _path_of(tag: LoraTag, library: Library | None) -> Path:
 
 
 def given(options: argparse.Namespace, names: Iterable[str], prefix: str = "") -> dict[str, Any]:
-    """Those of the flags that the user wrote, with their values."""
+    """Return the flags that the user wrote, with their values."""
     values = {name: getattr(options, prefix + name) for name in names}
     return {name: value for name, value in values.items() if value is not None}
 

@@ -28,7 +28,7 @@ TAG = "A '<pm:MODE:option=value>' among the LoRAs sets the mode and its options.
 
 
 def add_merge(commands: Any) -> argparse.ArgumentParser:
-    """commands: what `add_subparsers` gives."""
+    """Return the parser of `merge`. commands: the result of `add_subparsers`."""
     merge: argparse.ArgumentParser = commands.add_parser(
         "merge", help="merge LoRAs into one file", epilog=EPILOG + TAG, formatter_class=raw_text
     )
@@ -100,7 +100,7 @@ def _recipe(options: argparse.Namespace, request: Request) -> Recipe:
 
 
 def _repeated(options: argparse.Namespace, request: Request) -> Recipe:
-    """The recipe in a merged file or a JSON file, with its LoRAs looked up by name or given in the same order."""
+    """Return the recipe of a merged file or a JSON file; its LoRAs are looked up by name or given in order."""
     from lib_pm.files.contents import inspect_file
 
     path: Path = options.recipe

@@ -38,7 +38,7 @@ class ModeTag:
     unused: tuple[str, ...] = ()
 
     def note(self) -> str:
-        """What the user should know, "" for nothing."""
+        """Return a note for the user, "" for none."""
         return f"{', '.join(self.unused)} does nothing in mode {self.mode}" if self.unused else ""
 
 
@@ -51,7 +51,7 @@ class Request:
 
 
 def parse_prompt(text: str) -> Request:
-    """All tags of a text. A MergeInputError names all that is wrong, and what is allowed."""
+    """Return all tags of a text. A MergeInputError names all that is wrong, and what is allowed."""
     faults = Faults()
     request = collect_prompt(text, faults)
     faults.tell()
@@ -59,7 +59,7 @@ def parse_prompt(text: str) -> Request:
 
 
 def collect_prompt(text: str, faults: Faults) -> Request:
-    """`parse_prompt`, with what is right of it; what is wrong is collected in `faults`."""
+    """Return what is correct in a text; errors are collected in `faults`."""
     loras: list[LoraTag] = []
     modes: list[ModeTag] = []
     with faults.collected():
@@ -77,13 +77,13 @@ def collect_prompt(text: str, faults: Faults) -> Request:
 
 
 def check_one_mode(count: int) -> None:
-    """MergeInputError if a text has more than one `<pm:…>` tag."""
+    """Raise MergeInputError if a text has more than one `<pm:…>` tag."""
     if count > 1:
         raise MergeInputError(f"There are {count} <pm:…> tags; allowed: one.")
 
 
 def parse_pm(body: str) -> ModeTag:
-    """`ties_svd:density=0.5:rank=32`, all checked.
+    """Read `ties_svd:density=0.5:rank=32`, checking everything.
 
     An option of another mode is no error: the mode may come from a `Prompt S/R` plot, the options stay the same.
     """
@@ -111,16 +111,16 @@ def parse_pm(body: str) -> ModeTag:
 
 
 def write_pm(mode: Mode, options: Mapping[str, OptionValue]) -> str:
-    """The body of the tag; `parse_pm` reads it back to the same options."""
+    """Return the body of the tag; `parse_pm` reads it back to the same options."""
     written = {name: mode.options[name].text(value) for name, value in options.items()}
     return ":".join([mode.id, *(f"{name}={text}" for name, text in written.items() if text)])
 
 
 def parse_lora(body: str) -> LoraTag:
-    """`name:te:unet` with `te=`, `unet=`, `lbw=`, `pm=off`, as the WebUI reads it.
+    """Read `name:te:unet` with `te=`, `unet=`, `lbw=`, `pm=off`, as the WebUI reads it.
 
-    Anything else (`dyn=`, `start=`, `lbwe=` …) is something that a merge cannot do, and a MergeInputError; on a LoRA
-    that the host stacks it is left to whom it belongs.
+    Anything else (`dyn=`, `start=`, `lbwe=` …) is beyond a merge, and a MergeInputError; on a LoRA that
+    the host stacks it is left to others.
     """
     tag = Tag.of("lora", body)
     if not tag.name:
@@ -142,7 +142,7 @@ def parse_lora(body: str) -> LoraTag:
 
 
 def parse_file(text: str) -> LoraTag:
-    """`FILE[:MODEL[:CLIP]][:lbw=…]`. Read from the right: a Windows path has a colon too. CLIP is MODEL if missing."""
+    """Read `FILE[:MODEL[:CLIP]][:lbw=…]` from the right: a Windows path has a colon too. CLIP defaults to MODEL."""
     name = text
     lbw: list[str] = []
     strengths: list[str] = []
@@ -169,7 +169,7 @@ def parse_file(text: str) -> LoraTag:
 
 
 def _check_end(name: str, text: str) -> None:
-    """Refuse what stands behind the file's name and is neither strength nor block weights."""
+    """Raise MergeInputError for what follows the file's name and is neither strength nor block weights."""
     file, ending, last = name.lower().rpartition(_ENDING)
     if ending and not last.endswith(_ENDING[:-1]):
         wrong = name[len(file) + len(ending) :]
@@ -185,9 +185,9 @@ def _check_end(name: str, text: str) -> None:
 
 
 def write_lora(tag: LoraTag) -> str:
-    """The tag as the WebUI writes it; `parse_prompt` reads it back to the same value.
+    """Return the tag as the WebUI writes it; `parse_prompt` reads it back to the same value.
 
-    A MergeInputError names what cannot be written: a name from a file or a disk may have a `>` or a line break.
+    A MergeInputError names what cannot be written: the name of a file may have a `>` or a line break.
     """
     clip, model = write_number(tag.clip), write_number(tag.model)
     strengths = [clip] if tag.clip == tag.model else [clip, model]

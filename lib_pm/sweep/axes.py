@@ -1,4 +1,4 @@
-"""The axes of a sweep, one for each thing that a merge can be told: what it changes, what is allowed, how it is shown.
+"""The axes of a sweep, one for each setting of a merge: what it changes, what is allowed, how it is shown.
 
 They are made from the modes' declared options and from the items of a `<lora:…>` tag, and know no host: it asks the
 user for values, and rewrites each image's prompt by the axes' edits.
@@ -55,7 +55,7 @@ class Axis:
     option: str = ""
 
     def split(self, text: str) -> list[str]:
-        """The values in a text with commas; on an axis of numbers nothing but numbers and ranges gets through."""
+        """Return the values of a text with commas. An axis of numbers accepts only numbers and ranges."""
         try:
             values = [value.strip() for row in csv.reader([text], skipinitialspace=True) for value in row] or [""]
         except csv.Error as error:
@@ -80,7 +80,7 @@ class Offered:
 
 
 def make_axes(offered: Offered) -> list[Axis]:
-    """All axes, in the order in which their edits are made."""
+    """Return all axes, in the order in which their edits are applied."""
     mode = Axis(MODE, str, rewrite.set_mode, find_mode, _as_it_is, cost=0.6, choices=lambda: list(MODES))
     apply_to = Axis("Apply to", str, rewrite.apply_to, check_part, _as_it_is, choices=lambda: list(APPLY))
     factor = _number_axis("All strengths", rewrite.scale_strengths, lambda tags, by: f"strengths × {_shown(by)}")
@@ -186,7 +186,7 @@ def _number_axis(
 
 
 def check_part(part: str) -> None:
-    """Refuse what is no part of a model that a merge can be applied to."""
+    """Raise MergeInputError unless it is a part of a model that a merge can be applied to."""
     if part not in APPLY:
         raise MergeInputError(f"Apply to is {part!r}; allowed: {', '.join(APPLY)}.")
 
@@ -206,7 +206,7 @@ def _balance_label(tags: Tags, share: float) -> str:
 
 
 def _name(tags: Tags, number: int) -> str:
-    """The LoRA's name in the prompt, without its folder."""
+    """Return the LoRA's name in the prompt, without its folder."""
     return _base(tags.loras[number - 1].name)
 
 
@@ -215,6 +215,6 @@ def _base(name: str) -> str:
 
 
 def _shown(number: float) -> str:
-    """With two places, and up to four where two would not tell values apart."""
+    """Return the number with two places, or up to four where it needs them."""
     text = f"{number:.4f}"
     return text.removesuffix("00") if text.endswith("00") else text.rstrip("0")

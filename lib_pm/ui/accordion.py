@@ -49,7 +49,7 @@ def build(open_accordion: Callable[..., Any], elem_id: Callable[[str], str], mod
 
 
 def requested(enabled: object = False, mode: object = "", *values: object) -> str:
-    """What the accordion's arguments ask for: the body of a `<pm:…>` tag, "" if it is off.
+    """Return the body of the `<pm:…>` tag that the script's arguments stand for, "" if the accordion is off.
 
     Over the API they may be anything; a MergeInputError says what they should be.
     """
@@ -66,12 +66,12 @@ def requested(enabled: object = False, mode: object = "", *values: object) -> st
 
 
 def _is_on(params: Mapping[str, Any], infotext: str) -> bool:
-    """An image that was merged by a tag comes back by its tag, and so does a hires pass."""
+    """Return False for an image that was merged by a tag in its prompt, which brings the merge back by itself."""
     return first_pass(params.get(infotext, "")) != "" and "<pm:" not in params.get("Prompt", "")
 
 
 def _pasted(params: Mapping[str, Any], infotext: str) -> ModeTag | None:
-    """How an image was merged, None if it was not, or in no mode that this version knows."""
+    """Return how an image was merged, None if it was not, or in a mode that this version does not know."""
     try:
         return parse_pm(first_pass(params[infotext])) if infotext in params else None
     except MergeInputError:
@@ -84,7 +84,7 @@ def _pasted_mode(params: Mapping[str, Any], infotext: str) -> Any:
 
 
 def _pasted_option(name: str, infotext: str) -> Callable[[Mapping[str, Any]], Any]:
-    """What the image says of this option, or its default; no change without an image's word on a mode that has it."""
+    """Return what sets an option's control: the image's value or the default, if the image's mode has the option."""
 
     def paste(params: Mapping[str, Any]) -> Any:
         found = _pasted(params, infotext)

@@ -24,7 +24,7 @@ class DraftControls:
 
     @property
     def all(self) -> list[Any]:
-        """In the order of `draft_of` and `draft_values`."""
+        """Return all controls in the order of `draft_of` and `draft_values`."""
         return [self.text, *self.mode.all, self.apply, self.dtype, self.exact]
 
 
@@ -40,7 +40,7 @@ def draw_text() -> Any:
 
 
 def draw_mode(text: Any, mode: str) -> DraftControls:
-    """Draw what belongs to the text beside it."""
+    """Draw the controls beside the text."""
     # The tab makes files; `full` is taken where another page or a prompt says it.
     controls = mode_controls(mode, lambda name: f"pm_{name}", info=lambda option: option.in_files.help)
     apply = gr.Radio(list(APPLY), value=APPLY[0], label="Apply to", elem_id="pm_apply")
@@ -51,11 +51,11 @@ def draw_mode(text: Any, mode: str) -> DraftControls:
 
 
 def draft_of(text: str, mode: str, *values: Any) -> Draft:
-    """The draft that the controls say; a MergeInputError names the option that is wrong."""
+    """Return the draft that the controls describe. A MergeInputError names an option that is wrong."""
     options, (apply, dtype, exact) = values[: len(OPTIONS)], values[len(OPTIONS) :]
     return Draft(text, panel_text(mode, options), apply, dtype, "exact" if exact else "normal")
 
 
 def draft_values(draft: Draft) -> list[Any]:
-    """What the controls show for a draft; a MergeInputError if its mode is not known here."""
+    """Return what the controls show for a draft. Raise MergeInputError if its mode is unknown."""
     return [draft.text, *mode_values(draft.pm), draft.apply, draft.dtype, draft.precision == "exact"]

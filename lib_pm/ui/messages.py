@@ -12,7 +12,7 @@ from lib_pm.workspace.job_queue import Job
 
 
 def problem_html(text: str) -> str:
-    """An error of the user's, where the user looks."""
+    """Return the message of a user's error."""
     return f'<p class="pm-problem" role="alert">{html.escape(visible(text))}</p>'
 
 
@@ -21,7 +21,7 @@ def note_html(text: str) -> str:
 
 
 def progress_html(job: Job) -> str:
-    """How far a job is."""
+    """Return the progress of a job, in words and as a bar."""
     what = html.escape(job.what)
     if job.state == "waiting":
         return f'<p class="pm-progress" role="status">{what}: waiting in the queue.</p>'
@@ -37,7 +37,7 @@ def progress_html(job: Job) -> str:
 
 
 def report_html(report: Report) -> str:
-    """What a merge or a resize did: in words, the LoRAs as a table, each layer for those who open it."""
+    """Return what a merge or a resize did: in words, a table of LoRAs, and one of layers that opens on a click."""
     lines = [f"<p><b>{html.escape(report.what)}</b></p>"]
     if report.file:
         lines.append(f'<p class="pm-file">Written: {html.escape(report.file)} ({_megabytes(report.size)})</p>')
@@ -75,7 +75,7 @@ def table_html(head: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
 
 
 def seconds_text(seconds: float) -> str:
-    """`0.4 s`, `12 s`, `3 min 20 s`."""
+    """Return `0.4 s`, `12 s` or `3 min 20 s`."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

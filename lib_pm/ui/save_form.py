@@ -28,7 +28,7 @@ class SaveForm:
 
 
 def draw_save_form(desk: Desk, elem_id: str, *, merges: bool = True) -> SaveForm:
-    """merges: what is written is made of several LoRAs."""
+    """Draw the form. merges: whether several LoRAs become one file."""
     with gr.Row():
         name = gr.Textbox(
             "",

@@ -1,4 +1,4 @@
-"""The REST interface: what the tab does, for programs. LoRAs go by their names, paths neither come in nor go out."""
+"""The REST interface: what the tab does, for programs. LoRAs are given by name; paths neither come in nor go out."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class RecipeAnswer(BaseModel):
 
 
 def add_routes(app: FastAPI, desk: Desk, logins: str | None, origins: Origins = NO_OTHERS) -> None:
-    """Add the interface to the WebUI's own. logins: its `--api-auth`, `name:password,…`. origins: see there."""
+    """Add the interface to the WebUI's own. logins: its `--api-auth`, `name:password,…`. origins: pages allowed."""
     locked = [Depends(_check_login(logins))] if logins else []
     router = APIRouter(
         prefix=PREFIX,
@@ -211,7 +211,7 @@ def _result(result: list[Report] | Analysis) -> list[dict[str, Any]]:
 
 
 def _checked(desk: Desk, work: Callable[[], T], status: int = 400) -> T:
-    """What the user can mend is an answer with its message."""
+    """Return what `work` returns. A MergeInputError becomes an answer with its message."""
     try:
         return work()
     except MergeInputError as error:

@@ -25,12 +25,12 @@ class Settings:
     presets: Path | None = None
 
     def load_presets(self) -> dict[str, str]:
-        """Presets by name, read anew: the file can change while the WebUI runs."""
+        """Return the presets by name, read each time: the file can change while the WebUI runs."""
         return load_presets(self.presets)
 
 
 def add_settings() -> None:
-    """Called by the WebUI when it builds its settings page."""
+    """Add the section; the WebUI calls this when it builds its settings page."""
     from modules import shared
 
     default, new = Settings(), shared.OptionInfo
@@ -67,7 +67,7 @@ def read_settings() -> Settings:
 
 
 def _presets_of_block_weight_extension() -> Path | None:
-    """The file in which sd-webui-lora-block-weight keeps its users' presets, if it is installed and switched on."""
+    """Return the preset file of sd-webui-lora-block-weight, if that is installed and enabled."""
     from modules import extensions
 
     files = (Path(extension.path) / "scripts" / "lbwpresets.txt" for extension in extensions.active())

@@ -1,4 +1,4 @@
-"""What the tab holds: a recipe as the user writes it, LoRAs that are switched off and mistakes included."""
+"""What the tab holds: a recipe as the user writes it, with disabled LoRAs and mistakes."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ class Draft:
 
     @property
     def active(self) -> str:
-        """The text without what is switched off; the lines keep their numbers."""
+        """Return the text without its disabled lines; the others keep their line numbers."""
         return "\n".join("" if _is_off(line) else line for line in self.text.split("\n"))
 
     def request(self) -> Request:
-        """The LoRAs that are on and the mode; a MergeInputError names all tags that are wrong."""
+        """Return the enabled LoRAs and the mode. A MergeInputError names all tags that are wrong."""
         faults = Faults()
         request = self._request(faults)
         faults.tell()
         return request
 
     def recipe(self, find: Callable[[str], Path], presets: Mapping[str, str]) -> Recipe:
-        """The recipe, with `find` giving the file of a name. A MergeInputError names all that is wrong, files too."""
+        """Return the recipe; `find` returns the file of a name. A MergeInputError names all errors, in files too."""
         faults = Faults()
         request = self._request(faults)
         uses = []
@@ -76,7 +76,7 @@ class Draft:
         )
 
     def _request(self, faults: Faults) -> Request:
-        """What is right of it; what is wrong is collected."""
+        """Return what is correct; errors are collected in `faults`."""
         request = collect_prompt(self.active, faults)
         for number, line in enumerate(self.active.split("\n"), 1):
             if not has_tags(line) and (bare := _BARE.fullmatch(line.strip())):
@@ -99,7 +99,7 @@ class Draft:
         return Request(request.loras, tag)
 
     def insert_into(self, prompt: str) -> str:
-        """The prompt with this draft's tags in the place of its own. What it leaves out of merges, pm=off, stays."""
+        """Return the prompt with this draft's tags in place of its own. What it leaves out of merges, pm=off, stays."""
         request = self.request()
         check_text(prompt)
         kept = "".join(str(part) for part in split_text(prompt) if isinstance(part, str) or _is_stacked(part)).strip()
@@ -107,7 +107,7 @@ class Draft:
         return " ".join(filter(None, [kept, *tags]))
 
     def _applied(self, tag: LoraTag) -> LoraTag:
-        """In a prompt a strength of 0 says what `apply` says here: that part is left out."""
+        """Return the tag with strength 0 for the part that `apply` leaves out: a prompt has no other word for it."""
         clip, model = self.apply == "model", self.apply == "clip"
         return replace(tag, clip=0.0 if clip else tag.clip, model=0.0 if model else tag.model)
 
@@ -116,7 +116,7 @@ class Draft:
 
 
 def from_prompt(prompt: str, name_of: Callable[[str], str]) -> Draft:
-    """The LoRAs and the mode of a prompt. name_of: the name to write for the one that the prompt says.
+    """Return the LoRAs and the mode of a prompt. name_of: the name to write for the one that the prompt says.
 
     What the prompt leaves out of its merge, pm=off, comes switched off. A MergeInputError if there is no LoRA in it.
     """
@@ -131,7 +131,7 @@ def from_prompt(prompt: str, name_of: Callable[[str], str]) -> Draft:
 
 
 def from_recipe(recipe: Mapping[str, Any]) -> Draft:
-    """The draft of a merged file's recipe (`Recipe.to_json`), which may hold anything: files come from everywhere."""
+    """Return the draft of a merged file's recipe (`Recipe.to_json`), which may hold anything."""
     try:
         names = [lora["name"] for lora in recipe["loras"]]
         read = recipe_from_json(recipe, map(Path, names))
@@ -148,7 +148,7 @@ def from_recipe(recipe: Mapping[str, Any]) -> Draft:
 
 
 def from_json(text: str, where: str) -> Draft:
-    """What `to_json` wrote; a MergeInputError names `where` it is from."""
+    """Return the draft that `to_json` wrote. A MergeInputError names `where` it is from."""
     try:
         value = parse_json(text)
     except NotJson as error:
