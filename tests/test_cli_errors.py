@@ -134,7 +134,7 @@ HELP = "(see python -m lib_pm merge --help)"
             "<pm:add_svd:rank=4:svd_rank=9> says svd_rank more than once: rank=4 …",
         ),
         ([A, "--mode", "ties", "--density", "0.5", "--density", "0.9"], "--density is given more than once: 0.5 and …"),
-        ([A, "--mode", "add_svd", "--rank", "4", "--svd-rank", "9"], "--rank and --svd-rank are one option; …"),
+        ([A, "--mode", "add_svd", "--rank", "4", "--svd-rank", "9"], "--rank and --svd-rank are the same option; …"),
         ([A, "--mode", "ties", "--rank", "8"], "Mode ties has no option 'svd_rank'; its options are: density, lambda."),
         ([f"{A}:1e6", "--lambda", "1e6"], f"Layer {MID}, merged from a.safetensors, has a value of …"),
         ([A, "--recipe", A], "a.safetensors contains no Power Merger recipe."),
@@ -207,7 +207,7 @@ def test_path_that_cannot_even_be_looked_at(fails: Fails, words: list[str]) -> N
     ],
 )
 def test_a_recipe_cannot_be_changed(fails: Fails, words: list[str], flags: str) -> None:
-    assert fails("merge", "--recipe", "r.json", *words, *OUT) == f"The recipe says how to merge; leave out {flags}."
+    assert fails("merge", "--recipe", "r.json", *words, *OUT) == f"The recipe already says how to merge; leave out {flags}."
 
 
 @pytest.mark.parametrize("lora", [f"{A}:0.5", f"{A}:lbw=MIDD", "<lora:a:1:0.5>"])

@@ -27,7 +27,7 @@ def meaning(one: LoraAnalysis, other: LoraAnalysis, whole: Relation, blocks: Map
     if not whole.layers:
         return f"{both} have no layers in common: concat or add_svd keeps both intact."
     if whole.cosine is None or whole.conflict is None:
-        return f"{both} don't meet, as one is zero wherever both have a layer: concat or add_svd keeps both intact."
+        return f"{both} don't overlap, as one is zero wherever both have a layer: concat or add_svd keeps both intact."
     if whole.cosine >= SAME:
         return f"{both} are the same except for their strength: use just one of them, with the strengths added up."
     if whole.cosine <= -SAME:

@@ -28,7 +28,7 @@ def test_a_text_shows_as_rows(three: Tab) -> None:
     assert values == [["0.8", "0.8", ""], ["0.75", "0.6", "MIDD"], ["1", "1", ""]]
     assert [box.is_checked() for box in three.rows.get_by_role("checkbox").all()] == [True, True, False]
     assert three.rows.nth(1).locator("small").inner_text() == "char · Hatsune · start=5"
-    assert three.page.get_by_text("3 LoRAs, 1 off").is_visible()
+    assert three.page.get_by_text("3 LoRAs, 1 disabled").is_visible()
     assert three.text() == RECIPE
 
 

@@ -14,7 +14,7 @@ from lib_pm.core.registry import MODES
 BLOCKS = ("BASE", "IN04", "IN05", "MID", "OUT03", "OUT04")
 KINDS = {
     "no layer": "have no layers in common",
-    "zero": "one is zero wherever both have a layer",
+    "zero": "don't overlap",
     "unrelated": "hardly affect each other: concat or add_svd",
     "partly": "partly pull in the same direction",
     "aligned": "pull in the same direction: .*too strong.* lower the strengths, or use ties_svd, which averages",

@@ -71,7 +71,7 @@ def test_convolutions_may_be_truncated_all_the_same(paths: list[Path]) -> None:
 def test_a_value_that_the_dtype_cannot_hold_is_an_error(paths: list[Path]) -> None:
     strong = make_recipe([LoraUse(paths[0], 1e6)], "ties_svd", {"rank": "full", "lambda": 1e3})
     with pytest.raises(
-        MergeInputError, match=r"Layer .*, merged from 1.safetensors, has a value of .* in its delta, and"
+        MergeInputError, match=r"Layer .*, merged from 1.safetensors, has a value of .* in its delta, but"
     ):
         merge(strong)
 

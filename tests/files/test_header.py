@@ -194,7 +194,7 @@ def test_too_many_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr("lib_pm.files.tensors.FileIO", full)
-    with pytest.raises(MergeInputError, match=r"style\.safetensors cannot be read: .* open files; take fewer LoRAs"):
+    with pytest.raises(MergeInputError, match=r"style\.safetensors cannot be read: .* open files; use fewer LoRAs"):
         open_lora(path)
 
 

@@ -69,7 +69,7 @@ class TestCheck:
         assert "2 LoRAs, 1 disabled." in page.values["pm_check"]
         assert page.shown["pm_save_name"]["placeholder"] == "style_char_concat"
         page.change("pm_recipe", "<lora:style:1>\n<pm:ties>")
-        assert "1 LoRA, mode ties as the text&#x27;s &lt;pm:…&gt; tag says." in page.values["pm_check"]
+        assert "1 LoRA, mode ties from the &lt;pm:…&gt; tag." in page.values["pm_check"]
         page.change("pm_recipe", "<lora:style:1>\n# <pm:ties>")
         assert "1 LoRA." in page.values["pm_check"], "that tag is switched off"
         page.change("pm_recipe", "")

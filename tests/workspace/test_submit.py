@@ -82,7 +82,7 @@ class TestMerge:
         before = (desk.folder / "style.safetensors").read_bytes()
         with pytest.raises(MergeInputError, match="already exists; choose another name or allow overwriting") as error:
             submit_merge(desk, DRAFT, Target("style"), "cpu")
-        assert "style.safetensors is already" in desk.public(str(error.value))
+        assert "style.safetensors already exists" in desk.public(str(error.value))
         assert (desk.folder / "style.safetensors").read_bytes() == before
         assert merged(desk, DRAFT, Target("style.safetensors", overwrite=True)).file == "style"
         assert (desk.folder / "style.safetensors").read_bytes() != before
