@@ -122,7 +122,9 @@ def test_a_merge_that_changes_nothing_says_so(run: Run) -> None:
     for words in (["--mode", "ties", "--density", "0"], ["--mode", "magnitude_prune_svd", "--density", "0"]):
         out = run("merge", "a.safetensors", *words, "-o", "out.safetensors", "--overwrite").out
         assert f"note: {nothing} because of density 0" in out
-    assert f"{nothing} because of lambda 0" in run("merge", "a.safetensors", "--lambda", "0", "-o", "zero.safetensors").out
+    assert (
+        f"{nothing} because of lambda 0" in run("merge", "a.safetensors", "--lambda", "0", "-o", "zero.safetensors").out
+    )
     assert f"{nothing}: the result changes nothing" in run("merge", "zero.safetensors", "-o", "b.safetensors").out
     assert nothing not in run("merge", "a.safetensors", "-o", "c.safetensors").out
 

@@ -207,7 +207,10 @@ def test_path_that_cannot_even_be_looked_at(fails: Fails, words: list[str]) -> N
     ],
 )
 def test_a_recipe_cannot_be_changed(fails: Fails, words: list[str], flags: str) -> None:
-    assert fails("merge", "--recipe", "r.json", *words, *OUT) == f"The recipe already says how to merge; leave out {flags}."
+    assert (
+        fails("merge", "--recipe", "r.json", *words, *OUT)
+        == f"The recipe already says how to merge; leave out {flags}."
+    )
 
 
 @pytest.mark.parametrize("lora", [f"{A}:0.5", f"{A}:lbw=MIDD", "<lora:a:1:0.5>"])

@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 
 from lib_pm.core.choices import DEVICES
-from lib_pm.core.errors import MergeInputError
+from lib_pm.core.errors import MergeInputError, counted
 
 Result = TypeVar("Result")
 MEMORY_SHARE = 0.4  # of the free memory, for each of two layers that are worked on side by side
@@ -119,11 +119,11 @@ class Device:
         if self.dtype(dtype) != torch_dtype(dtype):
             notes.append(f"computed in float32: the CPU is slow in {dtype}")
         if self.full:
-            notes.append(f"{len(self.full)} layers were computed on the CPU: the device ran out of memory")
+            notes.append(f"{counted(len(self.full), 'layer')} computed on the CPU: the device ran out of memory")
         if self.unknown:
             said = next(iter(self.unknown.values()))
             notes.append(
-                f"{len(self.unknown)} layers were computed on the CPU: {self.type} does not support them ({said})"
+                f"{counted(len(self.unknown), 'layer')} computed on the CPU: {self.type} does not support them ({said})"
             )
         return notes
 

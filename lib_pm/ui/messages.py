@@ -6,6 +6,7 @@ import html
 from collections import Counter
 from collections.abc import Iterable
 
+from lib_pm.core.errors import counted
 from lib_pm.core.visible import visible, whole
 from lib_pm.merging.report import Report
 from lib_pm.workspace.job_queue import Job
@@ -47,14 +48,14 @@ def report_html(report: Report) -> str:
     lines.append(table_html(("LoRA", "layers used", "off by block weights"), rows))
     ranks = Counter(layer.rank for layer in report.layers)
     spread = f"{min(ranks)} to {max(ranks)}" if len(ranks) > 1 else next(iter(ranks), "none")
-    lines.append(f"<p>Result: {len(report.layers)} layers, rank {spread}.</p>")
+    lines.append(f"<p>Result: {counted(len(report.layers), 'layer')}, rank {spread}.</p>")
     if report.kept_energy is not None:
         least = min((layer.kept_energy, layer.name) for layer in report.layers if layer.kept_energy is not None)
         lines.append(
             f"<p>Kept energy: {report.kept_energy:.2%} overall, lowest {least[0]:.2%} in {html.escape(least[1])}.</p>"
         )
     for reason, count in Counter(report.left_out.values()).items():
-        lines.append(f"<p>Left out: {count} layers, {html.escape(reason)}.</p>")
+        lines.append(f"<p>Left out: {counted(count, 'layer')}, {html.escape(reason)}.</p>")
     notes = [f"{lora.name}: {without}" for lora in report.loras if (without := lora.no_alpha)] + report.notes
     lines += [f'<p class="pm-note">{html.escape(note)}</p>' for note in notes]
     lines.append(f"<p>{seconds_text(report.seconds)}.</p>")

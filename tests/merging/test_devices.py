@@ -159,8 +159,8 @@ def test_auto_falls_back_to_the_cpu(tmp_path: Path, full_gpu: FullGpu, error: Ex
     assert [call for call in calls if " lora" in call] == [*full[0], *full[1], f"cuda {NAMES[2]}"]
     assert all(torch.equal(tensors[name], expected[name]) for name in expected)
     assert plain.notes == []
-    assert report.notes == ["2 layers were computed on the CPU: the device ran out of memory"]
-    assert "  note: 2 layers were computed on the CPU: the device ran out of memory" in report.to_text().splitlines()
+    assert report.notes == ["2 layers computed on the CPU: the device ran out of memory"]
+    assert "  note: 2 layers computed on the CPU: the device ran out of memory" in report.to_text().splitlines()
 
 
 @pytest.mark.parametrize(
@@ -170,14 +170,14 @@ def test_auto_falls_back_to_the_cpu(tmp_path: Path, full_gpu: FullGpu, error: Ex
             NotImplementedError(
                 "The operator 'aten::kthvalue.values' is not currently implemented for the MPS device."
             ),
-            "mps cannot compute them (The operator 'aten::kthvalue.values'",
+            "mps does not support them (The operator 'aten::kthvalue.values'",
         ),
         (
             TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64."),
-            "mps cannot compute them (Cannot convert a MPS Tensor to float64",
+            "mps does not support them (Cannot convert a MPS Tensor to float64",
         ),
-        (RuntimeError("MPS: mm op not supported for Double"), "mps cannot compute them (MPS: mm op"),
-        (RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"), "the device's memory was full"),
+        (RuntimeError("MPS: mm op not supported for Double"), "mps does not support them (MPS: mm op"),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"), "the device ran out of memory"),
     ],
     ids=["operation", "dtype", "operation of a dtype", "memory"],
 )
@@ -190,7 +190,7 @@ def test_mps_falls_back_to_the_cpu(tmp_path: Path, full_gpu: FullGpu, error: Exc
     assert calls == [*full[0], *full[1], f"mps {NAMES[2]}"]
     assert all(torch.equal(tensors[name], expected[name]) for name in expected)
     (found,) = report.notes
-    assert found.startswith(f"2 layers were computed on the CPU: {note}")
+    assert found.startswith(f"2 layers computed on the CPU: {note}")
 
 
 @pytest.mark.parametrize("error", [TypeError("unsupported operand"), RuntimeError("illegal instruction")])
@@ -237,7 +237,7 @@ def test_a_layer_that_would_not_fit_is_not_tried(tmp_path: Path, full_gpu: FullG
         *("stream", f"cuda {NAMES[2]}", "done"),
     ]
     assert all(torch.equal(tensors[name], expected[name]) for name in expected)
-    assert report.notes == ["1 layers were computed on the CPU: the device ran out of memory"]
+    assert report.notes == ["1 layer computed on the CPU: the device ran out of memory"]
     calls.clear()
     assert merge(recipe, device="cuda", workers=1)[1].notes == []
     assert f"cuda {NAMES[1]}" in calls

@@ -93,7 +93,7 @@ def test_what_is_kept_in_memory_counts(tmp_path: Path, free: Any) -> None:
     recipe = make_recipe(loras(tmp_path, count=2, size=2000), "ties_svd", {"svd_rank": "full"}, save_dtype="float32")
     needed = memory_of_largest(recipe)
     free(needed / MB + 10)
-    with pytest.raises(MergeInputError, match="15 MB of the result"):
+    with pytest.raises(MergeInputError, match="15 MB for the result"):
         merge(recipe, device="cpu")
     free(needed / MB + 16)
     assert merge(recipe, device="cpu")[1].layers

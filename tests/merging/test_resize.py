@@ -248,7 +248,7 @@ def test_auto_falls_back_to_the_cpu(source: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(resize, "resize_layer", resize_on)
     report, tensors = resized(source, rank=3, workers=1)
     assert all(torch.equal(tensors[name], expected[name]) for name in expected)
-    assert report.notes == [f"{len(report.layers)} layers were computed on the CPU: the device ran out of memory"]
+    assert report.notes == [f"{len(report.layers)} layers computed on the CPU: the device ran out of memory"]
 
 
 def test_a_preview_is_what_is_written_then(source: Path) -> None:
