@@ -46,13 +46,13 @@ def fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 
 A, OUT = "a.safetensors", ["-o", "out.safetensors"]
-HELP = "(python -m lib_pm merge --help tells more)"
+HELP = "(see python -m lib_pm merge --help)"
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "There is no LoRA to merge; give at least one."),
+        ([], "There are no LoRAs to merge; add at least one."),
         (["no.safetensors"], "no.safetensors does not exist; give a LoRA's .safetensors file."),
         (["junk.safetensors"], "junk.safetensors is not a .safetensors file, or is damaged or cut off: …"),
         (["empty.safetensors"], "empty.safetensors is empty."),
@@ -72,12 +72,15 @@ HELP = "(python -m lib_pm merge --help tells more)"
         ([A, "--lambda", "much"], f"lambda is 'much'; allowed: {FACTOR}."),
         ([A, "--dtype", "int8"], "dtype is 'int8'; allowed: float32, float16, bfloat16, float64."),
         ([A, "--save-dtype", "int8"], "save_dtype is 'int8'; allowed: float32, float16, bfloat16, float64."),
-        ([A, "--device", "npu"], "device is 'npu'; allowed: auto, cpu, cuda, mps, or one of several GPUs as cuda:1."),
+        (
+            [A, "--device", "npu"],
+            "device is 'npu'; allowed: auto, cpu, cuda, mps, or one of several GPUs, such as cuda:1.",
+        ),
         ([A, "--apply", "unet"], "apply is 'unet'; allowed: model + clip, model, clip."),
         ([A, "--layers", "attn,conv"], "layers is 'conv'; allowed: attn, mlp, te, other."),
         ([A, "--layers", ""], "layers is ''; allowed: attn, mlp, te, other."),
-        ([A, "--layers", "te"], "Nothing is left to merge: every strength, block weight or layer filter is 0."),
-        ([f"{A}:0"], "Nothing is left to merge: every strength, block weight or layer filter is 0."),
+        ([A, "--layers", "te"], "Nothing is left to merge: …"),
+        ([f"{A}:0"], "Nothing is left to merge: …"),
         ([f"{A}:lbw=MIDDD"], "a: there is no block weight preset 'MIDDD'. Did you mean MIDD? Allowed: a preset (…"),
         ([f"{A}:lbw=MINE", "--lbw-presets", "presets.txt"], "a: 2 block weights; allowed for Stable Diffusion 1: …"),
         ([A, "--lbw-presets", "no.txt"], "The block weight presets in no.txt cannot be read: …"),
@@ -92,32 +95,32 @@ HELP = "(python -m lib_pm merge --help tells more)"
         ([":0.5"], "':0.5' names no file; write FILE, FILE:STRENGTH or FILE:MODEL:CLIP."),
         (
             ["<lora:a:much>", "--lora-dir", "."],
-            "The strength 'much' in '<lora:a:much>' is not a number. Block weights are written lbw=much.",
+            "The strength 'much' in '<lora:a:much>' is not a number. To set block weights, write lbw=much.",
         ),
         (["<lora:aa>", "--lora-dir", "."], "There is no LoRA 'aa' in …"),
-        (["<lora:aa><lora:b>", "<lora:cc>", "--lora-dir", "."], "2 things are wrong: 1. There is no LoRA 'aa' …"),
-        (["<lora:aa:x>", "<lora:b:y>", "<pm>", "--lora-dir", "."], "3 things are wrong: 1. The strength 'x' …"),
+        (["<lora:aa><lora:b>", "<lora:cc>", "--lora-dir", "."], "There are 2 problems: 1. There is no LoRA 'aa' …"),
+        (["<lora:aa:x>", "<lora:b:y>", "<pm>", "--lora-dir", "."], "There are 3 problems: 1. The strength 'x' …"),
         (["<lora:a>", "--lora-dir", "no"], "The LoRA folder no does not exist."),
         (
             ["<lora:a>"],
-            "'a' is no .safetensors file; a LoRA's name is looked up in the folder that --lora-dir gives.",
+            "'a' is not a .safetensors file; to give a LoRA by name, set its folder with --lora-dir.",
         ),
         (
             ["<lora:a:1:pm=off>", "--lora-dir", "."],
-            "a: pm=off leaves a LoRA out of a merge; leave it out of the command.",
+            "a: pm=off keeps a LoRA out of the merge; remove it from the command.",
         ),
         ([A, "<pm:add>", "<pm:ties>"], "There are 2 <pm:…> tags; allowed: one."),
-        ([A, "<pm:add>", "--mode", "ties"], "--mode says ties and the <pm:…> tag says add; give one of them."),
+        ([A, "<pm:add>", "--mode", "ties"], "--mode says ties, but the <pm:…> tag says add; give only one."),
         ([A, "<pm:ties:density=2>"], "density is '2'; allowed: a number from 0 to 1."),
         (
             ["conv.safetensors", "--mode", "add_svd", "--svd-conv-rank", "0"],
             "Nothing is left to write: all layers are convolutions, and svd_conv_rank is 0.",
         ),
-        ([f"{A}:0,8"], "The strength '0,8' in 'a.safetensors:0,8' is not a number. Write 0.8, with a point."),
+        ([f"{A}:0,8"], "The strength '0,8' in 'a.safetensors:0,8' is not a number. Write 0.8, with a decimal point."),
         ([f"{A}:x"], "The strength 'x' in 'a.safetensors:x' is not a number. …"),
         ([f"{A}:nan"], "The strength 'nan' in 'a.safetensors:nan' is not a number."),
         ([f"{A}:1:1:1"], "'a.safetensors:1:1:1' has three numbers; allowed: FILE, FILE:STRENGTH or FILE:MODEL:CLIP."),
-        ([f"{A}:te=1"], "'te=1' in 'a.safetensors:te=1' is not known; allowed: FILE[:MODEL[:CLIP]][:lbw=…]."),
+        ([f"{A}:te=1"], "'te=1' in 'a.safetensors:te=1' is unknown; allowed: FILE[:MODEL[:CLIP]][:lbw=…]."),
         ([f"{A}:lbw=MIDD:lbw=OUTD"], "'a.safetensors:lbw=MIDD:lbw=OUTD' has block weights twice: MIDD and OUTD. …"),
         ([f"{A}:1e200"], f"The strength in 'a.safetensors:1e200' is '1e200'; allowed: {FACTOR}."),
         (["<lora:a:1"], "Line 1, column 1: '<lora:a:1' is not a tag: it has no > on its line; …"),
@@ -130,12 +133,12 @@ HELP = "(python -m lib_pm merge --help tells more)"
             [A, "<pm:add_svd:rank=4:svd_rank=9>"],
             "<pm:add_svd:rank=4:svd_rank=9> says svd_rank more than once: rank=4 …",
         ),
-        ([A, "--mode", "ties", "--density", "0.5", "--density", "0.9"], "--density is there more than once: 0.5 and …"),
-        ([A, "--mode", "add_svd", "--rank", "4", "--svd-rank", "9"], "--rank and --svd-rank are one option; …"),
+        ([A, "--mode", "ties", "--density", "0.5", "--density", "0.9"], "--density is given more than once: 0.5 and …"),
+        ([A, "--mode", "add_svd", "--rank", "4", "--svd-rank", "9"], "--rank and --svd-rank are the same option; …"),
         ([A, "--mode", "ties", "--rank", "8"], "Mode ties has no option 'svd_rank'; its options are: density, lambda."),
         ([f"{A}:1e6", "--lambda", "1e6"], f"Layer {MID}, merged from a.safetensors, has a value of …"),
-        ([A, "--recipe", A], "a.safetensors holds no recipe of Power Merger."),
-        ([A, "--recipe", "no.json"], "no.json holds no recipe of Power Merger."),
+        ([A, "--recipe", A], "a.safetensors contains no Power Merger recipe."),
+        ([A, "--recipe", "no.json"], "no.json contains no Power Merger recipe."),
         ([A, "--recipe", "junk.safetensors"], "junk.safetensors is not a .safetensors file, or is damaged …"),
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
@@ -150,7 +153,7 @@ def test_merge(fails: Fails, words: list[str], message: str) -> None:
     [
         ("no/out.safetensors", "The output folder no does not exist."),
         ("out.ckpt", "The output out.ckpt should end in .safetensors."),
-        ("b.safetensors", "b.safetensors is already there; choose another name or allow overwriting."),
+        ("b.safetensors", "b.safetensors already exists; choose another name or allow overwriting."),
     ],
 )
 @pytest.mark.parametrize("command", [["merge", A], ["resize", A, "--rank", "2"]], ids=["merge", "resize"])
@@ -165,8 +168,8 @@ def test_output(fails: Fails, command: list[str], target: str, message: str) -> 
         (["--rank", "0"], "The rank is 0; allowed: a whole number, 1 or more."),
         (["--rank", "-4"], "The rank is -4; allowed: a whole number, 1 or more."),
         (["--rank", "4", "--conv-rank", "0"], "The conv rank is 0; allowed: a whole number, 1 or more."),
-        (["--rank", "4", "--max-rank", "8"], "--max-rank goes with --dynamic; a fixed rank is --rank."),
-        (["--dynamic", "sv_fro=2"], "sv_fro is '2'; allowed: a number above 0, up to 1."),
+        (["--rank", "4", "--max-rank", "8"], "--max-rank only works with --dynamic; use --rank for a fixed rank."),
+        (["--dynamic", "sv_fro=2"], "sv_fro is '2'; allowed: a number above 0 and up to 1."),
         (["--dynamic", "fro=1"], "There is no dynamic rule 'fro'; allowed: sv_ratio=…, sv_fro=…, sv_cumulative=…."),
         (["--dynamic", "sv_fro=0.9", "--max-rank", "0"], "The rank is 0; allowed: a whole number, 1 or more."),
     ],
@@ -204,24 +207,27 @@ def test_path_that_cannot_even_be_looked_at(fails: Fails, words: list[str]) -> N
     ],
 )
 def test_a_recipe_cannot_be_changed(fails: Fails, words: list[str], flags: str) -> None:
-    assert fails("merge", "--recipe", "r.json", *words, *OUT) == f"The recipe says how to merge; leave out {flags}."
+    assert (
+        fails("merge", "--recipe", "r.json", *words, *OUT)
+        == f"The recipe already says how to merge; leave out {flags}."
+    )
 
 
 @pytest.mark.parametrize("lora", [f"{A}:0.5", f"{A}:lbw=MIDD", "<lora:a:1:0.5>"])
 def test_a_recipe_has_its_strengths(fails: Fails, lora: str) -> None:
     assert fails("merge", "--recipe", "r.json", lora, *OUT) == (
-        "The recipe says the strengths and block weights; give its LoRAs without them."
+        "The recipe already has strengths and block weights; give its LoRAs without them."
     )
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "the following arguments are required: COMMAND (python -m lib_pm --help tells more)"),
+        ([], "the following arguments are required: COMMAND (see python -m lib_pm --help)"),
         (["mrge"], "argument COMMAND: invalid choice: 'mrge' …"),
         (["resize", A, "--ranks", "4", *OUT], "unrecognized arguments: --ranks 4. Did you mean --rank or …"),
         (["merge", A], f"the following arguments are required: -o/--output {HELP}"),
-        (["inspect"], "the following arguments are required: lora (python -m lib_pm inspect --help tells more)"),
+        (["inspect"], "the following arguments are required: lora (see python -m lib_pm inspect --help)"),
         (["inspect", "no.safetensors"], "no.safetensors does not exist; give a LoRA's .safetensors file."),
         (["inspect", "no\nsuch.safetensors"], "no such.safetensors does not exist; give a LoRA's .safetensors file."),
         (["inspect", "."], ". is a folder; give a LoRA's .safetensors file."),

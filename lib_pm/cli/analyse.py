@@ -17,14 +17,14 @@ PLOTS = {"blocks.svg": blocks_svg, "spectrum.svg": spectrum_svg}
 
 
 def add_analyse(commands: Any) -> argparse.ArgumentParser:
-    """commands: what `add_subparsers` gives."""
+    """Return the parser of `analyse`. commands: the result of `add_subparsers`."""
     command: argparse.ArgumentParser = commands.add_parser(
-        "analyse", help="how LoRAs relate, before they are merged", epilog=EPILOG, formatter_class=raw_text
+        "analyse", help="compare LoRAs before merging them", epilog=EPILOG, formatter_class=raw_text
     )
-    add_loras(command, nargs="+", what="what to compare")
+    add_loras(command, nargs="+", what="LoRAs to compare")
     add_running(command)
     command.add_argument("--plots", metavar="FOLDER", type=Path, help=f"write {' and '.join(PLOTS)} into this folder")
-    command.add_argument("--overwrite", action="store_true", help="replace plots that are there")
+    command.add_argument("--overwrite", action="store_true", help="replace existing plots")
     command.set_defaults(run=_analyse)
     return command
 
@@ -37,7 +37,7 @@ def _analyse(options: argparse.Namespace) -> None:
     targets = [options.plots / name for name in PLOTS] if options.plots else []
     for target in targets:
         if target.exists() and not options.overwrite:
-            raise MergeInputError(f"{target} exists already; --overwrite replaces it.")
+            raise MergeInputError(f"{target} already exists; --overwrite replaces it.")
     with progress_bar(quiet=False) as progress:
         found = analyse(recipe, device=options.device, progress=progress, workers=options.threads)
     for target, plot in zip(targets, PLOTS.values(), strict=False):

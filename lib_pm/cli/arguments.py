@@ -1,4 +1,4 @@
-"""What several commands share: LoRAs as words, flags, and how a result is printed."""
+"""What several commands share: LoRAs as arguments, flags, and the printing of results."""
 
 from __future__ import annotations
 
@@ -21,23 +21,25 @@ if TYPE_CHECKING:
     from lib_pm.merging.report import Report
 
 EPILOG = """\
-A LoRA is a file with strengths, FILE[:MODEL[:CLIP]][:lbw=WEIGHTS] (CLIP is MODEL if missing), or the WebUI's own
-'<lora:NAME:CLIP:MODEL:lbw=WEIGHTS>' with --lora-dir.
+Each LoRA is a file with strengths, FILE[:MODEL[:CLIP]][:lbw=WEIGHTS] (CLIP defaults to MODEL), or the WebUI's own
+'<lora:NAME:CLIP:MODEL:lbw=WEIGHTS>' together with --lora-dir.
 Block weights: a list of 12, 17, 20, 26 or 61 numbers, named blocks 'IN04=0.5,OUT03-OUT06=0,mlp=0', or a preset's name.
 """
 
 
 def add_loras(command: argparse.ArgumentParser, *, nargs: str, what: str) -> None:
-    """The LoRAs, where they are looked up, and the presets of their block weights."""
-    command.add_argument("loras", nargs=nargs, metavar="LORA", help=f"{what}, see below")
-    command.add_argument("--lora-dir", type=Path, help="folder in which <lora:NAME> is looked up")
+    """Add the LoRAs, the folder to look them up in, and their block weight presets."""
+    command.add_argument("loras", nargs=nargs, metavar="LORA", help=f"{what} (see below)")
+    command.add_argument("--lora-dir", type=Path, help="folder where <lora:NAME> is looked up")
     command.add_argument("--lbw-presets", type=Path, help="text file with block weight presets, NAME:1,1,0,…")
 
 
 def add_running(command: argparse.ArgumentParser) -> None:
-    """Where the work runs."""
+    """Add the flags for where the work runs."""
     command.add_argument("--device", default="auto", help=f"{', '.join(DEVICES)}; auto falls back to the CPU")
-    command.add_argument("--threads", type=int, help="layers worked on side by side (default: by mode and cores)")
+    command.add_argument(
+        "--threads", type=int, help="layers processed in parallel (default: depends on mode and cores)"
+    )
 
 
 def recipe_of_command(options: argparse.Namespace, request: Request, **settings: Any) -> Recipe:
@@ -47,7 +49,7 @@ def recipe_of_command(options: argparse.Namespace, request: Request, **settings:
 
 
 def request_of(words: Sequence[str]) -> Request:
-    """The LoRAs in the order given: words with tags are prompts, other words are files."""
+    """Return the LoRAs in the given order: words with tags are prompts, other words are files."""
     faults = Faults()
     requests = []
     for word in words:
@@ -60,7 +62,7 @@ def request_of(words: Sequence[str]) -> Request:
     request = Request(tuple(tag for request in requests for tag in request.loras), *choices)
     if request.stacked:
         names = ", ".join(tag.name for tag in request.stacked)
-        raise MergeInputError(f"{names}: pm=off leaves a LoRA out of a merge; leave it out of the command.")
+        raise MergeInputError(f"{names}: pm=off keeps a LoRA out of the merge; remove it from the command.")
     return request
 
 
@@ -76,7 +78,7 @@ def finder(folder: Path | None) -> Callable[[str], Path]:
             return library.find(name)
         if path.suffix.lower() != ".safetensors":
             raise MergeInputError(
-                f"{name!r} is no .safetensors file; a LoRA's name is looked up in the folder that --lora-dir gives."
+                f"{name!r} is not a .safetensors file; to give a LoRA by name, set its folder with --lora-dir."
             )
         return path
 
@@ -84,7 +86,7 @@ def finder(folder: Path | None) -> Callable[[str], Path]:
 
 
 def given(options: argparse.Namespace, names: Iterable[str], prefix: str = "") -> dict[str, Any]:
-    """Those of the flags that the user wrote, with their values."""
+    """Return the flags that the user wrote, with their values."""
     values = {name: getattr(options, prefix + name) for name in names}
     return {name: value for name, value in values.items() if value is not None}
 

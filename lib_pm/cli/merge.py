@@ -34,35 +34,35 @@ from lib_pm.prompt.parse import LoraTag, Request
 # What a recipe says itself, so that it cannot be said beside --recipe.
 SETTINGS = ("apply", "layers", "dtype", "save_dtype", "precision")
 
-TAG = "A '<pm:MODE:option=value>' among the LoRAs sets mode and options.\n"
+TAG = "A '<pm:MODE:option=value>' among the LoRAs sets the mode and its options.\n"
 
 
 def add_merge(commands: Any) -> argparse.ArgumentParser:
-    """commands: what `add_subparsers` gives."""
+    """Return the parser of `merge`. commands: the result of `add_subparsers`."""
     merge: argparse.ArgumentParser = commands.add_parser(
         "merge", help="merge LoRAs into one file", epilog=EPILOG + TAG, formatter_class=raw_text
     )
-    add_loras(merge, nargs="*", what="what to merge")
+    add_loras(merge, nargs="*", what="LoRAs to merge")
     merge.add_argument("--recipe", type=Path, help="repeat the merge that made this file (or a recipe's JSON)")
     merge.add_argument("--mode", metavar="MODE", help=f"{', '.join(MODES)} (default {DEFAULT_MODE})")
     for option in (option.in_files for option in _all_options().values()):
-        text = f"{option.help} {option.allowed}; default {_default(option)}"
+        text = f"{option.help} Allowed: {option.allowed}; default: {_default(option)}"
         flags = [_flag(name) for name in (option.name, option.declared.short) if name]
         merge.add_argument(*flags, dest=f"option_{option.name}", metavar="N", help=text)
-    merge.add_argument("--apply", metavar="PART", help=f"{choices(APPLY)}: what is merged (default {APPLY[0]})")
-    merge.add_argument("--layers", help=f"kinds of layers to merge, of {', '.join(KINDS)} (default all)")
-    merge.add_argument("--dtype", help=f"of the computation: {choices(DTYPES)} (default float32)")
+    merge.add_argument("--apply", metavar="PART", help=f"part to merge: {choices(APPLY)} (default {APPLY[0]})")
+    merge.add_argument("--layers", help=f"kinds of layers to merge: {', '.join(KINDS)} (default all)")
+    merge.add_argument("--dtype", help=f"dtype of the computation: {choices(DTYPES)} (default float32)")
     merge.add_argument(
         "--exact",
         dest="precision",
         action="store_const",
         const="exact",
-        help=f"truncate deltas to within {EXCESS['exact']:g} of the best error, not {EXCESS['normal']:g}; slower",
+        help=f"truncate to within {EXCESS['exact']:g} of the smallest error, not {EXCESS['normal']:g} (slower)",
     )
     merge.add_argument(
-        "--metadata", default="all", help=f"how much is written about the inputs: {choices(KEEP)} (default all)"
+        "--metadata", default="all", help=f"how much to record about the inputs: {choices(KEEP)} (default all)"
     )
-    merge.add_argument("--force", action="store_true", help="merge LoRAs of different base models all the same")
+    merge.add_argument("--force", action="store_true", help="merge LoRAs of different base models anyway")
     merge.set_defaults(run=_merge)
     return merge
 
@@ -97,7 +97,7 @@ def _recipe(options: argparse.Namespace, request: Request) -> Recipe:
 def _choice(options: argparse.Namespace, tag: Choice | None) -> Choice:
     """Return what the flags say, over what the `<pm:…>` tag says."""
     if tag and options.mode not in (None, tag.mode.id):
-        raise MergeInputError(f"--mode says {options.mode} and the <pm:…> tag says {tag.mode.id}; give one of them.")
+        raise MergeInputError(f"--mode says {options.mode}, but the <pm:…> tag says {tag.mode.id}; give only one.")
     choice = tag or find_mode(options.mode or DEFAULT_MODE).choice()
     flags = given(options, _all_options(), "option_")
     for name, value in flags.items():
@@ -108,7 +108,7 @@ def _choice(options: argparse.Namespace, tag: Choice | None) -> Choice:
 
 
 def _repeated(options: argparse.Namespace, request: Request) -> Recipe:
-    """The recipe in a merged file or a JSON file, with its LoRAs looked up by name or given in the same order."""
+    """Return the recipe of a merged file or a JSON file; its LoRAs are looked up by name or given in order."""
     from lib_pm.files.contents import inspect_file
 
     path: Path = options.recipe
@@ -116,9 +116,9 @@ def _repeated(options: argparse.Namespace, request: Request) -> Recipe:
     if said or request.choice:
         flags = ["--exact" if name == "precision" else _flag(name) for name in said]
         flags += ["<pm:…>"] * bool(request.choice)
-        raise MergeInputError(f"The recipe says how to merge; leave out {', '.join(flags)}.")
+        raise MergeInputError(f"The recipe already says how to merge; leave out {', '.join(flags)}.")
     if any(tag != LoraTag(tag.name) for tag in request.loras):
-        raise MergeInputError("The recipe says the strengths and block weights; give its LoRAs without them.")
+        raise MergeInputError("The recipe already has strengths and block weights; give its LoRAs without them.")
     try:
         text = (
             path.read_text(encoding="utf-8")
@@ -130,15 +130,15 @@ def _repeated(options: argparse.Namespace, request: Request) -> Recipe:
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, MergeInputError):
             raise
-        raise MergeInputError(f"{path} holds no recipe of Power Merger.") from error
+        raise MergeInputError(f"{path} contains no Power Merger recipe.") from error
     tags = request.loras or [LoraTag(name) for name in names]
     if len(tags) != len(names):
-        raise MergeInputError(f"The recipe is of {len(names)} LoRAs ({', '.join(names)}), {len(tags)} were given.")
+        raise MergeInputError(f"The recipe has {len(names)} LoRAs ({', '.join(names)}), but {len(tags)} were given.")
     return recipe_from_json(written, _files(tags, options.lora_dir))
 
 
 def _files(tags: Iterable[LoraTag], folder: Path | None) -> list[Path]:
-    """The files of all tags; a MergeInputError names all that are not found."""
+    """Return the files of all tags; a MergeInputError names all that are not found."""
     find, paths, faults = finder(folder), [], Faults()
     for tag in tags:
         with faults.collected():

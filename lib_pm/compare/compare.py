@@ -43,7 +43,7 @@ def analyse(
     start = time.perf_counter()
     recipe = what if isinstance(what, Recipe) else make_recipe(what, "concat")
     where = Device(device)
-    with open_plan(recipe, open_file, progress=progress, way_out="Compare LoRAs of one model.") as plan:
+    with open_plan(recipe, open_file, progress=progress, way_out="Compare LoRAs for the same model.") as plan:
         scratch, totals = Scratch(), _Totals(len(plan.files))
 
         def needed(planned: PlannedLayer) -> int:
@@ -62,7 +62,7 @@ def analyse(
             except OverflowError as error:
                 names = ", ".join(plan.files[source.lora].path.name for source in sources)
                 raise MergeInputError(
-                    f"Layer {planned.name} of {names} gets too large for float32; use smaller strengths."
+                    f"Layer {planned.name} of {names} becomes too large for float32; use smaller strengths."
                 ) from error
 
         chosen = dense_workers(where) if workers is None else workers

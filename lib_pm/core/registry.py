@@ -89,7 +89,7 @@ class Mode:
                 raise self._no_option(written)
             if option.name in words:
                 raise MergeInputError(
-                    f"{words[option.name]} and {written} are one option of mode {self.id}; leave one of them."
+                    f"{words[option.name]} and {written} are the same option of mode {self.id}; keep only one."
                 )
             words[option.name] = written
             values[option.name] = option.parse(value)
@@ -129,7 +129,7 @@ class Choice:
         return replace(self, values={**self.values, **{name: values[name] for name in names}})
 
     def note(self) -> str:
-        """Return what the user should know, "" for nothing."""
+        """Return a note for the user, "" for none."""
         return f"{', '.join(self.unused)} does nothing in mode {self.mode.id}" if self.unused else ""
 
 

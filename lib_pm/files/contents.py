@@ -56,10 +56,10 @@ class Inspection:
             first = dict(list(self.tags.items())[:TAGS_SHOWN])
             lines.append(f"  tags: {_counts(first)}{' …' if len(self.tags) > TAGS_SHOWN else ''}")
         elif too_long(self.metadata):
-            lines.append(f"  tags: not read, {too_long(self.metadata)}")
+            lines.append(f"  tags: not read: {too_long(self.metadata)}")
         if self.recipe:
             names = ", ".join(str(lora.get("name")) for lora in self.recipe.get("loras", []))
-            lines.append(f"  merged here: {self.recipe.get('mode')} of {names}")
+            lines.append(f"  merged by Power Merger: {self.recipe.get('mode')} of {names}")
         shown = {key: value for key, value in self.metadata.items() if key not in (RECIPE_KEY, TAGS_KEY)}
         lines += [
             f"  {key}: {value if len(value) <= 100 else value[:99] + '…'}" for key, value in sorted(shown.items())
@@ -106,7 +106,7 @@ def contents_of(file: LoraFile) -> Inspection:
 def no_alpha(missing: int, layers: int) -> str:
     """What to say of a file with layers that have no alpha, "" if each has one: its strength may be another."""
     where = "" if missing == layers else f" in {missing} of {layers} layers"
-    return f"no alpha stored{where}: taken as the rank" if missing else ""
+    return f"no alpha stored{where}: the rank is used instead" if missing else ""
 
 
 def _recipe(text: str) -> dict[str, Any] | None:

@@ -122,7 +122,7 @@ def merged_tags(files: Iterable[LoraFile]) -> dict[str, dict[str, int]]:
 def too_long(metadata: Mapping[str, str]) -> str:
     """Why a file's tags are not read, "" if they are."""
     length = len(metadata.get(TAGS_KEY, ""))
-    return f"as {TAGS_KEY} has {length} characters, more than {MAX_LENGTH}" if length > MAX_LENGTH else ""
+    return f"{TAGS_KEY} has {length} characters, more than {MAX_LENGTH}" if length > MAX_LENGTH else ""
 
 
 def _base_model(files: Sequence[LoraFile], model: BaseModel) -> dict[str, str]:

@@ -92,7 +92,7 @@ class TensorFile:
                 give = inside[0] if inside else "a LoRA's .safetensors file"
                 raise MergeInputError(f"{self._path} is a folder; give {give}.")
             if not stat.S_ISREG(kind):  # a pipe would wait for its writer
-                raise MergeInputError(f"{self._path} is no file; give a LoRA's .safetensors file.")
+                raise MergeInputError(f"{self._path} is not a file; give a LoRA's .safetensors file.")
             file = FileIO(self._path)
             facts = Facts.of(os.fstat(file.fileno()))
         if facts.size:
@@ -107,9 +107,9 @@ class TensorFile:
                 buffer = buffer[read:]
             same = self._is_same()
         if len(buffer):
-            raise MergeInputError(f"{self._path.name} was cut off while it was read.")
+            raise MergeInputError(f"{self._path.name} was cut off while it was being read.")
         if not same:
-            raise MergeInputError(f"{self._path.name} was changed while it was read; try again.")
+            raise MergeInputError(f"{self._path.name} was changed while it was being read; try again.")
 
     def _is_same(self) -> bool:
         return self.facts.same_content(os.fstat(self._file.fileno()))

@@ -110,7 +110,7 @@ def check_target(target: Path, overwrite: bool) -> None:
     """A MergeInputError if the file cannot be written there; asked before the work begins, not after it."""
     if target.suffix != ".safetensors":
         raise MergeInputError(f"The output {target} should end in .safetensors.")
-    check_name(target.stem, "output's name")
+    check_name(target.stem, "output name")
     try:
         if not target.parent.is_dir():
             raise MergeInputError(f"The output folder {target.parent} does not exist.")
@@ -120,8 +120,8 @@ def check_target(target: Path, overwrite: bool) -> None:
             raise already_there(target)
         if other := twin(target):
             raise MergeInputError(
-                f"{other.name} is in {target.parent} already, which on Windows and macOS is the same file as "
-                f"{target.name}; choose another name, or write it as that."
+                f"{other.name} already exists in {target.parent}, and on Windows and macOS is the same file as "
+                f"{target.name}; choose another name, or use that spelling."
             )
     except OSError as error:  # a folder that may not be entered, a name that is too long
         raise _file_error(target, error) from error

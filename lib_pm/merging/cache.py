@@ -112,7 +112,7 @@ class MergeCache:
         if merged.bytes > self.limit:  # it would push out all others, and itself with the next one
             merged.report.notes.append(
                 f"not cached: {merged.bytes / 2**20:.0f} MB exceeds the limit of {self.limit / 2**20:.0f} MB in the "
-                "settings, so each image merges anew"
+                "settings, so every image repeats the merge"
             )
             return
         self._merges[merged.key] = merged
@@ -124,7 +124,7 @@ class MergeCache:
 def _check_family(family: Family, model: str) -> None:
     wanted = FAMILIES.get(model)
     if wanted and family.ids & FAMILIES.keys() and wanted.id not in family.ids:
-        raise MergeInputError(f"The LoRAs are for {family.title}, and the loaded model is {wanted.title}.")
+        raise MergeInputError(f"The LoRAs are for {family.title}, but the loaded model is {wanted.title}.")
 
 
 def _stamp(path: Path) -> Stamp:

@@ -115,7 +115,7 @@ def read_layer(file: LoraFile, name: str) -> Layer:
     if not layer.most <= LARGEST:
         raise MergeInputError(
             f"{file.path.name}: layer {name} is too large to compute with: the norm of its change may be "
-            f"{layer.most:.3g}; allowed: up to {LARGEST:.0e}, as float32 cannot hold the squares of more."
+            f"{layer.most:.3g}; allowed: up to {LARGEST:.0e}, because float32 cannot hold squares beyond it."
         )
     return layer
 
@@ -212,7 +212,7 @@ def _stored(tensor: Tensor, what: str, planned: PlannedLayer, dtype: torch.dtype
     if not all_finite(stored):
         raise MergeInputError(
             f"Layer {planned.name}, merged from {', '.join(owners)}, has a value of {float(tensor.abs().max()):.3g} in "
-            f"its {what}, and {str(dtype).removeprefix('torch.')} ends at {torch.finfo(dtype).max:.3g}; "
+            f"its {what}, but {str(dtype).removeprefix('torch.')} ends at {torch.finfo(dtype).max:.3g}; "
             "use smaller strengths, or save as float32 or bfloat16."
         )
     return stored

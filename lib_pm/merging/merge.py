@@ -124,21 +124,21 @@ def _report(run: Run, plan: MergePlan) -> Report:
         report.notes.append(f"at full rank, which takes {run.full_bytes / 2**20:.0f} MB of memory")
     if report.layers and run.all_zeros:
         none = [f"{name} 0" for name in ("density", "lambda") if recipe.options.get(name) == 0]
-        by = f", by {' and '.join(none)}" if none else ""
-        report.notes.append(f"every layer is all zeros{by}: the result changes nothing")
+        by = f" because of {' and '.join(none)}" if none else ""
+        report.notes.append(f"every layer is zero{by}: the result changes nothing")
     report.notes += [*plan.model.notes, *run.device.notes(recipe.dtype)]
     for file, recorded in zip(plan.files, recipe.contents, strict=False):
         if file.content != recorded:
-            report.notes.append(f"{file.path.name} is not the file that the recipe was made with")
+            report.notes.append(f"{file.path.name} is not the file that the recipe was made from")
     report.notes += [
-        f"the tags of {file.name} are left out, {why}" for file in plan.files if (why := too_long(file.metadata))
+        f"the tags of {file.name} are left out: {why}" for file in plan.files if (why := too_long(file.metadata))
     ]
     return report
 
 
 def _advice(mode: Mode) -> str:
     multiplied_out = mode.space == "delta" and not mode.method.linear
-    return ADVICE + (", or merge by concat or add_svd, which need less" if multiplied_out else "")
+    return ADVICE + (", or merge with concat or add_svd, which need less" if multiplied_out else "")
 
 
 def _result_size(plan: MergePlan) -> int:

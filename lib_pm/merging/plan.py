@@ -190,7 +190,9 @@ def _plan_layer(
     for layer in stored:
         if not layer.shape.fits(shape):
             each = ", ".join(f"{files[i].path.name} {files[i].layers[w].shape}" for i, w in owners)
-            raise MergeInputError(f"Layer {name} changes weights of different shapes: {each}. Different base models?")
+            raise MergeInputError(
+                f"Layer {name} changes weights of different shapes: {each}. Are the LoRAs for different base models?"
+            )
     block, layer_kind, is_clip = family.block(name), kind(name), parse_name(name)[0].startswith("te")
     selected = layer_kind in recipe.layers and recipe.apply != ("model" if is_clip else "clip")
     sources = []

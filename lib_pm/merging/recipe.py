@@ -117,7 +117,7 @@ def recipe_of(
         for use in loras
     )
     if not uses:
-        raise MergeInputError("There is no LoRA to merge; give at least one.")
+        raise MergeInputError("There are no LoRAs to merge; add at least one.")
     chosen = {_one_of("layers", kind.strip(), KINDS) for kind in layers}
     kinds = tuple(kind for kind in KINDS if kind in chosen)
     return Recipe(
@@ -171,7 +171,7 @@ def recipe_from_json(value: Mapping[str, Any], paths: Iterable[Path]) -> Recipe:
     """
     written, paths = _part(value, "loras", list), list(paths)
     if len(written) != len(paths):
-        raise MergeInputError(f"The recipe is of {len(written)} LoRAs, {len(paths)} were given.")
+        raise MergeInputError(f"The recipe has {len(written)} LoRAs, but {len(paths)} were given.")
     uses = [
         LoraUse(path, _part(lora, "model", (int, float)), _part(lora, "clip", (int, float)), _part(lora, "lbw", str))
         for path, lora in zip(paths, written, strict=True)
@@ -193,13 +193,13 @@ def recipe_from_json(value: Mapping[str, Any], paths: Iterable[Path]) -> Recipe:
 def _part(value: object, name: str, kind: type | tuple[type, ...]) -> Any:
     """A part of a recipe as it was written, of the type that it has to be."""
     if not isinstance(value, dict) or name not in value:
-        raise MergeInputError(f"This is not a recipe of Power Merger: {name} is missing in {quoted(value)}.")
+        raise MergeInputError(f"This is not a Power Merger recipe: {name} is missing in {quoted(value)}.")
     return _typed(name, value[name], kind)
 
 
 def _typed(name: str, part: object, kind: type | tuple[type, ...]) -> Any:
     if not isinstance(part, kind) or isinstance(part, bool):
-        raise MergeInputError(f"This is not a recipe of Power Merger: {name} is {quoted(part)}.")
+        raise MergeInputError(f"This is not a Power Merger recipe: {name} is {quoted(part)}.")
     return part
 
 

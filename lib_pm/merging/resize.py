@@ -85,7 +85,7 @@ def parse_dynamic(text: str) -> Dynamic:
     except ValueError:
         target = -1.0
     if not (1 <= target < float("inf") if name == "sv_ratio" else 0 < target <= 1):
-        allowed = "a number, 1 or more" if name == "sv_ratio" else "a number above 0, up to 1"
+        allowed = "a number, 1 or more" if name == "sv_ratio" else "a number above 0 and up to 1"
         raise MergeInputError(f"{name} is {quoted(number)}; allowed: {allowed}.")
     return Dynamic(name, target)
 

@@ -25,10 +25,10 @@ from lib_pm.merging.progress import Progress
 from lib_pm.merging.report import Report, ReportWriter
 
 FULL_RANK_IN_A_FILE = (
-    "svd_rank is full, which is for merges that are applied and not saved: the file would hold every weight of "
-    "the model. To save, give it a number."
+    "svd_rank is full, which only works for applied merges: a saved file would hold every weight of "
+    "the model. To save, choose a number."
 )
-NOTHING_TO_MERGE = "Nothing is left to merge: every strength, block weight or layer filter is 0."
+NOTHING_TO_MERGE = "Nothing is left to merge: the strengths, block weights or layer filters switch off every layer."
 
 
 class Run:
@@ -62,7 +62,7 @@ class Run:
             self._report.add(planned, None, "every weight is 0")
         layers = run_layers(self.plan.layers, self._work, self._progress, self._workers, self.device.type, self._need)
         for planned, finished in layers:
-            self._report.add(planned, finished, "convolutions, as svd_conv_rank is 0")
+            self._report.add(planned, finished, "convolutions, because svd_conv_rank is 0")
             if finished:
                 self.all_zeros = self.all_zeros and finished.is_zero
                 self.full_bytes += finished.full_bytes

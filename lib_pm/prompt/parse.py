@@ -46,12 +46,12 @@ class Request:
         return [tag for tag in self.loras if tag.stacked]
 
     def note(self) -> str:
-        """Return what the user should know of the mode's options, "" for nothing."""
+        """Return a note on the mode's options for the user, "" for none."""
         return self.choice.note() if self.choice else ""
 
 
 def parse_prompt(text: str) -> Request:
-    """All tags of a text. A MergeInputError names all that is wrong, and what is allowed."""
+    """Return all tags of a text. A MergeInputError names all that is wrong, and what is allowed."""
     faults = Faults()
     request = collect_prompt(text, faults)
     faults.tell()
@@ -59,7 +59,7 @@ def parse_prompt(text: str) -> Request:
 
 
 def collect_prompt(text: str, faults: Faults) -> Request:
-    """`parse_prompt`, with what is right of it; what is wrong is collected in `faults`."""
+    """Return what is correct in a text; errors are collected in `faults`."""
     with faults.collected():
         check_text(text)
     return collect_tags(tags_of(text), faults)
@@ -83,7 +83,7 @@ def collect_tags(tags: Iterable[Tag], faults: Faults) -> Request:
 
 
 def check_one_mode(count: int) -> None:
-    """MergeInputError if there is more than one `<pm:…>` tag."""
+    """Raise MergeInputError if a text has more than one `<pm:…>` tag."""
     if count > 1:
         raise MergeInputError(f"There are {count} <pm:…> tags; allowed: one.")
 
@@ -123,8 +123,8 @@ def write_pm(choice: Choice) -> Tag:
 def parse_lora(tag: Tag) -> LoraTag:
     """Return the LoRA of `<lora:NAME:te:unet>` with `te=`, `unet=`, `lbw=`, `pm=off`, as the WebUI reads it.
 
-    Anything else (`dyn=`, `start=`, `lbwe=` …) is something that a merge cannot do, and a MergeInputError; on a LoRA
-    that the host stacks it is left to whom it belongs.
+    Anything else (`dyn=`, `start=`, `lbwe=` …) is beyond a merge, and a MergeInputError; on a LoRA that
+    the host stacks it is left to others.
     """
     if not tag.name:
         raise MergeInputError(f"{quoted(str(tag))} names no LoRA; write <lora:NAME:STRENGTH>.")
@@ -132,12 +132,12 @@ def parse_lora(tag: Tag) -> LoraTag:
         some = ", ".join(tag.other[:_NAMED]) + (" …" if len(tag.other) > _NAMED else "")
         raise MergeInputError(
             f"{some} in {quoted(str(tag))} cannot be merged; allowed: a name, two strengths (a third "
-            "number is the WebUI's dyn), te=, unet=, lbw= for block weights, and pm=off, which leaves the LoRA out of "
+            "number is the WebUI's dyn), te=, unet=, lbw= for block weights, and pm=off, which keeps the LoRA out of "
             "the merge."
         )
     if tag.off and not tag.is_read_alike:
         raise MergeInputError(
-            f"{quoted(str(tag))} is left to the WebUI by pm=off, and the WebUI reads something else in it; write a "
+            f"pm=off leaves {quoted(str(tag))} to the WebUI, which reads it differently; write a "
             "name, two numbers, te= and unet= in lower case and without spaces, and block weights as lbw=PRESET or a "
             "list."
         )
@@ -145,7 +145,7 @@ def parse_lora(tag: Tag) -> LoraTag:
 
 
 def parse_file(text: str) -> LoraTag:
-    """`FILE[:MODEL[:CLIP]][:lbw=…]`. Read from the right: a Windows path has a colon too. CLIP is MODEL if missing."""
+    """Read `FILE[:MODEL[:CLIP]][:lbw=…]` from the right: a Windows path has a colon too. CLIP defaults to MODEL."""
     name = text
     lbw: list[str] = []
     strengths: list[str] = []
@@ -164,7 +164,7 @@ def parse_file(text: str) -> LoraTag:
     if not name:
         raise MergeInputError(f"{quoted(text)} names no file; write FILE, FILE:STRENGTH or FILE:MODEL:CLIP.")
     if len(lbw) > 1:
-        raise MergeInputError(f"{quoted(text)} has block weights twice: {' and '.join(lbw)}. Leave one of them.")
+        raise MergeInputError(f"{quoted(text)} has block weights twice: {' and '.join(lbw)}. Keep only one.")
     _check_end(name, text)
     model = parse_strength(strengths[0], text) if strengths else 1.0
     clip = parse_strength(strengths[1], text) if len(strengths) > 1 else model
@@ -172,7 +172,7 @@ def parse_file(text: str) -> LoraTag:
 
 
 def _check_end(name: str, text: str) -> None:
-    """Refuse what stands behind the file's name and is neither strength nor block weights."""
+    """Raise MergeInputError for what follows the file's name and is neither strength nor block weights."""
     file, ending, last = name.lower().rpartition(_ENDING)
     if ending and not last.endswith(_ENDING[:-1]):
         wrong = name[len(file) + len(ending) :]
@@ -183,14 +183,14 @@ def _check_end(name: str, text: str) -> None:
     if is_number(wrong):
         raise MergeInputError(f"{quoted(text)} has three numbers; allowed: FILE, FILE:STRENGTH or FILE:MODEL:CLIP.")
     if "=" in wrong:
-        raise MergeInputError(f"{quoted(wrong)} in {quoted(text)} is not known; allowed: FILE[:MODEL[:CLIP]][:lbw=…].")
+        raise MergeInputError(f"{quoted(wrong)} in {quoted(text)} is unknown; allowed: FILE[:MODEL[:CLIP]][:lbw=…].")
     parse_strength(wrong, text)
 
 
 def write_lora(tag: LoraTag) -> str:
-    """The tag as the WebUI writes it; `parse_prompt` reads it back to the same value.
+    """Return the tag as the WebUI writes it; `parse_prompt` reads it back to the same value.
 
-    A MergeInputError names what cannot be written: a name from a file or a disk may have a `>` or a line break.
+    A MergeInputError names what cannot be written: the name of a file may have a `>` or a line break.
     """
     clip, model = write_number(tag.clip), write_number(tag.model)
     strengths = [clip] if tag.clip == tag.model else [clip, model]

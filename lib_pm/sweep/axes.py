@@ -1,4 +1,4 @@
-"""The axes of a sweep, one for each thing that a merge can be told: what it changes, what is allowed, how it is shown.
+"""The axes of a sweep, one for each setting of a merge: what it changes, what is allowed, how it is shown.
 
 They are made from the modes' declared options and from the items of a `<lora:…>` tag, and know no host: it asks the
 user for values, and rewrites each image's prompt by the axes' edits.
@@ -57,12 +57,12 @@ class Axis:
     option: str = ""
 
     def split(self, text: str) -> list[str]:
-        """The values in a text with commas; on an axis of numbers nothing but numbers and ranges gets through."""
+        """Return the values of a text with commas. An axis of numbers accepts only numbers and ranges."""
         try:
             values = [value.strip() for row in csv.reader([text], skipinitialspace=True) for value in row] or [""]
         except csv.Error as error:
             raise MergeInputError(
-                f"{self.name}: {quoted(text)} is no list of values with commas between them ({error})."
+                f"{self.name}: {quoted(text)} is not a list of values separated by commas ({error})."
             ) from error
         if self.type is str:
             return values
@@ -82,7 +82,7 @@ class Offered:
 
 
 def make_axes(offered: Offered) -> list[Axis]:
-    """All axes, in the order in which their edits are made."""
+    """Return all axes, in the order in which their edits are applied."""
     mode = Axis(MODE, str, rewrite.set_mode, find_mode, _as_it_is, cost=0.6, choices=lambda: list(MODES))
     apply_to = Axis("Apply to", str, rewrite.apply_to, check_part, _as_it_is, choices=lambda: list(APPLY))
     factor = _number_axis("All strengths", rewrite.scale_strengths, lambda tags, by: f"strengths × {_shown(by)}")
@@ -153,9 +153,7 @@ def _lora_axes(number: int, offered: Offered) -> list[Axis]:
 
     def check_weights(value: str) -> None:
         if is_number(value):
-            raise MergeInputError(
-                f'{name} lbw is {quoted(value)}; a list of block weights is one value in quotes here: "1,0,0,…".'
-            )
+            raise MergeInputError(f'{name} lbw is {quoted(value)}; put a list of block weights in quotes: "1,0,0,…".')
         check_block_weights(value, offered.presets(), name)
 
     return [
@@ -183,21 +181,21 @@ def _number_axis(
         if not inside:
             raise MergeInputError(
                 f"{name} is {quoted(value)}; allowed: a number from {low:.0f} to {high:.0f}, or a range such as "
-                "0-1 [5]. Fractions have a point; a comma is between values."
+                "0-1 [5]. Use a decimal point; commas separate values."
             )
 
     return Axis(name, float, edit, check, label, fits)
 
 
 def check_part(part: str) -> None:
-    """Refuse what is no part of a model that a merge can be applied to."""
+    """Raise MergeInputError unless it is a part of a model that a merge can be applied to."""
     if part not in APPLY:
         raise MergeInputError(f"Apply to is {part!r}; allowed: {', '.join(APPLY)}.")
 
 
 def _check_two(tags: Tags) -> None:
     if len(tags.merged) != 2:
-        raise MergeInputError(f"Balance is for two LoRAs; the prompt has {len(tags.merged)} to merge.")
+        raise MergeInputError(f"Balance needs exactly two LoRAs to merge; the prompt has {len(tags.merged)}.")
 
 
 def _as_it_is(tags: Tags, value: str) -> str:
@@ -210,7 +208,7 @@ def _balance_label(tags: Tags, share: float) -> str:
 
 
 def _name(tags: Tags, number: int) -> str:
-    """The LoRA's name in the prompt, without its folder."""
+    """Return the LoRA's name in the prompt, without its folder."""
     return _base(tags.loras[number - 1].name)
 
 
@@ -219,6 +217,6 @@ def _base(name: str) -> str:
 
 
 def _shown(number: float) -> str:
-    """With two places, and up to four where two would not tell values apart."""
+    """Return the number with two places, or up to four where it needs them."""
     text = f"{number:.4f}"
     return text.removesuffix("00") if text.endswith("00") else text.rstrip("0")

@@ -17,8 +17,8 @@ from lib_pm.ui.mode_controls import OPTIONS, mode_controls, panel_choice, shown
 
 TITLE = "Power Merger"
 _EXPLANATION = (
-    "Merges the prompt's LoRAs instead of stacking them. A `<pm:…>` tag in the prompt wins over these settings; "
-    "`:pm=off` in a LoRA's tag leaves that one stacked."
+    "Merges the prompt's LoRAs instead of stacking them. A `<pm:…>` tag in the prompt overrides these settings; "
+    "`:pm=off` in a LoRA's tag stacks that LoRA instead."
 )
 
 
@@ -50,7 +50,7 @@ def build(open_accordion: Callable[..., Any], elem_id: Callable[[str], str], mod
 
 
 def requested(enabled: object = False, mode: object = "", *values: object) -> Choice | None:
-    """Return what the accordion's arguments ask for, None if it is off.
+    """Return what the script's arguments choose, None if the accordion is off.
 
     Over the API they may be anything; a MergeInputError says what they should be.
     """
@@ -60,19 +60,19 @@ def requested(enabled: object = False, mode: object = "", *values: object) -> Ch
         return None
     if mode is not None and not isinstance(mode, str):
         raise MergeInputError(
-            f"The second argument of {TITLE} is {mode!r}; allowed: the name of a mode, or what a <pm:…> tag holds, as "
-            "'ties_svd:density=0.5'."
+            f"The second argument of {TITLE} is {mode!r}; allowed: the name of a mode, or what goes into a <pm:…> tag, "
+            "such as 'ties_svd:density=0.5'."
         )
     return panel_choice(mode, values)
 
 
 def _is_on(params: Mapping[str, Any], infotext: str) -> bool:
-    """An image that was merged by a tag comes back by its tag, and so does a hires pass."""
+    """Return False for an image that was merged by a tag in its prompt, which brings the merge back by itself."""
     return first_pass(params.get(infotext, "")) != "" and "<pm:" not in params.get("Prompt", "")
 
 
 def _pasted(params: Mapping[str, Any], infotext: str) -> Choice | None:
-    """How an image was merged, None if it was not, or in no mode that this version knows."""
+    """Return how an image was merged, None if it was not, or in a mode that this version does not know."""
     try:
         return parse_pm(Tag.of("pm", first_pass(params[infotext]))) if infotext in params else None
     except MergeInputError:
@@ -85,7 +85,7 @@ def _pasted_mode(params: Mapping[str, Any], infotext: str) -> Any:
 
 
 def _pasted_option(name: str, infotext: str) -> Callable[[Mapping[str, Any]], Any]:
-    """What the image says of this option, or its default; no change without an image's word on a mode that has it."""
+    """Return what sets an option's control: the image's value or the default, if the image's mode has the option."""
 
     def paste(params: Mapping[str, Any]) -> Any:
         found = _pasted(params, infotext)

@@ -34,9 +34,9 @@ class ModeControls:
 def mode_controls(
     value: str, elem_id: Callable[[str], str], info: Callable[[Option], str] = attrgetter("help")
 ) -> ModeControls:
-    """Draw the choice of a mode, what it does, and its options, of which only those of the chosen mode show.
+    """Draw the choice of a mode, what it does, and its options; only those of the chosen mode are visible.
 
-    info: what is said of an option.
+    info: returns the help of an option.
     """
     chosen = find_mode(value)
     modes = gr.Dropdown(label="Mode", choices=list(MODES), value=value, interactive=True, elem_id=elem_id("mode"))
@@ -58,7 +58,7 @@ def mode_controls(
 
 
 def option_control(option: Option, **arguments: Any) -> Any:
-    """A control for one option. Its value is never None: the WebUI's API asks for the value's type."""
+    """Return a control for one option. Its value is never None: the WebUI's API asks for the value's type."""
     declared, number = option.declared, option.type is int
     arguments = {"label": declared.label, "info": option.help, "interactive": True, "min_width": 240, **arguments}
     if declared.empty or declared.word:
@@ -69,7 +69,7 @@ def option_control(option: Option, **arguments: Any) -> Any:
 
 
 def mode_help(mode: Mode) -> str:
-    """One line on what the mode does and when it is good, and its formula for those who open it, as HTML."""
+    """Return one line on what the mode does and when to use it, and its formula that opens on a click, as HTML."""
     title, when, formula, source = map(html.escape, (mode.title, mode.when, mode.method.formula, mode.method.source))
     details = f"<details><summary>Formula</summary><p>{formula}</p><p>Source: {source}</p></details>"
     return f"<p><b>{title}</b>: {when}</p>{details}"
@@ -82,7 +82,7 @@ def mode_values(choice: Choice) -> list[Any]:
 
 
 def shown(name: str, value: OptionValue) -> Any:
-    """An option's value as its control shows it."""
+    """Return an option's value as its control shows it."""
     option = OPTIONS[name]
     return option.text(value) if option.declared.empty or option.declared.word else value
 
@@ -92,7 +92,7 @@ def panel_choice(mode: str | None, values: Sequence[object]) -> Choice:
 
     values: one for each of OPTIONS.
 
-    Over the API, mode may be what a `<pm:…>` tag holds, `ties_svd:density=0.5`. The controls then count for nothing.
+    Over the API, mode may be what a `<pm:…>` tag holds, `ties_svd:density=0.5`. The controls are then ignored.
     """
     mode = mode or ""  # what a cleared dropdown gives is None
     if ":" in mode:

@@ -24,7 +24,7 @@ _NO_PLOT = "<p>The WebUI's X/Y/Z plot was not found; these sweeps need it.</p>"
 
 
 def draw_sweeps(desk: Desk, draft: DraftControls, outside: Mapping[str, Any]) -> None:
-    """outside: the controls of the WebUI's txt2img page, those of its plot among them."""
+    """Draw the page. outside: the controls of the WebUI's txt2img page, those of its plot among them."""
     plot = plot_controls(outside)
     if not plot:
         gr.HTML(_NO_PLOT)
@@ -50,9 +50,9 @@ def draw_sweeps(desk: Desk, draft: DraftControls, outside: Mapping[str, Any]) ->
             ]
             third = gr.Button("Fill the plot: ranks", elem_id="pm_fill_ranks", interactive=bool(plot))
     insert = gr.Checkbox(
-        True, label="Insert the LoRAs and the mode of the page Merge into the prompt too", elem_id="pm_sweep_insert"
+        True, label="Also insert the LoRAs and the mode from the Merge page into the prompt", elem_id="pm_sweep_insert"
     )
-    told = gr.HTML(elem_id="pm_sweep_status")
+    status = gr.HTML(elem_id="pm_sweep_status")
     goto = gr.HTML(elem_id="pm_sweep_goto")
     if not plot:
         return
@@ -65,14 +65,14 @@ def draw_sweeps(desk: Desk, draft: DraftControls, outside: Mapping[str, Any]) ->
         button.click(
             _filler(desk, sweep, len(inputs)),
             inputs=[*inputs, insert, prompt, *draft.all],
-            outputs=[*plot, prompt, told, goto],
+            outputs=[*plot, prompt, status, goto],
             show_progress="hidden",
             queue=False,
         )
 
 
 def plot_controls(outside: Mapping[str, Any]) -> list[Any]:
-    """The list of scripts, then type and values of X, Y and Z; none if they are not all there."""
+    """Return the list of scripts, then type and values of X, Y and Z; nothing unless all are there."""
     ids = [_SCRIPT, *(f"script_txt2img_xyz_plot_{axis}_{part}" for axis in "xyz" for part in ("type", "values"))]
     ids += ["script_txt2img_xyz_plot_csv_mode"]
     return [outside[id] for id in ids] if all(id in outside for id in (*ids, "txt2img_prompt")) else []
@@ -80,13 +80,13 @@ def plot_controls(outside: Mapping[str, Any]) -> list[Any]:
 
 def _filler(desk: Desk, make: Callable[..., Sweep], count: int) -> Callable[..., list[Any]]:
     def fill(*values: Any) -> list[Any]:
-        asked, (insert, prompt, *held) = values[:count], values[count:]
+        settings, (insert, prompt, *controls) = values[:count], values[count:]
         try:
-            if None in asked:
+            if None in settings:
                 raise MergeInputError("A number is missing; fill in every field of the sweep.")
-            sweep = make(*asked)
-            if insert and held[0].strip():
-                draft = draft_of(*held)
+            sweep = make(*settings)
+            if insert and controls[0].strip():
+                draft = draft_of(*controls)
                 read_draft(desk, draft)
                 prompt = draft.insert_into(prompt)
         except MergeInputError as error:
@@ -96,8 +96,8 @@ def _filler(desk: Desk, make: Callable[..., Sweep], count: int) -> Callable[...,
             for name, values in (sweep.x, sweep.y, sweep.z)
             for value in (PREFIX + name if name else "Nothing", values)
         ]
-        told = note_html("The plot of txt2img is filled; press Generate there.")
-        return [PLOT, *axes, True, prompt, told, marker("goto", "txt2img")]
+        message = note_html("The X/Y/Z plot of txt2img is filled in; press Generate there.")
+        return [PLOT, *axes, True, prompt, message, marker("goto", "txt2img")]
 
     return fill
 

@@ -22,7 +22,7 @@ TITLE = "Power Merger"
 
 
 def build(desk: Desk, outside: Mapping[str, Any] | None = None) -> Any:
-    """The tab as Blocks. outside: controls of the WebUI's own pages by their elem_ids, as far as they are there."""
+    """Return the tab as Blocks. outside: controls of the WebUI's own pages by elem_id; some may be missing."""
     outside = outside or {}
     with gr.Blocks(analytics_enabled=False) as tab:
         with gr.Column(elem_id="pm_tab"), gr.Tabs(elem_id="pm_pages") as pages:

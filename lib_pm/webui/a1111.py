@@ -55,7 +55,7 @@ def replace(
     missing = names - {net.mentioned_name for net in own}
     if missing:  # it could not read one of the prompt's tags, then it stacks none at all, or it has no such LoRA
         raise MergeInputError(
-            f"The WebUI has not loaded {', '.join(sorted(missing))}, which pm=off leaves to it; its console says why."
+            f"The WebUI did not load {', '.join(sorted(missing))}, which pm=off leaves to it; its console says why."
         )
     networks.loaded_networks[:] = [net for net in own if net.mentioned_name in names] + [network]
     for net in own:  # else it would read their files again for the next image; what is too much it drops itself

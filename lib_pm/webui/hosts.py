@@ -21,7 +21,7 @@ def find_host(model: Any, networks: Any) -> Replace:
         return forge.replace
     if hasattr(networks, "network_apply_weights") and hasattr(networks, "loaded_networks"):
         return a1111.replace
-    raise MergeInputError("This WebUI's Lora extension is of a kind that is not known here.")
+    raise MergeInputError("This WebUI's Lora extension is not supported.")
 
 
 def model_family(model: Any) -> str:

@@ -16,7 +16,7 @@ def lora_extension() -> Any:
     try:
         return importlib.import_module("networks")
     except ImportError as error:
-        raise MergeInputError("The WebUI's own Lora extension is switched off; switch it on in Extensions.") from error
+        raise MergeInputError("The WebUI's own Lora extension is disabled; enable it under Extensions.") from error
 
 
 def find_lora(networks: Any, name: str) -> Path:

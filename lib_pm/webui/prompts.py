@@ -55,7 +55,7 @@ def of_batch(p: Any, texts: Sequence[str]) -> Sequence[str]:
 def _check_negative(texts: Sequence[str]) -> None:
     for tag in (tag for text in texts for tag in tags_of(text) if tag.kind == "pm"):
         raise MergeInputError(
-            f"{quoted(str(tag))} is in the negative prompt, where it would be words; it belongs in the prompt."
+            f"{quoted(str(tag))} is in the negative prompt, where it would be read as words; move it to the prompt."
         )
 
 
@@ -63,8 +63,8 @@ def _check_equal(texts: Sequence[str]) -> None:
     first, *others = map(tags_of, texts)
     if any(tags != first for tags in others):
         raise MergeInputError(
-            "The prompts of this batch have different tags, and the WebUI takes those of the first for all of them. "
-            "Set the batch size to 1; the batch count makes as many images."
+            "The prompts of this batch have different tags, but the WebUI uses those of the first one for all. Set "
+            "the batch size to 1 and raise the batch count instead."
         )
 
 

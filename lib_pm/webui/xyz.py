@@ -35,7 +35,7 @@ def add_axes() -> None:
 
 
 def rewrite_prompts(p: Any, panel: Panel) -> None:
-    """Write what the plot changes in this cell into its prompts; nothing outside a plot.
+    """Write this cell's values into its prompts; do nothing outside a plot.
 
     p: the WebUI's processing object, prompts set up and tags not read yet.
     """
@@ -55,7 +55,7 @@ def rewrite_prompts(p: Any, panel: Panel) -> None:
 
 
 def _note_idle_axes(p: Any, values: Mapping[str, Any]) -> None:
-    """Tell of options that this cell's mode does not have; with the axis Mode one expects it of some cells."""
+    """Note options that this cell's mode does not have, unless the plot has the axis Mode, where that is normal."""
     options = {axis.option: axis.name for axis in _AXES if axis.option and axis.name in values}
     if options and MODE not in values:
         choice = parse_prompt(p.main_prompt).choice
@@ -69,7 +69,7 @@ def _with_value(edit: Callable[[Tags, Any], Tags], value: Any, tags: Tags) -> Ta
 
 
 def _plots() -> list[ModuleType]:
-    """The plot's module, loaded by path and so not to be imported; none if this WebUI has none."""
+    """Return the plot's modules, which are loaded by path and cannot be imported; none if this WebUI has no plot."""
     from modules import scripts
 
     modules = {id(data.module): data.module for data in scripts.scripts_data if Path(data.path).name == "xyz_grid.py"}
@@ -77,7 +77,7 @@ def _plots() -> list[ModuleType]:
 
 
 def _option(plot: ModuleType, axis: Axis) -> Any:
-    """An axis as the plot knows it: of its very own class, as it leaves others out."""
+    """Return an axis of the plot's own class: it ignores others."""
 
     def apply(p: Any, value: Any, values: Sequence[Any]) -> None:
         # Cells are shallow copies of one object, so the dict is replaced, never changed.
@@ -98,28 +98,28 @@ def _option(plot: ModuleType, axis: Axis) -> Any:
         PREFIX + axis.name,
         axis.type,
         apply,
-        format_value=_told(format_value),
-        confirm=_told(confirm),
+        format_value=_refusing(format_value),
+        confirm=_refusing(confirm),
         cost=axis.cost,
         choices=axis.choices,
-        prepare=_told(axis.split),
+        prepare=_refusing(axis.split),
     )
 
 
-def _told(work: Callable[..., Result]) -> Callable[..., Result]:
-    """What it refuses stops the plot, with its message in the page and over the API."""
+def _refusing(work: Callable[..., Result]) -> Callable[..., Result]:
+    """Return `work` so that its MergeInputError stops the plot, with the message in the page and over the API."""
 
-    def told(*args: Any) -> Result:
+    def check(*args: Any) -> Result:
         try:
             return work(*args)
         except MergeInputError as error:
             raise Refusal(str(error)) from None
 
-    return told
+    return check
 
 
 def _prompt(p: Any) -> str:
-    """The prompt as the user wrote it, with its styles."""
+    """Return the prompt as the user wrote it, with its styles."""
     from modules import shared
 
     prompt = p.prompt if isinstance(p.prompt, str) else p.prompt[0]

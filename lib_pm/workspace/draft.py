@@ -1,4 +1,4 @@
-"""What the tab holds: a recipe as the user writes it, LoRAs that are switched off and mistakes included."""
+"""What the tab holds: a recipe as the user writes it, with disabled LoRAs and mistakes."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class Draft:
 
     @property
     def active(self) -> str:
-        """The text without what is switched off; the lines keep their numbers."""
+        """Return the text without its disabled lines; the others keep their line numbers."""
         return "\n".join("" if _is_off(line) else line for line in self.text.split("\n"))
 
     def request(self) -> Request:
-        """The LoRAs that are on and the mode; a MergeInputError names all tags that are wrong."""
+        """Return the enabled LoRAs and the mode. A MergeInputError names all tags that are wrong."""
         faults = Faults()
         request = self._request(faults)
         faults.tell()
@@ -61,7 +61,7 @@ class Draft:
         return recipe_from_request(request, find, presets, faults=faults, **settings)
 
     def _request(self, faults: Faults) -> Request:
-        """What is right of it; what is wrong is collected."""
+        """Return what is correct; errors are collected in `faults`."""
         request = collect_prompt(self.active, faults)
         for number, line in enumerate(self.active.split("\n"), 1):
             if not has_tags(line) and (bare := _BARE.fullmatch(line.strip())):
@@ -75,12 +75,12 @@ class Draft:
             if request.stacked:
                 names = ", ".join(tag.name for tag in request.stacked)
                 raise MergeInputError(
-                    f"{names}: pm=off leaves a LoRA out of a merge; switch it off, or take pm=off away."
+                    f"{names}: pm=off keeps a LoRA out of the merge; disable its line, or remove pm=off."
                 )
         return Request(request.loras, request.choice or self.choice)
 
     def insert_into(self, prompt: str) -> str:
-        """The prompt with this draft's tags in the place of its own. What it leaves out of merges, pm=off, stays."""
+        """Return the prompt with this draft's tags in place of its own. What it leaves out of merges, pm=off, stays."""
         request = self.request()
         check_text(prompt)
         kept = "".join(str(part) for part in split_text(prompt) if isinstance(part, str) or _is_stacked(part)).strip()
@@ -91,7 +91,7 @@ class Draft:
         return " ".join(filter(None, [kept, *tags]))
 
     def _applied(self, tag: LoraTag) -> LoraTag:
-        """In a prompt a strength of 0 says what `apply` says here: that part is left out."""
+        """Return the tag with strength 0 for the part that `apply` leaves out: a prompt has no other word for it."""
         clip, model = self.apply == "model", self.apply == "clip"
         return replace(tag, clip=0.0 if clip else tag.clip, model=0.0 if model else tag.model)
 
@@ -102,7 +102,7 @@ class Draft:
 
 
 def from_prompt(prompt: str, name_of: Callable[[str], str]) -> Draft:
-    """The LoRAs and the mode of a prompt. name_of: the name to write for the one that the prompt says.
+    """Return the LoRAs and the mode of a prompt. name_of: the name to write for the one that the prompt says.
 
     What the prompt leaves out of its merge, pm=off, comes switched off. A MergeInputError if there is no LoRA in it.
     """
@@ -110,7 +110,7 @@ def from_prompt(prompt: str, name_of: Callable[[str], str]) -> Draft:
     tags = tags_of(prompt)
     lines = [_line(tag, name_of) for tag in tags if tag.kind != "pm"]
     if not lines:
-        raise MergeInputError("There is no <lora:…> in the prompt.")
+        raise MergeInputError("There is no <lora:…> tag in the prompt.")
     faults = Faults()
     choice = collect_tags((tag for tag in tags if tag.kind == "pm"), faults).choice
     faults.tell()
@@ -118,33 +118,33 @@ def from_prompt(prompt: str, name_of: Callable[[str], str]) -> Draft:
 
 
 def from_recipe(recipe: Mapping[str, Any]) -> Draft:
-    """The draft of a merged file's recipe (`Recipe.to_json`), which may hold anything: files come from everywhere."""
+    """Return the draft of a merged file's recipe (`Recipe.to_json`), which may hold anything."""
     try:
         names = [lora["name"] for lora in recipe["loras"]]
         read = recipe_from_json(recipe, map(Path, names))
         tags = [LoraTag(name, use.model, use.clip, use.lbw) for name, use in zip(names, read.loras, strict=True)]
         text = "\n".join(map(write_lora, tags))
     except (KeyError, TypeError, AttributeError) as error:
-        raise MergeInputError(f"This is not a recipe of Power Merger: {error!r} is missing or wrong.") from error
+        raise MergeInputError(f"This is not a Power Merger recipe: {error!r} is missing or wrong.") from error
     if read.layers != KINDS:
         raise MergeInputError(
-            f"The recipe is of {', '.join(read.layers)} layers only, as `--layers` of the command line says; "
-            "here all are merged."
+            f"The recipe merges only {', '.join(read.layers)} layers, as set by `--layers` on the command line; the "
+            "tab merges all."
         )
     return Draft(text, Choice(read.mode, read.options), read.apply, read.dtype, read.precision)
 
 
 def from_json(text: str, where: str) -> Draft:
-    """What `to_json` wrote; a MergeInputError names `where` it is from."""
+    """Return the draft that `to_json` wrote. A MergeInputError names `where` it is from."""
     try:
         value = parse_json(text)
     except NotJson as error:
-        raise MergeInputError(f"{where} holds no recipe: {error}.") from error
+        raise MergeInputError(f"{where} contains no recipe: {error}.") from error
     if not isinstance(value, dict):
-        raise MergeInputError(f"{where} holds no recipe.")
+        raise MergeInputError(f"{where} contains no recipe.")
     parts = {name: value[name] for name in ("text", "pm", "apply", "dtype", "precision") if name in value}
     if not all(isinstance(part, str) for part in parts.values()):
-        raise MergeInputError(f"{where} holds no recipe: its parts should all be text.")
+        raise MergeInputError(f"{where} contains no recipe: all its values should be text.")
     if "pm" in parts:
         parts["choice"] = parse_pm(Tag.of("pm", parts.pop("pm")))
     return Draft(**parts)

@@ -63,13 +63,13 @@ def test_a_new_file_is_found_at_once(library: Library) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("anna", "'anna' could be any of chars/anna, old/anna; write it in full."),
-        ("ANNA", "'ANNA' could be any of chars/anna, old/anna; write it in full."),
-        ("twins", "'twins' could be any of chars/bob, old/anna; write it in full."),
+        ("anna", "'anna' could be any of chars/anna, old/anna; write the full name."),
+        ("ANNA", "'ANNA' could be any of chars/anna, old/anna; write the full name."),
+        ("twins", "'twins' could be any of chars/bob, old/anna; write the full name."),
         ("stile", "There is no LoRA 'stile' in the folder {folder}. Did you mean style?"),
         ("stile.safetensors", "There is no LoRA 'stile.safetensors' in the folder {folder}. Did you mean style?"),
-        ("zzz", "There is no LoRA 'zzz' in the folder {folder}. It holds 9 LoRAs."),
-        ("notes", "There is no LoRA 'notes' in the folder {folder}. It holds 9 LoRAs."),
+        ("zzz", "There is no LoRA 'zzz' in the folder {folder}. It contains 9 LoRAs."),
+        ("notes", "There is no LoRA 'notes' in the folder {folder}. It contains 9 LoRAs."),
     ],
 )
 def test_messages(library: Library, name: str, message: str) -> None:

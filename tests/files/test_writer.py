@@ -124,7 +124,7 @@ def test_stopped_halfway(tmp_path: Path, workers: int, stop: type[BaseException]
         ("out.ckpt", "The output {} should end in .safetensors."),
         ("no/such/out.safetensors", "The output folder {folder} does not exist."),
         ("folder.safetensors", "The output {} is a folder."),
-        ("old.safetensors", "{} is already there; choose another name or allow overwriting."),
+        ("old.safetensors", "{} already exists; choose another name or allow overwriting."),
     ],
 )
 def test_targets_that_are_refused_before_the_work(tmp_path: Path, target: str, message: str) -> None:
@@ -139,7 +139,7 @@ def test_targets_that_are_refused_before_the_work(tmp_path: Path, target: str, m
 
 def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
     target = tmp_path / "out.safetensors"
-    with pytest.raises(MergeInputError, match="is already there"):
+    with pytest.raises(MergeInputError, match="already exists"):
         merge_to_file(recipe(tmp_path), target, progress=lambda *_: target.write_text("theirs") and None)
     assert target.read_text() == "theirs"
     assert not list(tmp_path.glob(".*"))
@@ -176,7 +176,7 @@ def test_the_system_refuses_a_write(tmp_path: Path, width: int, size: int) -> No
 
 
 REASONS = {
-    errno.EACCES: "the folder or file may not be written to",
+    errno.EACCES: "writing to the folder or file is not permitted",
     errno.EROFS: "the folder is read-only",
     errno.ENOSPC: "the disk is full",
     errno.EIO: os.strerror(errno.EIO),
@@ -228,6 +228,6 @@ def test_a_name_that_elsewhere_is_another_spelling_of_a_files(
 
 @pytest.mark.parametrize("name", ["CON", "com¹.x", "a:b", "a\u202eb", "a."])
 def test_names_that_some_system_cannot_hold(tmp_path: Path, name: str) -> None:
-    with pytest.raises(MergeInputError, match="output's name"):
+    with pytest.raises(MergeInputError, match="output name"):
         merge_to_file(recipe(tmp_path), tmp_path / f"{name}.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["in.safetensors"]

@@ -137,7 +137,7 @@ def test_named_blocks(tmp_path: Path) -> None:
         (
             {"diffusion_model.blocks.0.self_attn.q": ""},
             "IN04=1",
-            "style: block weights need a layout with blocks, and this is for an unknown model.",
+            "style: block weights need a model with known blocks, and this LoRA is for an unknown model.",
         ),
     ],
     ids=["length", "Flux length", "no number", "nan", "no weight", "no layout"],

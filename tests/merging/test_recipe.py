@@ -84,7 +84,7 @@ def test_strength_that_is_no_number(strength: Any) -> None:
 
 
 def test_no_lora() -> None:
-    with pytest.raises(MergeInputError, match=r"There is no LoRA to merge; give at least one\."):
+    with pytest.raises(MergeInputError, match=r"no LoRAs to merge"):
         make_recipe([], "concat")
 
 
@@ -200,12 +200,12 @@ def with_first_lora(field: str, value: object) -> dict[str, Any]:
     ids=lambda value: str(value)[:60],
 )
 def test_what_is_no_recipe(written: Any) -> None:
-    with pytest.raises(MergeInputError, match=r"^This is not a recipe of Power Merger: "):
+    with pytest.raises(MergeInputError, match=r"^This is not a Power Merger recipe: "):
         recipe_from_json(written, [A.path, B.path])
 
 
 def test_recipe_of_another_number_of_loras() -> None:
-    with pytest.raises(MergeInputError, match=r"^The recipe is of 2 LoRAs, 1 were given\.$"):
+    with pytest.raises(MergeInputError, match=r"^The recipe has 2 LoRAs, but 1 were given\.$"):
         recipe_from_json(made().to_json(CONTENTS), [A.path])
 
 

@@ -178,7 +178,7 @@ def test_metadata_and_text(source: Path) -> None:
     lines = report.to_text(every_layer=True).splitlines()
     assert lines[0] == "in.safetensors resized to sv_fro 0.9, at most rank 4, conv rank 2"
     assert any(re.fullmatch(rf"  {LINEAR}: rank \d, kept energy \d+\.\d\d%", line) for line in lines)
-    assert any(re.fullmatch(r"  kept energy: \d+\.\d\d% in all, least .*", line) for line in lines)
+    assert any(re.fullmatch(r"  kept energy: \d+\.\d\d% overall, lowest .*", line) for line in lines)
     with safe_open(report.file, "pt") as file:
         metadata = file.metadata()
     assert metadata["ss_base_model_version"] == "sd_v1_mine"
@@ -193,10 +193,10 @@ def test_metadata_and_text(source: Path) -> None:
         ("sv_fr=0.9", "There is no dynamic rule 'sv_fr'; allowed: sv_ratio=…, sv_fro=…, sv_cumulative=…."),
         ("sv_ratio=0.5", "sv_ratio is '0.5'; allowed: a number, 1 or more."),
         ("sv_ratio=inf", "sv_ratio is 'inf'; allowed: a number, 1 or more."),
-        ("sv_fro", "sv_fro is ''; allowed: a number above 0, up to 1."),
-        ("sv_fro=0", "sv_fro is '0'; allowed: a number above 0, up to 1."),
-        ("sv_fro=nan", "sv_fro is 'nan'; allowed: a number above 0, up to 1."),
-        ("sv_cumulative=1.1", "sv_cumulative is '1.1'; allowed: a number above 0, up to 1."),
+        ("sv_fro", "sv_fro is ''; allowed: a number above 0 and up to 1."),
+        ("sv_fro=0", "sv_fro is '0'; allowed: a number above 0 and up to 1."),
+        ("sv_fro=nan", "sv_fro is 'nan'; allowed: a number above 0 and up to 1."),
+        ("sv_cumulative=1.1", "sv_cumulative is '1.1'; allowed: a number above 0 and up to 1."),
     ],
 )
 def test_messages_of_rules(text: str, message: str) -> None:
@@ -216,7 +216,7 @@ def test_messages_of_rules(text: str, message: str) -> None:
         ),
         (
             {"rank": 4, "device": "npu"},
-            "device is 'npu'; allowed: auto, cpu, cuda, mps, or one of several GPUs as cuda:1.",
+            "device is 'npu'; allowed: auto, cpu, cuda, mps, or one of several GPUs, such as cuda:1.",
         ),
         ({"rank": 4, "workers": 0}, "threads is 0; allowed: a whole number, 1 or more."),
     ],
@@ -248,7 +248,7 @@ def test_auto_falls_back_to_the_cpu(source: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(resize, "resize_layer", resize_on)
     report, tensors = resized(source, rank=3, workers=1)
     assert all(torch.equal(tensors[name], expected[name]) for name in expected)
-    assert report.notes == [f"{len(report.layers)} layers were done on the CPU: the device's memory was full"]
+    assert report.notes == [f"{len(report.layers)} layers computed on the CPU: the device ran out of memory"]
 
 
 def test_a_preview_is_what_is_written_then(source: Path) -> None:

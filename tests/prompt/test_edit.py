@@ -126,7 +126,7 @@ def test_what_is_asked_for_beside_the_prompt_becomes_its_tag() -> None:
         (
             "<lora:a:1>",
             option("density", "0.5"),
-            "density is an option of a merge, and none is asked for; write a <pm:",
+            "density is an option of a merge, but this prompt is not merged; write a <pm:",
         ),
         ("<lora:a:much>", strength(1, model=1.0), "The strength 'much' in '<lora:a:much>' is not a number."),
         ("<pm:ties:densty=0.5>", mode("add"), "Mode ties has no option 'densty'; its options are: density, lambda."),

@@ -67,7 +67,7 @@ def test_prompt_without_tags() -> None:
         ("<pm:add><pm:ties>", "There are 2 <pm:…> tags; allowed: one."),
         (
             "<lora:style:much>",
-            "The strength 'much' in '<lora:style:much>' is not a number. Block weights are written lbw=much.",
+            "The strength 'much' in '<lora:style:much>' is not a number. To set block weights, write lbw=much.",
         ),
         ("<lora:style:inf>", "The strength 'inf' in '<lora:style:inf>' is not a number."),
         ("<lora:style:1:nan>", "The strength 'nan' in '<lora:style:1:nan>' is not a number."),
@@ -78,7 +78,7 @@ def test_prompt_without_tags() -> None:
         ("<pm:add_svd:rank=4:svd_rank=9>", "<pm:add_svd:rank=4:svd_rank=9> says svd_rank more than once: rank=4 and …"),
         ("<pm:ties:density=0.5:Density = 0.5>", "<pm:ties:density=0.5:Density = 0.5> says density more than once: …"),
         ("<pm:ties:seed=1:seed=2>", "<pm:ties:seed=1:seed=2> says seed more than once: seed=1 and seed=2. …"),
-        ("<lora:a:te=1:te=0.5>", "<lora:a:te=1:te=0.5> says te more than once: te=1 and te=0.5. Leave one of them."),
+        ("<lora:a:te=1:te=0.5>", "<lora:a:te=1:te=0.5> says te more than once: te=1 and te=0.5. Keep only one."),
         ("<lora:a:lbw=MIDD:w=OUTD>", "<lora:a:lbw=MIDD:w=OUTD> says lbw more than once: lbw=MIDD and w=OUTD. …"),
         ("<lora:a:1:MIDD:w=OUTD>", "<lora:a:1:MIDD:w=OUTD> has block weights twice: MIDD and lbw=OUTD."),
         ("<lora:a:1:pm=of>", "pm is 'of' in <lora:a:1:pm=of>; allowed: off, …"),
@@ -87,7 +87,7 @@ def test_prompt_without_tags() -> None:
             "Mode ties has no option 'densty'; its options are: density, lambda. Did you mean density?",
         ),
         ("<pm:Tie>", "There is no mode 'tie'; …"),
-        ("<lora:a:0,8>", "The strength '0,8' in '<lora:a:0,8>' is not a number. Write 0.8, with a point."),
+        ("<lora:a:0,8>", "The strength '0,8' in '<lora:a:0,8>' is not a number. Write 0.8, with a decimal point."),
         (
             "<lora:a:1:1:4>",
             "4 in '<lora:a:1:1:4>' cannot be merged; allowed: a name, two strengths (a third number is …",

@@ -125,7 +125,7 @@ def test_what_is_no_tag_is_told_with_its_place(text: str, place: str, how: str) 
 
 def test_all_of_them_are_told_and_kinds_can_be_left_to_others() -> None:
     text = "<lora:a:1\n<pm>\n<LYCO:b>"
-    with pytest.raises(MergeInputError, match=r"(?s)3 things are wrong.*Line 1.*Line 2.*Line 3"):
+    with pytest.raises(MergeInputError, match=r"(?s)3 problems.*Line 1.*Line 2.*Line 3"):
         check_text(text)
     with pytest.raises(MergeInputError, match=r"\ALine 2, column 1: '<pm>'"):
         check_text(text, ("pm",))

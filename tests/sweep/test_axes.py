@@ -128,7 +128,7 @@ def test_labels(name: str, text: str, label: str) -> None:
         (
             "Balance",
             "0,2",
-            "Balance is 2.0; allowed: a number from 0 to 1, or a range such as 0-1 [5]. Fractions have a",
+            "Balance is 2.0; allowed: a number from 0 to 1, or a range such as 0-1 [5]. Use a decimal",
         ),
         (
             "LoRA 2 strength",
@@ -138,13 +138,13 @@ def test_labels(name: str, text: str, label: str) -> None:
         (
             "LoRA 2 lbw",
             "1,0,0.5",
-            "LoRA 2 lbw is '1'; a list of block weights is one value in quotes here: \"1,0,0,…\".",
+            "LoRA 2 lbw is '1'; put a list of block weights in quotes: \"1,0,0,…\".",
         ),
         ("Apply to", "vae", "Apply to is 'vae'; allowed: model + clip, model, clip."),
         ("LoRA 1 name", "other", "There is no LoRA 'other'."),
         ("LoRA 1 name", "odd:name", "'odd:name' cannot be written into a <lora:…> tag"),
         ("SVD rank", "9" * 5000, "svd_rank is '999"),
-        ("Density", "1\r2", "Density: '1\\r2' is no list of values"),
+        ("Density", "1\r2", "Density: '1\\r2' is not a list of values"),
         ("LoRA 2 lbw", "MIDDD", "LoRA 2: there is no block weight preset 'MIDDD'. Did you mean MIDD"),
         ("LoRA 2 lbw", '"1,0,0"', "LoRA 2: 3 block weights; allowed for "),
     ],
@@ -160,7 +160,7 @@ def test_prompts_without_the_loras_are_refused() -> None:
     AXES["Balance"].fits(TAGS)
     with pytest.raises(MergeInputError, match="There is no LoRA 3: the prompt has 2 <lora:…> tags"):
         AXES["LoRA 3 lbw"].fits(TAGS)
-    with pytest.raises(MergeInputError, match="Balance is for two LoRAs; the prompt has 1 to merge"):
+    with pytest.raises(MergeInputError, match="Balance needs exactly two LoRAs to merge; the prompt has 1"):
         AXES["Balance"].fits(read_tags("<lora:a:1><lora:b:1:pm=off>"))
 
 

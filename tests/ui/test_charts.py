@@ -115,7 +115,7 @@ def test_a_cell_for_each_pair_and_block():
         title = re.sub("[^ -~]", "�", pair.title)
         cells = titled(root, f"{title}, ")
         assert len(cells) == 18
-        assert "BASE: no layer in common" in cells
+        assert "BASE: no layers in common" in cells
         for block, relation in pair.blocks.items():
             if relation.cosine is not None:
                 cell = cells[f"{block}: cosine {relation.cosine:.2f}"]

@@ -68,10 +68,10 @@ def test_adding_lines(page: Page) -> None:
 class TestCheck:
     def test_what_it_would_merge(self, page: Page, desk: SeenDesk) -> None:
         page.change("pm_recipe", TEXT)
-        assert "2 LoRAs, 1 switched off." in page.values["pm_check"]
+        assert "2 LoRAs, 1 disabled." in page.values["pm_check"]
         assert page.shown["pm_save_name"]["placeholder"] == "style_char_concat"
         page.change("pm_recipe", "<lora:style:1>\n<pm:ties>")
-        assert "1 LoRA, mode ties as the text&#x27;s &lt;pm:…&gt; tag says." in page.values["pm_check"]
+        assert "1 LoRA, mode ties from the &lt;pm:…&gt; tag." in page.values["pm_check"]
         page.change("pm_recipe", "<lora:style:1>\n# <pm:ties>")
         assert "1 LoRA." in page.values["pm_check"], "that tag is switched off"
         page.change("pm_recipe", "")
@@ -86,13 +86,13 @@ class TestCheck:
             page.change("pm_recipe", TEXT)
         finally:
             desk.recipes.folder.unlink()
-        assert "2 LoRAs, 1 switched off." in page.values["pm_check"]
+        assert "2 LoRAs, 1 disabled." in page.values["pm_check"]
         assert "could not be written" in page.values["pm_check"]
 
     def test_all_that_is_wrong_is_said_together(self, page: Page) -> None:
         page.change("pm_recipe", "<lora:style:1>\n<lora:gone:x>\n<lora:gone:1>\n<lora:char:1:lbw=NOPE>\n<lora:char:1")
         told = page.values["pm_check"]
-        assert "4 things are wrong" in told
+        assert "4 problems" in told
         for text in (
             "Line 5, column 1",
             "The strength &#x27;x&#x27;",
@@ -112,7 +112,7 @@ class TestCheck:
             ("<lora:style:strong>", "The strength &#x27;strong&#x27;"),
             ("<lora:style:1:lbw=NOPE>", "there is no block weight preset"),
             ("<lora:../style:1>", "There is no LoRA &#x27;../style&#x27; in the folder loras."),
-            ("<lora:style:1:pm=off>", "pm=off leaves a LoRA out of a merge"),
+            ("<lora:style:1:pm=off>", "style: pm=off keeps"),
             ("<lora:style:1><pm:tie>", "There is no mode"),
             ("<lora:style:1>\n<lora:char:0.7", "Line 2, column 1: &#x27;&lt;lora:char:0.7&#x27; is not a tag"),
             ("# <lora:char:1>\n<lora:style:1><pm>", "Line 2, column 15: &#x27;&lt;pm&gt;&#x27; is not a tag"),
@@ -122,8 +122,8 @@ class TestCheck:
             (f"<lora:style:1:lbw={','.join('1' * 61)}>", "style: 61 block weights; allowed for Stable Diffusion 1"),
             ("<lora:style:1:lbw=D00=1>", "there is no block &#x27;D00&#x27;"),
             ("<lora:style:1:lbw=IN44=1>", "there is no block &#x27;IN44&#x27;"),
-            ("# <lora:style:1>", "There is no LoRA to merge"),
-            ("a cat", "There is no LoRA to merge"),
+            ("# <lora:style:1>", "no LoRAs to merge"),
+            ("a cat", "no LoRAs to merge"),
         ],
     )
     def test_what_is_wrong_is_said_at_once(self, page: Page, desk: SeenDesk, text: str, message: str) -> None:
@@ -162,7 +162,7 @@ class TestPrompts:
         ]
         assert (page.values["pm_mode"], page.values["pm_density"]) == ("ties", 0.3)
         page.click(f"pm_get_{where}", **{f"{where}_prompt": "a cat"})
-        assert "There is no &lt;lora:…&gt; in the prompt." in page.values["pm_check"]
+        assert "There is no &lt;lora:…&gt; tag in the prompt." in page.values["pm_check"]
 
     def test_inserting_into_a_prompt(self, page: Page) -> None:
         page.click("pm_insert_img2img", img2img_prompt="a cat <lora:x:1>", **MERGE)
@@ -191,11 +191,11 @@ class TestMerging:
         ("values", "message"),
         [
             ({"pm_recipe": "<lora:styl:1>"}, "Did you mean style?"),
-            ({"pm_recipe": ""}, "There is no LoRA to merge"),
-            ({"pm_save_name": "../both"}, "holds /"),
-            ({"pm_save_folder": "/tmp"}, "is absolute"),
+            ({"pm_recipe": ""}, "no LoRAs to merge"),
+            ({"pm_save_name": "../both"}, "contains /"),
+            ({"pm_save_folder": "/tmp"}, "absolute path"),
             ({"pm_save_folder": ".."}, "is not allowed"),
-            ({"pm_save_name": "style"}, "style.safetensors is already there"),
+            ({"pm_save_name": "style"}, "style.safetensors already exists"),
             ({"pm_lambda": None}, "lambda is None"),
             ({"pm_recipe": "<lora:style:1>\n<lora:other:1>"}, "for different models"),
         ],
@@ -225,7 +225,7 @@ class TestMerging:
         desk.queue.submit("Something long", lambda progress: go_on.wait(30), nullcontext())
         steps = page.start("pm_merge", "click", **MERGE)
         first = next(steps)
-        assert "Merging 2 LoRAs into style_char_add: waiting for its turn." in first["pm_merge_status"]
+        assert "Merging 2 LoRAs into style_char_add: waiting in the queue." in first["pm_merge_status"]
         assert page.shown["pm_merge_cancel"]["visible"] is True
         page.click("pm_merge_cancel")
         last = list(steps)[-1]

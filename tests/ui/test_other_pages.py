@@ -24,7 +24,7 @@ class TestResize:
         asked = {"pm_resize_loras": ["style", "char"], "pm_resize_rank": 2, "pm_resize_device": "cpu"}
         before = files(desk)
         page.click("pm_resize_look", **asked)
-        assert page.values["pm_resize_status"].count("Nothing is written yet") == 2
+        assert page.values["pm_resize_status"].count("Nothing has been written yet") == 2
         assert files(desk) == before
         page.click("pm_resize_go", **asked)
         assert "Written: style_resized" in page.values["pm_resize_status"]
@@ -47,8 +47,8 @@ class TestResize:
     @pytest.mark.parametrize(
         ("values", "message"),
         [
-            ({"pm_resize_loras": []}, "There is no LoRA to resize"),
-            ({"pm_resize_loras": None}, "There is no LoRA to resize"),
+            ({"pm_resize_loras": []}, "no LoRAs to resize"),
+            ({"pm_resize_loras": None}, "no LoRAs to resize"),
             ({"pm_resize_loras": ["gone"]}, "There is no LoRA &#x27;gone&#x27;"),
             ({"pm_resize_rank": 0}, "The rank is 0; allowed"),
             ({"pm_resize_rank": None}, "The rank is 0; allowed"),
@@ -70,7 +70,7 @@ class TestInspect:
         done(submit_merge(desk, draft, Target("both"), "cpu"))
         page.change("pm_inspect_lora", "both")
         assert "both.safetensors" in page.values["pm_inspect_found"]
-        assert "merged here: ties of style, char" in page.values["pm_inspect_found"]
+        assert "merged by Power Merger: ties of style, char" in page.values["pm_inspect_found"]
         assert page.shown["pm_inspect_load"]["visible"] is True
         page.click("pm_inspect_load")
         assert page.values["pm_recipe"] == draft.text
@@ -136,7 +136,7 @@ class TestSweeps:
     @pytest.mark.parametrize(
         ("button", "values", "message"),
         [
-            ("pm_fill_strengths", {"pm_sweep_strengths_steps": 0}, "allowed: 1 or more"),
+            ("pm_fill_strengths", {"pm_sweep_strengths_steps": 0}, "0 steps from 0 to 1; allowed: 1 step or more"),
             ("pm_fill_strengths", {"pm_sweep_strengths_low": None}, "A number is missing"),
             ("pm_fill_ranks", {"pm_sweep_ranks_steps": None}, "A number is missing"),
             ("pm_fill_modes", {"pm_sweep_modes": "add, tie"}, "There is no mode &#x27;tie&#x27;"),
@@ -154,14 +154,14 @@ class TestSweeps:
 class TestRecipes:
     def test_saved_and_loaded(self, page: Page) -> None:
         page.click("pm_recipe_save", pm_recipe_name="mine", pm_recipe="<lora:style:1>", pm_mode="ties", pm_exact=True)
-        assert "The recipe mine is saved." in page.values["pm_check"]
+        assert "Saved the recipe mine." in page.values["pm_check"]
         assert page.shown["pm_recipe_name"]["choices"] == ["mine"]
         page.values |= {"pm_recipe": "", "pm_mode": "add", "pm_exact": False}
         page.click("pm_recipe_load")
         assert (page.values["pm_recipe"], page.values["pm_mode"]) == ("<lora:style:1>", "ties")
         assert page.values["pm_exact"] is True
         page.click("pm_recipe_delete")
-        assert "The recipe mine is deleted." in page.values["pm_check"]
+        assert "Deleted the recipe mine." in page.values["pm_check"]
         assert page.shown["pm_recipe_name"]["choices"] == []
 
     @pytest.mark.parametrize("button", ["pm_recipe_save", "pm_recipe_load", "pm_recipe_delete"])
@@ -174,9 +174,9 @@ class TestRecipes:
     def test_one_of_that_name_is_there(self, page: Page) -> None:
         for _ in range(2):
             page.click("pm_recipe_save", pm_recipe_name="mine", pm_recipe="<lora:style:1>")
-        assert "&#x27;mine&#x27; is already there" in page.values["pm_check"]
+        assert "&#x27;mine&#x27; already exists" in page.values["pm_check"]
         page.click("pm_recipe_save", pm_recipe_overwrite=True)
-        assert "is saved" in page.values["pm_check"]
+        assert "Saved the" in page.values["pm_check"]
 
 
 class TestCards:
@@ -189,7 +189,7 @@ class TestCards:
         assert page.values["pm_card_activation"] == "red, cat, hat"
         assert page.values["pm_card_picture"] == "char"
         page.click("pm_card_save", pm_card_activation="red cat")
-        assert "The card of both is saved." in page.values["pm_card_status"]
+        assert "Saved the card of both." in page.values["pm_card_status"]
         assert json.loads((desk.folder / "both.json").read_text())["activation text"] == "red cat"
         assert (desk.folder / "both.png").read_bytes() == b"picture"
         assert desk.announced[-1] == "both.safetensors"
@@ -210,6 +210,6 @@ class TestCards:
         other.touch()
         monkeypatch.setattr(desk, "find", lambda name: other)
         page.click("pm_card_save", pm_card_activation="red cat", pm_card_picture=None)
-        assert "is saved" in page.values["pm_card_status"]
+        assert "Saved the" in page.values["pm_card_status"]
         assert (desk.folder / "both.json").is_file()
         assert not other.with_suffix(".json").exists()

@@ -162,7 +162,7 @@ def test_a_first_convolution_of_four_channels_fits_an_inpainting_model(channels:
     ("model", "networks", "message"),
     [
         (None, SimpleNamespace(), "No model is loaded; choose a checkpoint first."),
-        (SimpleNamespace(), SimpleNamespace(), "This WebUI's Lora extension is of a kind that is not known here."),
+        (SimpleNamespace(), SimpleNamespace(), "This WebUI's Lora extension is not supported."),
     ],
 )
 def test_a_webui_that_can_take_no_lora_is_told(model: Any, networks: Any, message: str) -> None:

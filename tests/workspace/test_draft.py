@@ -52,7 +52,7 @@ class TestRequest:
     def test_all_that_is_wrong_is_named(self) -> None:
         with pytest.raises(MergeInputError) as error:
             Draft("<lora:a:x>\n<lora:b:y>\n<lora:c:1><pm:tie>\n<lora:d:1\n").request()
-        for text in ("4 things are wrong", "'x'", "'y'", "'tie'", "Line 4, column 1"):
+        for text in ("4 problems", "'x'", "'y'", "'tie'", "Line 4, column 1"):
             assert text in str(error.value)
 
     @pytest.mark.parametrize("line", ["heart:1", " sub/heart v2 : -0.5:lbw=MIDD", "<heart:.5>"])
@@ -70,7 +70,7 @@ class TestRequest:
     @pytest.mark.parametrize(
         ("text", "pm", "message"),
         [
-            ("<lora:a:1:pm=off>\n<lora:b:1>\n<lora:c:1:pm=off>", "concat", "a, c: pm=off leaves a LoRA out of a merge"),
+            ("<lora:a:1:pm=off>\n<lora:b:1>\n<lora:c:1:pm=off>", "concat", "a, c: pm=off keeps"),
             ("<lora:a:strong>", "concat", "The strength 'strong' in '<lora:a:strong>' is not a number"),
             ("<lora:a:1:start=5>", "concat", "start=5 in '<lora:a:1:start=5>' cannot be merged"),
             ("<lora:a:1>\n<pm:ties>\n<pm:add>", "concat", "There are 2 <pm:…> tags; allowed: one"),
@@ -96,7 +96,7 @@ class TestRequest:
             precision="exact",
         )
         assert recipe == expected
-        with pytest.raises(MergeInputError, match="There is no LoRA to merge"):
+        with pytest.raises(MergeInputError, match="no LoRAs to merge"):
             Draft("# <lora:b:1>").recipe(Path, dict)
 
 
@@ -121,8 +121,8 @@ class TestFromPrompt:
     @pytest.mark.parametrize(
         ("prompt", "message"),
         [
-            ("a cat", "There is no <lora:…> in the prompt"),
-            ("a cat <pm:ties>", "There is no <lora:…> in the prompt"),
+            ("a cat", "There is no <lora:…> tag in the prompt"),
+            ("a cat <pm:ties>", "There is no <lora:…> tag in the prompt"),
             ("<lora:a:1><pm:tie>", "There is no mode 'tie'"),
             ("<lora:a:1><pm:ties><pm:add>", "There are 2 <pm:…> tags"),
             ("<lora:a:1>, <pm:ties", "Line 1, column 13: '<pm:ties' is not a tag"),
@@ -240,5 +240,5 @@ class TestJson:
 
     @pytest.mark.parametrize("text", ["", "{", "[]", "7", "null", '"text"', '{"text": 7}', '{"text": null}'])
     def test_what_is_none_is_refused(self, text: str) -> None:
-        with pytest.raises(MergeInputError, match="The recipe 'x' holds no recipe"):
+        with pytest.raises(MergeInputError, match="The recipe 'x' contains no recipe"):
             from_json(text, "The recipe 'x'")

@@ -81,9 +81,9 @@ class TestMerge:
 
     def test_a_name_that_is_taken_is_only_overwritten_when_told(self, desk: SeenDesk) -> None:
         before = (desk.folder / "style.safetensors").read_bytes()
-        with pytest.raises(MergeInputError, match="already there; choose another name or allow overwriting") as error:
+        with pytest.raises(MergeInputError, match="already exists; choose another name or allow overwriting") as error:
             submit_merge(desk, DRAFT, Target("style"), "cpu")
-        assert "style.safetensors is already" in desk.public(str(error.value))
+        assert "style.safetensors already exists" in desk.public(str(error.value))
         assert (desk.folder / "style.safetensors").read_bytes() == before
         assert merged(desk, DRAFT, Target("style.safetensors", overwrite=True)).file == "style"
         assert (desk.folder / "style.safetensors").read_bytes() != before
@@ -164,17 +164,17 @@ class TestRefusals:
                 "cpu",
                 "There is no LoRA 'styl' in the folder loras. Did you mean style",
             ),
-            (Draft(""), Target(), "cpu", "There is no LoRA to merge"),
+            (Draft(""), Target(), "cpu", "no LoRAs to merge"),
             (Draft("<lora:style:1:lbw=NOPE>"), Target(), "cpu", "there is no block weight preset 'NOPE'"),
             (Draft("<lora:style:1><pm:tie>"), Target(), "cpu", "There is no mode 'tie'"),
             (Draft("<lora:style:1>", apply="unet"), Target(), "cpu", "apply is 'unet'"),
             (Draft("<lora:style:1>", dtype="int8"), Target(), "cpu", "dtype is 'int8'"),
-            (DRAFT, Target("../out"), "cpu", "holds /"),
-            (DRAFT, Target("/tmp/out"), "cpu", "holds /"),
+            (DRAFT, Target("../out"), "cpu", "contains /"),
+            (DRAFT, Target("/tmp/out"), "cpu", "contains /"),
             (DRAFT, Target("out", ".."), "cpu", "The folder '..' is not allowed"),
             (DRAFT, Target("out", "new/../.."), "cpu", "The folder '..' is not allowed"),
-            (DRAFT, Target("out", "/tmp"), "cpu", "is absolute; allowed: one inside the LoRA folder"),
-            (DRAFT, Target("out", "style.safetensors"), "cpu", "cannot be made"),
+            (DRAFT, Target("out", "/tmp"), "cpu", "is an absolute path; allowed: a folder inside the LoRA folder"),
+            (DRAFT, Target("out", "style.safetensors"), "cpu", "cannot be created"),
             (DRAFT, Target("out", save_dtype="int8"), "cpu", "save_dtype is 'int8'"),
             (DRAFT, Target("out", "new", keep="some"), "cpu", "metadata is 'some'; allowed: all, no tags, minimal"),
             (DRAFT, Target("out", "new"), "tpu", "tpu"),
@@ -207,7 +207,7 @@ class TestRefusals:
 
         monkeypatch.setattr(Path, "mkdir", refuse)
         said = desk.public(failed(submit_merge(desk, DRAFT, Target("out", "new/sub"), "cpu")))
-        assert said == "The folder 'new/sub' cannot be made: the folder or file may not be written to."
+        assert said == "The folder 'new/sub' cannot be created: writing to the folder or file is not permitted."
 
 
 class TestNewFolder:
@@ -266,7 +266,9 @@ class TestNewFolder:
         assert [folder for folder in desk.folders() if "new" in folder] == ["sub/new"]
 
     def test_what_is_in_its_way_is_said_at_once(self, desk: SeenDesk) -> None:
-        with pytest.raises(MergeInputError, match=r"'style.safetensors/a' cannot be made: style.safetensors is a file"):
+        with pytest.raises(
+            MergeInputError, match=r"'style.safetensors/a' cannot be created: style.safetensors is a file"
+        ):
             submit_merge(desk, DRAFT, Target("out", "style.safetensors/a"), "cpu")
 
 

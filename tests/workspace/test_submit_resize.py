@@ -71,10 +71,10 @@ def test_of_a_resized_file_less_metadata_can_be_kept(desk: SeenDesk) -> None:
 @pytest.mark.parametrize(
     ("names", "target", "message"),
     [
-        ([], Target(), "There is no LoRA to resize"),
+        ([], Target(), "no LoRAs to resize"),
         (["styl"], Target(), "There is no LoRA 'styl'"),
-        (["style"], Target("../x"), "holds /"),
-        (["style"], Target("other"), "already there"),
+        (["style"], Target("../x"), "contains /"),
+        (["style"], Target("other"), "already exists"),
         (["style"], Target(save_dtype="int8"), "save_dtype is 'int8'"),
         (["style", "style"], Target(), "style_resized would be written twice"),
     ],
