@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from lib_pm.core.choices import APPLY, DTYPES
-from lib_pm.ui.mode_controls import OPTIONS, ModeControls, mode_controls, mode_values, panel_text
+from lib_pm.ui.mode_controls import ModeControls, mode_controls, mode_values, panel_text
 from lib_pm.workspace.draft import Draft
 
 _PLACEHOLDER = "<lora:style:0.8>\n<lora:character:0.6:lbw=MIDD>\n# <lora:switched-off:1>"
@@ -52,7 +52,7 @@ def draw_mode(text: Any, mode: str) -> DraftControls:
 
 def draft_of(text: str, mode: str, *values: Any) -> Draft:
     """The draft that the controls say; a MergeInputError names the option that is wrong."""
-    options, (apply, dtype, exact) = values[: len(OPTIONS)], values[len(OPTIONS) :]
+    *options, apply, dtype, exact = values
     return Draft(text, panel_text(mode, options), apply, dtype, "exact" if exact else "normal")
 
 
