@@ -43,8 +43,8 @@ def choose_device(name: str | None) -> torch.device:
 
 def torch_dtype(name: str) -> torch.dtype:
     """name: one of DTYPES."""
-    found: torch.dtype = getattr(torch, name)
-    return found
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
 class Device:
@@ -119,8 +119,8 @@ class Device:
         if self.full:
             notes.append(f"{len(self.full)} layers were done on the CPU: the device's memory was full")
         if self.unknown:
-            said = next(iter(self.unknown.values()))
-            notes.append(f"{len(self.unknown)} layers were done on the CPU: {self.type} cannot compute them ({said})")
+            answer = next(iter(self.unknown.values()))
+            notes.append(f"{len(self.unknown)} layers were done on the CPU: {self.type} cannot compute them ({answer})")
         return notes
 
 
@@ -133,10 +133,10 @@ def free_memory(device: torch.device) -> float:
 
 
 def ran_out_of_memory(error: Exception) -> bool:
-    """Whether a device said that its memory is full; MPS has no error class of its own for it."""
+    """Return whether a device said that its memory is full; MPS has no error class of its own for it."""
     return isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in str(error).lower()
 
 
 def is_not_implemented(error: Exception) -> bool:
-    """Whether MPS said that it lacks an operation or a dtype; which ones depends on the versions of torch and macOS."""
+    """Return whether MPS said that it lacks an operation or a dtype; it depends on the versions of torch and macOS."""
     return isinstance(error, NotImplementedError) or bool(re.search(r"\bMPS\b", str(error)))
