@@ -66,8 +66,8 @@ def analyse(
                 ) from error
 
         chosen = dense_workers(where) if workers is None else workers
-        for planned, found in run_layers(plan.layers, work, progress, chosen, where.type, Need(needed)):
-            totals.add(_block(plan.family, planned.name), planned, found)
+        for planned, relations in run_layers(plan.layers, work, progress, chosen, where.type, Need(needed)):
+            totals.add(_block(plan.family, planned.name), planned, relations)
         return totals.analysis(plan, time.perf_counter() - start, (*plan.model.notes, *where.notes()))
 
 
@@ -118,21 +118,21 @@ class _Totals:
     def __post_init__(self) -> None:
         self.energies = [torch.zeros(0, dtype=torch.float64) for _ in range(self.count)]
 
-    def add(self, block: str, planned: PlannedLayer, found: Relations) -> None:
+    def add(self, block: str, planned: PlannedLayer, relations: Relations) -> None:
         loras = [source.lora for source in planned.sources if source.weight]
-        own = found.inner.diagonal().unsqueeze(1).expand_as(found.inner)
+        own = relations.inner.diagonal().unsqueeze(1).expand_as(relations.inner)
         sums = self.blocks.setdefault(block, _Sums.zeros(self.count))
         here = torch.tensor(loras)
         for whole, layer in (
-            (sums.inner, found.inner),
-            (sums.sizes, found.sizes),
+            (sums.inner, relations.inner),
+            (sums.sizes, relations.sizes),
             (sums.own, own),
             (sums.layers, torch.ones_like(own)),
         ):
             whole[here.unsqueeze(1), here] += layer
-        for lora, energies in zip(loras, found.energies, strict=True):
-            self.energies[lora] = _added(self.energies[lora], energies)
-        self.sum_energies = _added(self.sum_energies, found.sum_energies)
+        for lora, energies in zip(loras, relations.energies, strict=True):
+            self.energies[lora] = _sum(self.energies[lora], energies)
+        self.sum_energies = _sum(self.sum_energies, relations.sum_energies)
 
     def analysis(self, plan: Plan, seconds: float, notes: tuple[str, ...]) -> Analysis:
         names = _distinct([file.name for file in plan.files])
@@ -174,7 +174,7 @@ def _spectrum(energies: Tensor) -> Spectrum:
     return Spectrum(tuple((energies.cumsum(0) / total).tolist()) if total else ())
 
 
-def _added(one: Tensor, other: Tensor) -> Tensor:
+def _sum(one: Tensor, other: Tensor) -> Tensor:
     """Their sum, the shorter one filled up with zeros."""
     longer, shorter = (one, other) if len(one) > len(other) else (other.clone(), one)
     longer[: len(shorter)] += shorter

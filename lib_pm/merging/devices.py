@@ -45,8 +45,8 @@ def choose_device(name: str | None) -> torch.device:
 
 def torch_dtype(name: str) -> torch.dtype:
     """name: one of DTYPES."""
-    found: torch.dtype = getattr(torch, name)
-    return found
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
 class Device:
@@ -121,10 +121,9 @@ class Device:
         if self.full:
             notes.append(f"{counted(len(self.full), 'layer')} computed on the CPU: the device ran out of memory")
         if self.unknown:
-            said = next(iter(self.unknown.values()))
-            notes.append(
-                f"{counted(len(self.unknown), 'layer')} computed on the CPU: {self.type} does not support them ({said})"
-            )
+            message = next(iter(self.unknown.values()))
+            layers = counted(len(self.unknown), "layer")
+            notes.append(f"{layers} computed on the CPU: {self.type} does not support them ({message})")
         return notes
 
 
@@ -137,10 +136,10 @@ def free_memory(device: torch.device) -> float:
 
 
 def ran_out_of_memory(error: Exception) -> bool:
-    """Whether a device said that its memory is full; MPS has no error class of its own for it."""
+    """Return whether a device said that its memory is full; MPS has no error class of its own for it."""
     return isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in str(error).lower()
 
 
 def is_not_implemented(error: Exception) -> bool:
-    """Whether MPS said that it lacks an operation or a dtype; which ones depends on the versions of torch and macOS."""
+    """Return whether MPS said that it lacks an operation or a dtype; it depends on the versions of torch and macOS."""
     return isinstance(error, NotImplementedError) or bool(re.search(r"\bMPS\b", str(error)))

@@ -64,9 +64,9 @@ NOTHING = Need(lambda layer: 0)
 
 
 def is_full(error: Exception) -> bool:
-    """Whether numpy, torch (on Linux and macOS, on Windows) or C++ below it says so."""
-    said = ("can't allocate memory", "not enough memory", "bad_alloc")
-    return isinstance(error, MemoryError) or any(words in str(error) for words in said)
+    """Return whether numpy, torch (on Linux and macOS, on Windows) or C++ below it says so."""
+    messages = ("can't allocate memory", "not enough memory", "bad_alloc")
+    return isinstance(error, MemoryError) or any(words in str(error) for words in messages)
 
 
 def free_memory(root: Path = Path("/")) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from lib_pm.core.choices import APPLY, DTYPES
-from lib_pm.ui.mode_controls import OPTIONS, ModeControls, mode_controls, mode_values, panel_choice
+from lib_pm.ui.mode_controls import ModeControls, mode_controls, mode_values, panel_choice
 from lib_pm.workspace.draft import Draft
 
 _PLACEHOLDER = "<lora:style:0.8>\n<lora:character:0.6:lbw=MIDD>\n# <lora:disabled:1>"
@@ -52,7 +52,7 @@ def draw_mode(text: Any, mode: str) -> DraftControls:
 
 def draft_of(text: str, mode: str, *values: Any) -> Draft:
     """Return the draft that the controls describe. A MergeInputError names an option that is wrong."""
-    options, (apply, dtype, exact) = values[: len(OPTIONS)], values[len(OPTIONS) :]
+    *options, apply, dtype, exact = values
     return Draft(text, panel_choice(mode, options), apply, dtype, "exact" if exact else "normal")
 
 

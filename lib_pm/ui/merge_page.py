@@ -15,6 +15,7 @@ from lib_pm.prompt.parse import LoraTag, write_lora
 from lib_pm.prompt.tag import tags_of
 from lib_pm.ui.card_form import draw_card_form
 from lib_pm.ui.draft_controls import DraftControls, draft_of, draft_values, draw_mode, draw_text
+from lib_pm.ui.inputs import Inputs
 from lib_pm.ui.job_status import Working, draw_working, run_on_click
 from lib_pm.ui.lora_lists import Listing, choices_of, data_html, marker
 from lib_pm.ui.messages import note_html, problem_html
@@ -87,21 +88,20 @@ def draw_merge(desk: Desk, outside: Mapping[str, Any]) -> MergePage:
             queue=False,
         )
 
-    def submit_compare(device: str, *controls: Any) -> Job:
-        return submit_analyse(desk, draft_of(*controls), device)
+    inputs = Inputs(device=form.device, target=form.fields, draft=draft.all)
 
-    def submit(device: str, *values: Any) -> Job:
-        fields, controls = values[: len(form.fields)], values[len(form.fields) :]
-        return submit_merge(desk, draft_of(*controls), target_of(*fields), device)
+    def submit_compare(device: str, *draft: Any) -> Job:
+        return submit_analyse(desk, draft_of(*draft), device)
+
+    def submit(device: str, target: list[Any], draft: list[Any]) -> Job:
+        return submit_merge(desk, draft_of(*draft), target_of(*target), device)
 
     def after(reports: list[Report]) -> list[Any]:
         report = reports[0]
         return [marker("saved", report.file), *card.offer(report)]
 
     run_on_click(compare, desk, working, submit_compare, [form.device, *draft.all])
-    merged = run_on_click(
-        merge, desk, working, submit, [form.device, *form.fields, *draft.all], [saved, *card.outputs], after
-    )
+    merged = run_on_click(merge, desk, working, inputs.call(submit), inputs.controls, [saved, *card.outputs], after)
     lists: list[Listing] = [
         (data, lambda loras: data_html(loras, desk.presets())),
         (add, choices_of),

@@ -11,6 +11,7 @@ import gradio as gr
 from lib_pm.core.errors import MergeInputError
 from lib_pm.merging.report import Report
 from lib_pm.merging.resize import NO_LIMIT, RULES, NewRank, parse_dynamic
+from lib_pm.ui.inputs import Inputs
 from lib_pm.ui.job_status import draw_working, run_on_click
 from lib_pm.ui.lora_lists import Listing, choices_of, marker
 from lib_pm.ui.save_form import draw_save_form, target_of
@@ -49,17 +50,16 @@ def draw_resize(desk: Desk) -> tuple[Any, list[Listing]]:
         resize = gr.Button("Resize and save", variant="primary", elem_id="pm_resize_go")
     working = draw_working(desk, "pm_resize")
     saved = gr.HTML(elem_id="pm_resized")
-    inputs = [loras, rank, conv_rank, rule, value, form.device, *form.fields]
+    inputs = Inputs(names=loras, rank=[rank, conv_rank, rule, value], device=form.device, target=form.fields)
 
-    def submit(names: list[str], *values: Any, preview: bool = False) -> Job:
-        rank, (device, *fields) = values[:4], values[4:]
-        return submit_resize(desk, names or [], _new_rank(*rank), target_of(*fields), device, preview=preview)
+    def submit(names: list[str] | None, rank: list[Any], device: str, target: list[Any], preview: bool = False) -> Job:
+        return submit_resize(desk, names or [], _new_rank(*rank), target_of(*target), device, preview=preview)
 
     def after(reports: Sequence[Report]) -> list[Any]:
         return [marker("saved", reports[-1].file)]
 
-    run_on_click(preview_button, desk, working, partial(submit, preview=True), inputs)
-    resized = run_on_click(resize, desk, working, submit, inputs, [saved], after)
+    run_on_click(preview_button, desk, working, inputs.call(partial(submit, preview=True)), inputs.controls)
+    resized = run_on_click(resize, desk, working, inputs.call(submit), inputs.controls, [saved], after)
     return resized, [(loras, choices_of), form.listing]
 
 

@@ -13,6 +13,7 @@ from lib_pm.core.registry import MODES
 from lib_pm.sweep.axes import PREFIX
 from lib_pm.sweep.sweeps import MODES_TO_COMPARE, Sweep, sweep_modes, sweep_ranks, sweep_strengths
 from lib_pm.ui.draft_controls import DraftControls, draft_of
+from lib_pm.ui.inputs import Inputs
 from lib_pm.ui.lora_lists import marker
 from lib_pm.ui.messages import note_html, problem_html
 from lib_pm.workspace.submit import read_draft
@@ -57,14 +58,15 @@ def draw_sweeps(desk: Desk, draft: DraftControls, outside: Mapping[str, Any]) ->
     if not plot:
         return
     prompt = outside["txt2img_prompt"]
-    for button, sweep, inputs in (
+    for button, sweep, values in (
         (first, sweep_strengths, strengths),
         (second, sweep_modes, modes),
         (third, sweep_ranks, ranks),
     ):
+        inputs = Inputs(sweep=values, insert=insert, prompt=prompt, draft=draft.all)
         button.click(
-            _filler(desk, sweep, len(inputs)),
-            inputs=[*inputs, insert, prompt, *draft.all],
+            inputs.call(_filler(desk, sweep, len(plot))),
+            inputs=inputs.controls,
             outputs=[*plot, prompt, status, goto],
             show_progress="hidden",
             queue=False,
@@ -78,22 +80,29 @@ def plot_controls(outside: Mapping[str, Any]) -> list[Any]:
     return [outside[id] for id in ids] if all(id in outside for id in (*ids, "txt2img_prompt")) else []
 
 
-def _filler(desk: Desk, make: Callable[..., Sweep], count: int) -> Callable[..., list[Any]]:
-    def fill(*values: Any) -> list[Any]:
-        settings, (insert, prompt, *controls) = values[:count], values[count:]
+def _filler(desk: Desk, make: Callable[..., Sweep], plot_size: int) -> Callable[..., list[Any]]:
+    """plot_size: how many controls the plot has."""
+
+    def fill(sweep: list[Any], insert: bool, prompt: str, draft: list[Any]) -> list[Any]:
+        text, *_ = draft
         try:
-            if None in settings:
+            if None in sweep:
                 raise MergeInputError("A number is missing; fill in every field of the sweep.")
-            sweep = make(*settings)
-            if insert and controls[0].strip():
-                draft = draft_of(*controls)
-                read_draft(desk, draft)
-                prompt = draft.insert_into(prompt)
+            filled = make(*sweep)
+            if insert and text.strip():
+                recipe = draft_of(*draft)
+                read_draft(desk, recipe)
+                prompt = recipe.insert_into(prompt)
         except MergeInputError as error:
-            return [*(gr.update() for _ in range(9)), problem_html(desk.public(str(error))), gr.update()]
+            return [
+                *(gr.update() for _ in range(plot_size)),
+                gr.update(),
+                problem_html(desk.public(str(error))),
+                gr.update(),
+            ]
         axes = [
             value
-            for name, values in (sweep.x, sweep.y, sweep.z)
+            for name, values in (filled.x, filled.y, filled.z)
             for value in (PREFIX + name if name else "Nothing", values)
         ]
         message = note_html("The X/Y/Z plot of txt2img is filled in; press Generate there.")
