@@ -137,7 +137,7 @@ def test_wrong_family_is_refused_with_names(sd1: Any) -> None:
         ({}, "no layer"),
         ({"lora_unet_mid_block_attentions_0_proj_in.hada_w1_a": torch.zeros(2, 2)}, "LoHa"),
         ({"something.else": torch.zeros(2)}, "something.else is not part of a plain LoRA"),
-        ({"unet.conv_in.lora_A.weight": torch.zeros(2, 4, 3, 3)}, "conv_in has down only"),
+        ({"unet.conv_in.lora_A.weight": torch.zeros(2, 4, 3, 3)}, "conv_in has only down"),
         (
             {
                 "unet.conv_in.lora_A.weight": torch.zeros(2, 4, 1, 1),

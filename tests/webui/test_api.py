@@ -152,7 +152,7 @@ def test_too_many_jobs_are_refused_for_now(client: Client, desk: SeenDesk) -> No
         for job in jobs:
             assert client("DELETE", f"jobs/{job['id']}")["state"] == "cancelled"
         assert len(client("GET", "jobs")) == KEPT + 1
-        assert "last 50 are kept" in client("GET", f"jobs/{jobs[0]['id']}", 404)["detail"]
+        assert "last 50 finished jobs" in client("GET", f"jobs/{jobs[0]['id']}", 404)["detail"]
     finally:
         go_on.set()
 
