@@ -15,7 +15,7 @@ from tests.loras import make_lora, write
 PREFIX = "pm_contract_"
 
 
-def shapes(layers: Mapping[str, LayerShape], part: str = "", every: int = 5) -> dict[str, tuple[int, ...]]:
+def shapes(layers: Mapping[str, LayerShape], part: str = "", every: int = 8) -> dict[str, tuple[int, ...]]:
     """Some of the layers whose name starts with `part`, spread over all blocks."""
     chosen = sorted(name for name in layers if name.startswith(part))[::every]
     return {name: (layers[name].out, layers[name].inner, *layers[name].kernel) for name in chosen}
