@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
 # Many small decompositions: on two threads each waits for the other, several times longer than one alone takes.
 torch.set_num_threads(1)
+
+# How long an example takes says more about the machine than about the code.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 TESTS = Path(__file__).parent
 SLOW = (  # they start a WebUI's double, a browser, a process or a trained model, or try thousands of cases
