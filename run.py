@@ -3,7 +3,9 @@
 The tests also get a Chromium if the machine has none, and .venv-gradio3 and .venv-gradio4: the gradio of each WebUI.
 
     python run.py demo [--no-page]      merges LoRAs on a small trained model, opens a page to try it all
-    python run.py test [pytest args]    style, types, import directions, tests; with arguments only pytest
+    python run.py test                  style, types, import directions, tests, on two cores
+    python run.py test --fast           the same without the slow tests: what one runs while working
+    python run.py test [pytest args]    only pytest, with these arguments
     python run.py bench [pytest args]   the benchmarks
     python run.py bench quality         how much merges keep of their LoRAs, seen in pictures; takes hours
 
@@ -47,7 +49,7 @@ def main(arguments):
     steps = steps_of(command, extra)
     if not steps:
         return fail(f"Unknown command {command!r}; allowed: demo, test, bench.", 2)
-    problem = install(VENV, REQUIREMENTS) or (install_pages() if command == "test" else "")
+    problem = install(VENV, REQUIREMENTS) or (install_pages() if command == "test" and extra != ["--fast"] else "")
     if problem:
         return fail(problem)
     for name, work in steps:
@@ -71,7 +73,10 @@ def steps_of(command, extra):
             ("mypy", ["-m", "mypy"]),
             ("import-linter", ["-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"]),
         ]
-        return [*([] if extra else checks), ("pytest", ["-m", "pytest", *extra])]
+        whole = ["-n", "2", "--dist", "loadgroup"]
+        if extra in ([], ["--fast"]):
+            return [*checks, ("pytest", ["-m", "pytest", *whole, *(["-m", "not slow"] if extra else [])])]
+        return [("pytest", ["-m", "pytest", *extra])]
     return []
 
 

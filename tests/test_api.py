@@ -165,7 +165,7 @@ def test_inspect_and_analyse_find_what_the_command_line_prints(
         (lambda: merge([{"a.lora_up.weight": [1.0]}]), ["LoRA 1", "a.lora_up.weight", "list"]),
         (lambda: merge([3]), ["int"]),
         (lambda: merge([Lora({}, name="x"), Lora({}, name="x")]), ["named x"]),
-        (lambda: merge(["style.safetensors"], output="style.safetensors"), ["style.safetensors", "already there"]),
+        (lambda: merge(["style.safetensors"], output="style.safetensors"), ["style.safetensors", "already exists"]),
         (lambda: merge(["style.safetensors"], metadata="some"), ["'some'", "minimal"]),
         (lambda: merge([("style.safetensors", 0)], output="new.safetensors"), ["Nothing is left"]),
         (lambda: merge(["style.safetensors"], "ties_svd", rank="full").save("new.safetensors"), ["svd_rank", "full"]),

@@ -68,7 +68,7 @@ SECTIONS = {
     "The REST interface": "lib_pm/webui/api.py lib_pm/webui/origin.py lib_pm/webui/*.py",
     "The command line": """
         lib_pm/cli/__init__.py lib_pm/cli/arguments.py lib_pm/cli/merge.py lib_pm/cli/analyse.py lib_pm/cli/*.py""",
-    "A diffusers pipeline: errors": "lib_pm/pipeline/*.py",
+    "Python: errors": "lib_pm/api.py lib_pm/pipeline/*.py",
 }
 ON_PAGES = ("The accordion", "The settings", "The tab")
 

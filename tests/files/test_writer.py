@@ -26,6 +26,7 @@ from lib_pm.merging.progress import Cancelled
 from lib_pm.merging.recipe import LoraUse, Recipe, make_recipe
 from tests.layouts import Shapes
 from tests.loras import deltas, make_lora, total_error, write
+from tests.messages import says
 
 NAMES = [f"lora_unet_down_blocks_{level}_attentions_{index}_proj_in" for level in range(3) for index in range(2)]
 METADATA = {"ss_output_name": "größe", "modelspec.title": 'a "b" \\ c'}
@@ -119,21 +120,21 @@ def test_stopped_halfway(tmp_path: Path, workers: int, stop: type[BaseException]
 
 
 @pytest.mark.parametrize(
-    ("target", "message"),
+    ("target", "facts"),
     [
-        ("out.ckpt", "The output {} should end in .safetensors."),
-        ("no/such/out.safetensors", "The output folder {folder} does not exist."),
-        ("folder.safetensors", "The output {} is a folder."),
-        ("old.safetensors", "{} already exists; choose another name or allow overwriting."),
+        ("out.ckpt", "{} … .safetensors"),
+        ("no/such/out.safetensors", "folder {folder}"),
+        ("folder.safetensors", "{} … folder"),
+        ("old.safetensors", "{} … already"),
     ],
 )
-def test_targets_that_are_refused_before_the_work(tmp_path: Path, target: str, message: str) -> None:
+def test_targets_that_are_refused_before_the_work(tmp_path: Path, target: str, facts: str) -> None:
     (tmp_path / "folder.safetensors").mkdir()
     (tmp_path / "old.safetensors").write_text("old")
     path = tmp_path / target
     with pytest.raises(MergeInputError) as caught:
         merge_to_file(recipe(tmp_path), path, progress=lambda *_: pytest.fail("began to work"))
-    assert str(caught.value) == message.format(path, folder=path.parent)
+    assert says(caught.value, facts.format(path, folder=path.parent)), caught.value
     assert (tmp_path / "old.safetensors").read_text() == "old"
 
 

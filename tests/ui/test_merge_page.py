@@ -18,6 +18,7 @@ from lib_pm.workspace.draft import Draft
 from lib_pm.workspace.submit import Target, submit_merge
 from tests.chosen import chosen
 from tests.desks import SeenDesk, done
+from tests.messages import says
 from tests.ui.page import Page
 
 TEXT = "<lora:style:0.8>\n<lora:char:0.6:lbw=MIDD>\n# <lora:other:1>"
@@ -106,30 +107,30 @@ class TestCheck:
         assert "1 LoRA." in page.values["pm_check"]
 
     @pytest.mark.parametrize(
-        ("text", "message"),
+        ("text", "facts"),
         [
-            ("<lora:styl:1>", "Did you mean style?"),
-            ("<lora:style:strong>", "The strength &#x27;strong&#x27;"),
-            ("<lora:style:1:lbw=NOPE>", "there is no block weight preset"),
-            ("<lora:../style:1>", "There is no LoRA &#x27;../style&#x27; in the folder loras."),
-            ("<lora:style:1:pm=off>", "style: pm=off keeps"),
-            ("<lora:style:1><pm:tie>", "There is no mode"),
-            ("<lora:style:1>\n<lora:char:0.7", "Line 2, column 1: &#x27;&lt;lora:char:0.7&#x27; is not a tag"),
-            ("# <lora:char:1>\n<lora:style:1><pm>", "Line 2, column 15: &#x27;&lt;pm&gt;&#x27; is not a tag"),
-            ("<lora:style:1>\nchar:1", "Line 2, column 1: &#x27;char:1&#x27; is not a tag"),
-            ("<char:1:lbw=MIDD>", "Line 1, column 2: &#x27;char:1:lbw=MIDD&#x27; is not a tag"),
-            ("<lora:style:1:lbw=1,0,0>", "3 block weights; allowed for Stable Diffusion 1"),
-            (f"<lora:style:1:lbw={','.join('1' * 61)}>", "style: 61 block weights; allowed for Stable Diffusion 1"),
-            ("<lora:style:1:lbw=D00=1>", "there is no block &#x27;D00&#x27;"),
-            ("<lora:style:1:lbw=IN44=1>", "there is no block &#x27;IN44&#x27;"),
-            ("# <lora:style:1>", "no LoRAs to merge"),
-            ("a cat", "no LoRAs to merge"),
+            ("<lora:styl:1>", "&#x27;styl&#x27; … style"),
+            ("<lora:style:strong>", "strength &#x27;strong&#x27;"),
+            ("<lora:style:1:lbw=NOPE>", "block weight preset &#x27;NOPE&#x27;"),
+            ("<lora:../style:1>", "LoRA &#x27;../style&#x27; … folder"),
+            ("<lora:style:1:pm=off>", "pm=off"),
+            ("<lora:style:1><pm:tie>", "mode &#x27;tie&#x27;"),
+            ("<lora:style:1>\n<lora:char:0.7", "Line 2, column 1 … &#x27;&lt;lora:char:0.7&#x27;"),
+            ("# <lora:char:1>\n<lora:style:1><pm>", "Line 2, column 15 … &#x27;&lt;pm&gt;&#x27;"),
+            ("<lora:style:1>\nchar:1", "Line 2, column 1 … &#x27;char:1&#x27;"),
+            ("<char:1:lbw=MIDD>", "Line 1, column 2 … &#x27;char:1:lbw=MIDD&#x27;"),
+            ("<lora:style:1:lbw=1,0,0>", "3 block weights … Stable Diffusion 1"),
+            (f"<lora:style:1:lbw={','.join('1' * 61)}>", "style: 61 block weights … Stable Diffusion 1"),
+            ("<lora:style:1:lbw=D00=1>", "block &#x27;D00&#x27;"),
+            ("<lora:style:1:lbw=IN44=1>", "block &#x27;IN44&#x27;"),
+            ("# <lora:style:1>", "LoRAs to merge"),
+            ("a cat", "LoRAs to merge"),
         ],
     )
-    def test_what_is_wrong_is_said_at_once(self, page: Page, desk: SeenDesk, text: str, message: str) -> None:
+    def test_what_is_wrong_is_said_at_once(self, page: Page, desk: SeenDesk, text: str, facts: str) -> None:
         page.change("pm_recipe", text)
         assert 'role="alert"' in page.values["pm_check"]
-        assert message in page.values["pm_check"]
+        assert says(page.values["pm_check"], facts), page.values["pm_check"]
         assert str(desk.folder) not in page.values["pm_check"]
 
     def test_the_last_draft_is_there_when_the_page_is_opened_again(self, page: Page, desk: SeenDesk) -> None:
@@ -188,7 +189,7 @@ class TestMerging:
         assert page.shown["pm_merge_cancel"]["visible"] is False
 
     @pytest.mark.parametrize(
-        ("values", "message"),
+        ("values", "facts"),
         [
             ({"pm_recipe": "<lora:styl:1>"}, "Did you mean style?"),
             ({"pm_recipe": ""}, "no LoRAs to merge"),
@@ -201,13 +202,13 @@ class TestMerging:
         ],
     )
     def test_what_is_wrong_is_said_where_the_report_would_be(
-        self, page: Page, desk: SeenDesk, values: dict[str, Any], message: str
+        self, page: Page, desk: SeenDesk, values: dict[str, Any], facts: str
     ) -> None:
         before = sorted(desk.folder.rglob("*"))
         page.click("pm_merge", **MERGE | values)
         said = page.values["pm_merge_status"]
         assert 'role="alert"' in said
-        assert message in said
+        assert says(said, facts), said
         assert str(desk.folder) not in said
         assert sorted(desk.folder.rglob("*")) == before
         assert page.shown["pm_merge_cancel"]["visible"] is False

@@ -13,6 +13,7 @@ from lib_pm.workspace.submit import Target, submit_merge
 from tests.chosen import chosen
 from tests.desks import SHAPES, SeenDesk, done, files
 from tests.loras import make_lora, write
+from tests.messages import says
 from tests.ui.conftest import PLOT
 from tests.ui.page import Page
 
@@ -45,23 +46,23 @@ class TestResize:
 
     @pytest.mark.parametrize("button", ["pm_resize_look", "pm_resize_go"])
     @pytest.mark.parametrize(
-        ("values", "message"),
+        ("values", "facts"),
         [
-            ({"pm_resize_loras": []}, "no LoRAs to resize"),
-            ({"pm_resize_loras": None}, "no LoRAs to resize"),
-            ({"pm_resize_loras": ["gone"]}, "There is no LoRA &#x27;gone&#x27;"),
-            ({"pm_resize_rank": 0}, "The rank is 0; allowed"),
-            ({"pm_resize_rank": None}, "The rank is 0; allowed"),
-            ({"pm_resize_rank": -1}, "The rank is -1; allowed"),
-            ({"pm_resize_conv": -1}, "The conv rank is -1; allowed"),
-            ({"pm_resize_rule": "sv_fro", "pm_resize_value": 2}, "sv_fro is &#x27;2&#x27;; allowed"),
-            ({"pm_resize_rule": "sv_fro", "pm_resize_value": None}, "sv_fro is &#x27;None&#x27;; allowed"),
+            ({"pm_resize_loras": []}, "LoRAs to resize"),
+            ({"pm_resize_loras": None}, "LoRAs to resize"),
+            ({"pm_resize_loras": ["gone"]}, "LoRA &#x27;gone&#x27;"),
+            ({"pm_resize_rank": 0}, "rank … 0"),
+            ({"pm_resize_rank": None}, "rank … 0"),
+            ({"pm_resize_rank": -1}, "rank … -1"),
+            ({"pm_resize_conv": -1}, "conv rank … -1"),
+            ({"pm_resize_rule": "sv_fro", "pm_resize_value": 2}, "sv_fro … &#x27;2&#x27;"),
+            ({"pm_resize_rule": "sv_fro", "pm_resize_value": None}, "sv_fro … &#x27;None&#x27;"),
         ],
     )
-    def test_what_is_wrong_is_said(self, page: Page, button: str, values: dict[str, Any], message: str) -> None:
+    def test_what_is_wrong_is_said(self, page: Page, button: str, values: dict[str, Any], facts: str) -> None:
         page.click(button, **{"pm_resize_loras": ["style"], "pm_resize_rank": 2} | values)
         assert 'role="alert"' in page.values["pm_resize_status"]
-        assert message in page.values["pm_resize_status"]
+        assert says(page.values["pm_resize_status"], facts), page.values["pm_resize_status"]
 
 
 class TestInspect:
@@ -134,19 +135,19 @@ class TestSweeps:
         assert page.values["txt2img_prompt"] == "a cat"
 
     @pytest.mark.parametrize(
-        ("button", "values", "message"),
+        ("button", "values", "facts"),
         [
-            ("pm_fill_strengths", {"pm_sweep_strengths_steps": 0}, "0 steps from 0 to 1; allowed: 1 step or more"),
+            ("pm_fill_strengths", {"pm_sweep_strengths_steps": 0}, "0 steps … 1"),
             ("pm_fill_strengths", {"pm_sweep_strengths_low": None}, "A number is missing"),
             ("pm_fill_ranks", {"pm_sweep_ranks_steps": None}, "A number is missing"),
-            ("pm_fill_modes", {"pm_sweep_modes": "add, tie"}, "There is no mode &#x27;tie&#x27;"),
-            ("pm_fill_modes", {"pm_recipe": "<lora:gone:1>"}, "There is no LoRA &#x27;gone&#x27;"),
+            ("pm_fill_modes", {"pm_sweep_modes": "add, tie"}, "mode &#x27;tie&#x27;"),
+            ("pm_fill_modes", {"pm_recipe": "<lora:gone:1>"}, "LoRA &#x27;gone&#x27;"),
         ],
     )
-    def test_what_is_wrong_is_said(self, page: Page, button: str, values: dict[str, Any], message: str) -> None:
+    def test_what_is_wrong_is_said(self, page: Page, button: str, values: dict[str, Any], facts: str) -> None:
         page.click(button, txt2img_prompt="a cat", **values)
         assert 'role="alert"' in page.values["pm_sweep_status"]
-        assert message in page.values["pm_sweep_status"]
+        assert says(page.values["pm_sweep_status"], facts), page.values["pm_sweep_status"]
         assert page.values["txt2img_prompt"] == "a cat"
         assert "script_list" not in page.values
 
