@@ -4,7 +4,9 @@ The demo needs requirements-demo.txt, the others requirements-dev.txt.
 The tests also get a Chromium if the machine has none, and .venv-gradio3 and .venv-gradio4: the gradio of each WebUI.
 
     python run.py demo [--no-page]      a page on which LoRAs are merged on a small trained model
-    python run.py test [pytest args]    style, types, import directions, tests; with arguments only pytest
+    python run.py test                  style, types, import directions, tests, on two cores
+    python run.py test --fast           the same without the slow tests: what one runs while working
+    python run.py test [pytest args]    only pytest, with these arguments
     python run.py bench [pytest args]   the benchmarks
     python run.py bench quality         how much merges keep of their LoRAs, seen in pictures; takes hours
 
@@ -54,9 +56,9 @@ def main(arguments):
     steps = steps_of(command, extra)
     if not steps:
         return fail(f"Unknown command {command!r}; allowed: demo, test, bench.", 2)
-    problem = install(VENV, DEMO if command == "demo" else REQUIREMENTS) or (
-        install_pages() if command == "test" else ""
-    )
+    problem = install(VENV, DEMO if command == "demo" else REQUIREMENTS)
+    if not problem and command == "test" and extra != ["--fast"]:
+        problem = install_pages()
     if problem:
         return fail(problem)
     for name, work in steps:
@@ -80,7 +82,10 @@ def steps_of(command, extra):
             ("mypy", ["-m", "mypy"]),
             ("import-linter", ["-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"]),
         ]
-        return [*([] if extra else checks), ("pytest", ["-m", "pytest", *extra])]
+        whole = ["-n", "2", "--dist", "loadgroup"]
+        if extra in ([], ["--fast"]):
+            return [*checks, ("pytest", ["-m", "pytest", *whole, *(["-m", "not slow"] if extra else [])])]
+        return [("pytest", ["-m", "pytest", *extra])]
     return []
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 from demo.painter import Turns
 from demo.tiny.model import render
 from lib_pm.core.errors import MergeInputError
+from lib_pm.core.registry import Choice
 from lib_pm.merging.cache import MergeCache
-from lib_pm.merging.recipe import LoraUse, make_recipe
+from lib_pm.merging.recipe import recipe_from_request
 from lib_pm.pipeline.apply import Stacked, stacked
-from lib_pm.prompt.parse import LoraTag, parse_pm, parse_prompt, write_pm
+from lib_pm.prompt.parse import LoraTag, parse_prompt, write_pm
 from lib_pm.prompt.tag import split_text
 from lib_pm.workspace.workspace import Desk
 
@@ -41,31 +42,26 @@ class Generator:
         self._turns = turns
         self._cache = MergeCache(_CACHE_BYTES)
 
-    def generate(self, text: str, panel: str, seeds: Sequence[int], *, steps: int, guidance: float) -> Made:
-        """One picture for each seed. panel: the body of a `<pm:…>` tag for a text that has none, "" for no merge.
+    def generate(self, text: str, panel: Choice | None, seeds: Sequence[int], *, steps: int, guidance: float) -> Made:
+        """One picture for each seed. panel: the mode for a text that has no `<pm:…>` tag, None for no merge.
 
         MergeInputError for a LoRA, a mode or a value that is not there or not allowed.
         """
         request = parse_prompt(text)
-        tag = request.tag if request.tag.mode else parse_pm(panel) if panel else request.tag
-        merging = [lora for lora in request.loras if tag.mode and not lora.stacked]
-        loras = [self._stacked(lora) for lora in request.loras if lora not in merging]
-        merged, notes = "", [tag.note()]
-        if merging:
-            recipe = make_recipe(map(self._use, merging), tag.mode, tag.options, presets=self._desk.presets())
-            found = self._cache.merge(recipe)
-            merged = write_pm(recipe.mode, recipe.options)
+        request = replace(request, choice=request.choice or panel)
+        loras = [self._stacked(lora) for lora in (request.stacked if request.choice else request.loras)]
+        merged, notes = "", [request.note()]
+        if request.choice and request.merged:
+            found = self._cache.merge(recipe_from_request(request, self._desk.find, self._desk.presets))
+            merged = write_pm(request.choice).body
             notes += found.report.notes
             loras.append(Stacked(found.tensors))
-        elif tag.mode:
+        elif request.choice:
             notes.append("there is no <lora:…> in the prompt to merge")
         prompt = " ".join(" ".join(part for part in split_text(text) if isinstance(part, str)).split())
         with self._turns.user(), stacked(self._pipeline, loras):
             pictures = render(self._pipeline, [prompt] * len(seeds), seeds, steps=steps, guidance=guidance)
         return Made(pictures, merged, tuple(filter(None, notes)))
-
-    def _use(self, tag: LoraTag) -> LoraUse:
-        return LoraUse(self._desk.find(tag.name), tag.model, tag.clip, tag.lbw)
 
     def _stacked(self, tag: LoraTag) -> Stacked:
         if tag.lbw:

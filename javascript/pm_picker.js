@@ -65,7 +65,7 @@ window.powerMerger.picker = (() => {
             found = search(loras(), input.value);
             options.replaceChildren(...found.slice(0, SHOWN).map(option));
             const left = found.length - SHOWN;
-            note.textContent = !found.length ? "No LoRA has all of these words." : left > 0 ? `${left} more: type on.` : "";
+            note.textContent = !found.length ? "No LoRA matches all of these words." : left > 0 ? `${left} more: keep typing.` : "";
             popup.hidden = false;
             input.setAttribute("aria-expanded", "true");
             activate(input.value && found.length ? 0 : -1);

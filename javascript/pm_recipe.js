@@ -51,12 +51,12 @@ window.powerMerger.recipe = (() => {
         const seen = [0, ...places.slice(0, 2), ...READ.flatMap((key) => named(items, key))];
         const other = items.filter((item, at) => !seen.includes(at)).map(trim);
         const wrong = [
-            ...[["te"], ["unet"], ["lbw", "w"], ["pm"]].filter((keys) => named(items, ...keys).length > 1).map((keys) => `${keys[0]} is there twice`),
-            ...(olderLbw(items) && named(items, "lbw", "w").length ? ["lbw is there twice"] : []),
+            ...[["te"], ["unet"], ["lbw", "w"], ["pm"]].filter((keys) => named(items, ...keys).length > 1).map((keys) => `${keys[0]} is given twice`),
+            ...(olderLbw(items) && named(items, "lbw", "w").length ? ["lbw is given twice"] : []),
             ...(Number.isNaN(clip + model) || unread(items) ? ["a strength is not a number"] : []),
             ...(Math.max(Math.abs(clip), Math.abs(model)) > LIMIT ? [`a strength is beyond ${LIMIT}`] : []),
-            ...(out !== undefined && out.toLowerCase() !== "off" ? ["pm should be off"] : []),
-            ...(trim(items[0]) ? [] : ["it has no name"]),
+            ...(out !== undefined && out.toLowerCase() !== "off" ? ["pm can only be off"] : []),
+            ...(trim(items[0]) ? [] : ["the name is missing"]),
         ].join(", ");
         return {name: trim(items[0]), clip, model, lbw: lbwOf(items), out: out !== undefined, other, wrong};
     }
@@ -177,8 +177,8 @@ window.powerMerger.recipe = (() => {
     /** Why a tag cannot hold a LoRA's name, "" if it can. */
     function unwritable(name) {
         const sign = name.match(UNWRITABLE)?.[0];
-        if (sign !== undefined) return `cannot be picked: a name in a tag has no ${sign > " " && sign < "\x7f" ? sign : "control characters"}`;
-        return name === trim(name) ? "" : "cannot be picked: its name begins or ends with a space";
+        if (sign !== undefined) return `cannot go into a tag: its name has ${sign > " " && sign < "\x7f" ? sign : "control characters"}`;
+        return name === trim(name) ? "" : "cannot go into a tag: its name begins or ends with a space";
     }
 
     /** A new tag on a line of its own at the end. */

@@ -22,7 +22,7 @@ window.powerMerger.rows = (() => {
         const items = make("ul", {className: "pm-rows", "aria-label": "Recipe"});
         const presets = make("datalist", {id: "pm-presets"});
         const status = make("div", {className: "pm-note", role: "status"});
-        const adder = picker.build({label: "Add a LoRA: type a part of its name", loras: () => list().loras, pick: add});
+        const adder = picker.build({label: "Add a LoRA: type part of its name", loras: () => list().loras, pick: add});
         const element = make("div", {className: "pm-board"}, adder.element, items, status, presets);
 
         function add(lora) {
@@ -45,10 +45,10 @@ window.powerMerger.rows = (() => {
 
         function summary(tags) {
             const count = (word, some) => (some.length ? [`${some.length} ${word}`] : []);
-            if (!tags.length) return "No LoRAs yet: pick some above, or paste a prompt into the text.";
+            if (!tags.length) return "No LoRAs yet: pick some above, or paste a prompt into the text box.";
             return [
                 `${tags.length} LoRA${tags.length === 1 ? "" : "s"}`,
-                ...count("off", tags.filter((tag) => tag.off)),
+                ...count("disabled", tags.filter((tag) => tag.off)),
                 ...count("with a problem", tags.filter((tag) => tag.wrong || list().find(tag.name).problem)),
             ].join(", ");
         }
@@ -114,7 +114,7 @@ window.powerMerger.rows = (() => {
                 name.disabled = !isTag;
                 stem.textContent = isTag ? part.name.split("/").pop() : part.text;
                 stem.title = isTag ? part.name : part.text;
-                about.textContent = isTag ? notes(lora, problem).join(" · ") : part.broken ? "a tag that is not right" : "text";
+                about.textContent = isTag ? notes(lora, problem).join(" · ") : part.broken ? "not a valid tag" : "text";
                 up.setAttribute("aria-disabled", index === 0);
                 down.setAttribute("aria-disabled", index === total - 1);
                 if (!isTag) return;
@@ -126,7 +126,7 @@ window.powerMerger.rows = (() => {
                 if (document.activeElement !== lbw || lbw.value.trim() !== part.lbw) lbw.value = part.lbw;
                 lbw.title = part.lbw;
                 link.innerHTML = linked() ? LINKED : UNLINKED;
-                link.title = linked() ? "Set model and clip strength apart" : "Link clip strength to model strength";
+                link.title = linked() ? "Set model and clip strength separately" : "Link clip strength to model strength";
                 link.setAttribute("aria-pressed", linked());
             }
 
@@ -173,7 +173,7 @@ window.powerMerger.rows = (() => {
                     done();
                     if (byKey) name.focus();
                 };
-                choosing = picker.build({label: `In place of ${part.name}`, loras: () => list().loras, pick, leave});
+                choosing = picker.build({label: `Replace ${part.name}`, loras: () => list().loras, pick, leave});
                 name.hidden = true;
                 named.append(choosing.element);
                 choosing.input.focus();

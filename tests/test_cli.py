@@ -118,11 +118,13 @@ def test_short_names_of_flags(run: Run) -> None:
 
 
 def test_a_merge_that_changes_nothing_says_so(run: Run) -> None:
-    nothing = "every layer is all zeros"
+    nothing = "every layer is zero"
     for words in (["--mode", "ties", "--density", "0"], ["--mode", "magnitude_prune_svd", "--density", "0"]):
         out = run("merge", "a.safetensors", *words, "-o", "out.safetensors", "--overwrite").out
-        assert f"note: {nothing}, by density 0" in out
-    assert f"{nothing}, by lambda 0" in run("merge", "a.safetensors", "--lambda", "0", "-o", "zero.safetensors").out
+        assert f"note: {nothing} because of density 0" in out
+    assert (
+        f"{nothing} because of lambda 0" in run("merge", "a.safetensors", "--lambda", "0", "-o", "zero.safetensors").out
+    )
     assert f"{nothing}: the result changes nothing" in run("merge", "zero.safetensors", "-o", "b.safetensors").out
     assert nothing not in run("merge", "a.safetensors", "-o", "c.safetensors").out
 
@@ -166,7 +168,7 @@ def test_overwrite(run: Run) -> None:
     assert run("merge", "a.safetensors", "-o", "out.safetensors").status == 0
     before = Path("out.safetensors").read_bytes()
     ended = run("merge", "b c.safetensors", "-o", "out.safetensors")
-    assert ended == Ended(2, "", "error: out.safetensors is already there; choose another name or allow overwriting.\n")
+    assert ended == Ended(2, "", "error: out.safetensors already exists; choose another name or allow overwriting.\n")
     assert Path("out.safetensors").read_bytes() == before
     assert run("merge", "b c.safetensors", "-o", "out.safetensors", "--overwrite").status == 0
     assert Path("out.safetensors").read_bytes() != before

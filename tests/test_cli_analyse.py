@@ -69,7 +69,7 @@ def test_plots(capsys: pytest.CaptureFixture[str]) -> None:
         assert ElementTree.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"
     before = (plots / "blocks.svg").read_bytes()
     assert main([*words, "--json"]) == 2
-    assert "blocks.svg exists already; --overwrite" in capsys.readouterr().err
+    assert "blocks.svg already exists; --overwrite" in capsys.readouterr().err
     words[2] = "b c.safetensors:-1"
     assert main(["analyse", "b c.safetensors", *words[1:], "--overwrite"]) == 0
     assert (plots / "blocks.svg").read_bytes() != before

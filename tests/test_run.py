@@ -269,6 +269,11 @@ def test_extra_arguments_go_to_pytest_alone(run: ModuleType) -> None:
     assert run.steps_of("bench", ["-k", "x"])[0][1][-2:] == ["-k", "x"]
 
 
+def test_fast_is_everything_without_the_slow_tests(run: ModuleType) -> None:
+    *checks, (_, whole) = run.steps_of("test", [])
+    assert run.steps_of("test", ["--fast"]) == [*checks, ("pytest", [*whole, "-m", "not slow"])]
+
+
 def test_bench_quality_is_the_score_in_pictures(run: ModuleType) -> None:
     assert run.steps_of("bench", ["quality", "--seeds", "4"]) == [
         ("bench quality", ["-m", "demo.quality", "--seeds", "4"])

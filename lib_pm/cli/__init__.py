@@ -1,4 +1,4 @@
-"""The command line. Exit status: 0 done, 2 for an error of the user's (one line on stderr), 1 for anything else."""
+"""The command line. Exit status: 0 for success, 2 for a user's error (one line on stderr), 1 for anything else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lib_pm import __version__
 from lib_pm.cli.analyse import add_analyse
 from lib_pm.cli.arguments import add_running, choices, given, print_result, show
 from lib_pm.cli.merge import add_merge
@@ -25,11 +24,12 @@ from lib_pm.core.choices import DTYPES
 from lib_pm.core.errors import MergeInputError, did_you_mean
 from lib_pm.core.visible import visible
 from lib_pm.merging.progress import Cancelled
+from lib_pm.version import __version__
 from lib_pm.workspace.modes import modes_json
 
 
 class _Once(argparse.Action):
-    """A value that is given once: of two, one would count for nothing."""
+    """An option that may be given only once: of two values, one would be ignored."""
 
     def __call__(
         self,
@@ -42,15 +42,15 @@ class _Once(argparse.Action):
         before = flags.get(self.dest)
         if before == option_string is not None:
             first = getattr(namespace, self.dest)
-            raise MergeInputError(f"{option_string} is there more than once: {first} and {values}; leave one of them.")
+            raise MergeInputError(f"{option_string} is given more than once: {first} and {values}; keep only one.")
         if before:
-            raise MergeInputError(f"{before} and {option_string} are one option; leave one of them.")
+            raise MergeInputError(f"{before} and {option_string} are the same option; keep only one.")
         flags[self.dest] = option_string
         setattr(namespace, self.dest, values)
 
 
 class _Parser(argparse.ArgumentParser):
-    """known: the flags, and the names of commands, for what is told of others."""
+    """known: the flags and the names of commands, to suggest one for a typo."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         self.known: list[str] = []
@@ -64,13 +64,13 @@ class _Parser(argparse.ArgumentParser):
         return action
 
     def error(self, message: str) -> NoReturn:
-        """A wrong command line is one line too; --help has the rest."""
+        """Raise MergeInputError, so that a wrong command line gets one line too; --help has the rest."""
         wrong = re.search(r"(?:invalid choice: '|unrecognized arguments: )([^' =]+)", message)
         near = did_you_mean(wrong[1], self.known) if wrong else ""
-        raise MergeInputError(f"{message}{near and '.' + near} ({self.prog} --help tells more)")
+        raise MergeInputError(f"{message}{near and '.' + near} (see {self.prog} --help)")
 
     def read(self, arguments: Sequence[str] | None) -> argparse.Namespace:
-        """The options; what none is called is told by the parser of the command, which knows its own."""
+        """Return the options. Unknown ones are an error of the command's parser, which knows its own."""
         options, unknown = self.parse_known_args(arguments)
         if unknown:
             options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -78,7 +78,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status."""
+    """Run a command. Return the exit status."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a Windows pipe has no Σ
     try:
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _load_torch(command: str) -> None:
-    """Import it here and in what the commands do, never above: --help and `modes` need not wait a second for it."""
+    """Import torch here and in the commands, never above: --help and `modes` need not wait a second for it."""
     if command != "modes":
         import torch  # noqa: F401
 
@@ -128,28 +128,28 @@ def _parser() -> _Parser:
 
     merge, analyse = add_merge(commands), add_analyse(commands)
     resize = commands.add_parser("resize", help="change the rank of a LoRA")
-    resize.add_argument("lora", type=Path, help="the LoRA's file")
+    resize.add_argument("lora", type=Path, help="the LoRA file")
     resize.add_argument("--rank", type=int, help="the new rank")
-    resize.add_argument("--conv-rank", type=int, help="for convolutions larger than 1×1 (default: the rank)")
+    resize.add_argument("--conv-rank", type=int, help="rank for convolutions larger than 1×1 (default: the rank)")
     resize.add_argument(
-        "--dynamic", metavar="RULE", help="sv_ratio=N, sv_fro=SHARE or sv_cumulative=SHARE decides per layer"
+        "--dynamic", metavar="RULE", help="choose each layer's rank by sv_ratio=N, sv_fro=SHARE or sv_cumulative=SHARE"
     )
-    resize.add_argument("--max-rank", type=int, help="upper limit of a dynamic rank")
+    resize.add_argument("--max-rank", type=int, help="upper limit for --dynamic")
     resize.set_defaults(run=_resize)
 
     for command in (merge, resize):
         command.add_argument("-o", "--output", type=Path, required=True, help="the .safetensors file to write")
-        command.add_argument("--save-dtype", help=f"of the file: {choices(DTYPES)} (default float16)")
+        command.add_argument("--save-dtype", help=f"dtype of the file: {choices(DTYPES)} (default float16)")
         add_running(command)
-        command.add_argument("--overwrite", action="store_true", help="replace the output if it is there")
-        command.add_argument("--quiet", action="store_true", help="no progress, no report")
-        command.add_argument("--verbose", action="store_true", help="a line per layer in the report")
+        command.add_argument("--overwrite", action="store_true", help="replace the output file if it exists")
+        command.add_argument("--quiet", action="store_true", help="show no progress and no report")
+        command.add_argument("--verbose", action="store_true", help="list every layer in the report")
 
-    inspect = commands.add_parser("inspect", help="what is in a LoRA file")
-    inspect.add_argument("lora", type=Path, help="the LoRA's file")
+    inspect = commands.add_parser("inspect", help="show what is in a LoRA file")
+    inspect.add_argument("lora", type=Path, help="the LoRA file")
     inspect.set_defaults(run=_inspect)
-    modes = commands.add_parser("modes", help="the modes and their options")
-    modes.add_argument("--markdown", action="store_true", help="as a Markdown table")
+    modes = commands.add_parser("modes", help="list the modes and their options")
+    modes.add_argument("--markdown", action="store_true", help="print a Markdown table")
     modes.set_defaults(run=_modes)
     for command in (merge, analyse, resize, inspect, modes):
         command.add_argument("--json", action="store_true", help="print JSON")
@@ -158,19 +158,18 @@ def _parser() -> _Parser:
 
 
 def _resize(options: argparse.Namespace) -> None:
-    from lib_pm.merging.resize import NO_LIMIT, NewRank, parse_dynamic, resize_to_file
+    from lib_pm.merging.resize import NewRank, resize_to_file
 
     if options.rank is None and not options.dynamic:
         raise MergeInputError("Give --rank, or --dynamic with sv_ratio=N, sv_fro=SHARE or sv_cumulative=SHARE.")
     if options.max_rank is not None and not options.dynamic:
-        raise MergeInputError("--max-rank goes with --dynamic; a fixed rank is --rank.")
-    limits = [rank for rank in (options.rank, options.max_rank) if rank is not None]
-    dynamic = parse_dynamic(options.dynamic) if options.dynamic else None
+        raise MergeInputError("--max-rank only works with --dynamic; use --rank for a fixed rank.")
+    new = NewRank.of(options.rank, options.conv_rank, options.dynamic or "", options.max_rank)
     with progress_bar(quiet=options.quiet) as progress:
         report = resize_to_file(
             options.lora,
             options.output,
-            NewRank(min(limits, default=NO_LIMIT), options.conv_rank, dynamic),
+            new,
             device=options.device,
             progress=progress,
             workers=options.threads,

@@ -3,56 +3,66 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lib_pm.cli.arguments import EPILOG, add_loras, choices, given, paths_of, raw_text, request_of, show, uses
+from lib_pm.cli.arguments import (
+    EPILOG,
+    add_loras,
+    choices,
+    finder,
+    given,
+    raw_text,
+    recipe_of_command,
+    request_of,
+    show,
+)
 from lib_pm.cli.progress_bar import progress_bar
 from lib_pm.core.choices import APPLY, DTYPES
-from lib_pm.core.errors import MergeInputError
+from lib_pm.core.errors import Faults, MergeInputError
 from lib_pm.core.excess import EXCESS
 from lib_pm.core.params import Option
-from lib_pm.core.registry import MODES, find_mode, find_option
+from lib_pm.core.registry import MODES, Choice, find_mode
 from lib_pm.families.families import KINDS
 from lib_pm.files.json_text import parse_json
 from lib_pm.files.metadata import KEEP, RECIPE_KEY
-from lib_pm.merging.recipe import DEFAULT_MODE, Recipe, make_recipe, recipe_from_json
+from lib_pm.merging.recipe import DEFAULT_MODE, Recipe, recipe_from_json
 from lib_pm.prompt.parse import LoraTag, Request
-from lib_pm.prompt.presets import load_presets
 
 # What a recipe says itself, so that it cannot be said beside --recipe.
 SETTINGS = ("apply", "layers", "dtype", "save_dtype", "precision")
 
-TAG = "A '<pm:MODE:option=value>' among the LoRAs sets mode and options.\n"
+TAG = "A '<pm:MODE:option=value>' among the LoRAs sets the mode and its options.\n"
 
 
 def add_merge(commands: Any) -> argparse.ArgumentParser:
-    """commands: what `add_subparsers` gives."""
+    """Return the parser of `merge`. commands: the result of `add_subparsers`."""
     merge: argparse.ArgumentParser = commands.add_parser(
         "merge", help="merge LoRAs into one file", epilog=EPILOG + TAG, formatter_class=raw_text
     )
-    add_loras(merge, nargs="*", what="what to merge")
+    add_loras(merge, nargs="*", what="LoRAs to merge")
     merge.add_argument("--recipe", type=Path, help="repeat the merge that made this file (or a recipe's JSON)")
     merge.add_argument("--mode", metavar="MODE", help=f"{', '.join(MODES)} (default {DEFAULT_MODE})")
     for option in (option.in_files for option in _all_options().values()):
-        text = f"{option.help} {option.allowed}; default {_default(option)}"
+        text = f"{option.help} Allowed: {option.allowed}; default: {_default(option)}"
         flags = [_flag(name) for name in (option.name, option.declared.short) if name]
         merge.add_argument(*flags, dest=f"option_{option.name}", metavar="N", help=text)
-    merge.add_argument("--apply", metavar="PART", help=f"{choices(APPLY)}: what is merged (default {APPLY[0]})")
-    merge.add_argument("--layers", help=f"kinds of layers to merge, of {', '.join(KINDS)} (default all)")
-    merge.add_argument("--dtype", help=f"of the computation: {choices(DTYPES)} (default float32)")
+    merge.add_argument("--apply", metavar="PART", help=f"part to merge: {choices(APPLY)} (default {APPLY[0]})")
+    merge.add_argument("--layers", help=f"kinds of layers to merge: {', '.join(KINDS)} (default all)")
+    merge.add_argument("--dtype", help=f"dtype of the computation: {choices(DTYPES)} (default float32)")
     merge.add_argument(
         "--exact",
         dest="precision",
         action="store_const",
         const="exact",
-        help=f"truncate deltas to within {EXCESS['exact']:g} of the best error, not {EXCESS['normal']:g}; slower",
+        help=f"truncate to within {EXCESS['exact']:g} of the smallest error, not {EXCESS['normal']:g} (slower)",
     )
     merge.add_argument(
-        "--metadata", default="all", help=f"how much is written about the inputs: {choices(KEEP)} (default all)"
+        "--metadata", default="all", help=f"how much to record about the inputs: {choices(KEEP)} (default all)"
     )
-    merge.add_argument("--force", action="store_true", help="merge LoRAs of different base models all the same")
+    merge.add_argument("--force", action="store_true", help="merge LoRAs of different base models anyway")
     merge.set_defaults(run=_merge)
     return merge
 
@@ -73,7 +83,7 @@ def _merge(options: argparse.Namespace) -> None:
             keep=options.metadata,
             force=options.force,
         )
-    report.notes += [note] if (note := request.tag.note()) else []
+    report.notes += [note] if (note := request.note()) else []
     show(options, report)
 
 
@@ -81,36 +91,34 @@ def _recipe(options: argparse.Namespace, request: Request) -> Recipe:
     settings = given(options, SETTINGS)
     if "layers" in settings:
         settings["layers"] = settings["layers"].split(",")
-    mode = request.tag.mode
-    if options.mode and mode and options.mode != mode:
-        raise MergeInputError(f"--mode says {options.mode} and the <pm:…> tag says {mode}; give one of them.")
-    tagged = {option.name: text for word, text in request.tag.options.items() if (option := find_option(word))}
-    flagged = given(options, _all_options(), "option_")
-    for name, value in flagged.items():
-        option = find_mode(options.mode or mode or DEFAULT_MODE).option(name)
+    return recipe_of_command(options, replace(request, choice=_choice(options, request.choice)), **settings)
+
+
+def _choice(options: argparse.Namespace, tag: Choice | None) -> Choice:
+    """Return what the flags say, over what the `<pm:…>` tag says."""
+    if tag and options.mode not in (None, tag.mode.id):
+        raise MergeInputError(f"--mode says {options.mode}, but the <pm:…> tag says {tag.mode.id}; give only one.")
+    choice = tag or find_mode(options.mode or DEFAULT_MODE).choice()
+    flags = given(options, _all_options(), "option_")
+    for name, value in flags.items():
+        option = choice.mode.option(name)
         if option and value != option.declared.word:  # what the word is for is said by what refuses it
             option.in_files.parse(value)
-    return make_recipe(
-        uses(options, request),
-        options.mode or mode or DEFAULT_MODE,
-        tagged | flagged,
-        presets=load_presets(options.lbw_presets),
-        **settings,
-    )
+    return choice.changed(flags)
 
 
 def _repeated(options: argparse.Namespace, request: Request) -> Recipe:
-    """The recipe in a merged file or a JSON file, with its LoRAs looked up by name or given in the same order."""
+    """Return the recipe of a merged file or a JSON file; its LoRAs are looked up by name or given in order."""
     from lib_pm.files.contents import inspect_file
 
     path: Path = options.recipe
     said = given(options, ("mode", "lbw_presets", *SETTINGS)) | given(options, _all_options(), "option_")
-    if said or request.tag.mode:
+    if said or request.choice:
         flags = ["--exact" if name == "precision" else _flag(name) for name in said]
-        flags += ["<pm:…>"] * bool(request.tag.mode)
-        raise MergeInputError(f"The recipe says how to merge; leave out {', '.join(flags)}.")
+        flags += ["<pm:…>"] * bool(request.choice)
+        raise MergeInputError(f"The recipe already says how to merge; leave out {', '.join(flags)}.")
     if any(tag != LoraTag(tag.name) for tag in request.loras):
-        raise MergeInputError("The recipe says the strengths and block weights; give its LoRAs without them.")
+        raise MergeInputError("The recipe already has strengths and block weights; give its LoRAs without them.")
     try:
         text = (
             path.read_text(encoding="utf-8")
@@ -122,11 +130,21 @@ def _repeated(options: argparse.Namespace, request: Request) -> Recipe:
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, MergeInputError):
             raise
-        raise MergeInputError(f"{path} holds no recipe of Power Merger.") from error
+        raise MergeInputError(f"{path} contains no Power Merger recipe.") from error
     tags = request.loras or [LoraTag(name) for name in names]
     if len(tags) != len(names):
-        raise MergeInputError(f"The recipe is of {len(names)} LoRAs ({', '.join(names)}), {len(tags)} were given.")
-    return recipe_from_json(written, paths_of(tags, options.lora_dir))
+        raise MergeInputError(f"The recipe has {len(names)} LoRAs ({', '.join(names)}), but {len(tags)} were given.")
+    return recipe_from_json(written, _files(tags, options.lora_dir))
+
+
+def _files(tags: Iterable[LoraTag], folder: Path | None) -> list[Path]:
+    """Return the files of all tags; a MergeInputError names all that are not found."""
+    find, paths, faults = finder(folder), [], Faults()
+    for tag in tags:
+        with faults.collected():
+            paths.append(find(tag.name))
+    faults.tell()
+    return paths
 
 
 def _flag(option: str) -> str:

@@ -8,8 +8,8 @@ from lib_pm.core.registry import MODES, Mode
 
 SPACES = {
     "exact": "exact: factors concatenated, rank Σ rᵢ",
-    "factors": "factors: the up and the down factors, each on their own",
-    "delta": "delta: the full ΔW, then the best rank svd_rank",
+    "factors": "factors: the up and down factors separately",
+    "delta": "delta: the full ΔW, truncated to svd_rank",
 }
 
 

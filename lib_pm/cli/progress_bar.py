@@ -11,7 +11,7 @@ from lib_pm.merging.progress import Progress, Unit, silent
 
 @contextmanager
 def progress_bar(*, quiet: bool) -> Iterator[Progress]:
-    """A bar on stderr if that is a terminal. It is gone at the end, so that an error has its line to itself."""
+    """Show a bar on stderr if that is a terminal. It is gone at the end, so that an error has its own line."""
     if quiet or not sys.stderr.isatty():
         yield silent
         return

@@ -25,32 +25,36 @@ def meaning(one: LoraAnalysis, other: LoraAnalysis, whole: Relation, blocks: Map
     """One plain sentence. whole, blocks: how the two relate over all layers, and by block."""
     both = f"{one.name} and {other.name}"
     if not whole.layers:
-        return f"{both} have no layer in common: concat or add_svd keeps both whole."
+        return f"{both} have no layers in common: concat or add_svd keeps both intact."
     if whole.cosine is None or whole.conflict is None:
-        return f"{both} don't touch each other, one is zero wherever both have a layer: concat or add_svd keeps both."
+        return f"{both} don't overlap, as one is zero wherever both have a layer: concat or add_svd keeps both intact."
     if whole.cosine >= SAME:
-        return f"{both} are the same but for their strength: one of them is enough, at the strengths added up."
+        return f"{both} are the same except for their strength: use just one of them, with the strengths added up."
     if whole.cosine <= -SAME:
-        return f"{both} are exact opposites: what one adds the other takes away, and no mode keeps both."
+        return f"{both} are exact opposites: what one adds, the other takes away, and no mode can keep both."
     opposing = _opposing(one, other, blocks)
     if _oppose(whole.cosine, whole.conflict):
         where = f" in {_listed(opposing)}" if 0 < len(opposing) < len(blocks) else ""
-        return f"{both} work against each other{where}: in the sum both get weak; ties_svd elects one for each weight."
+        return (
+            f"{both} work against each other{where}: added up, both get weaker; ties_svd picks the stronger one for "
+            "each weight."
+        )
     if whole.cosine >= ALIGNED:
         return (
-            f"{both} pull the same way: concat and add_svd add them up, so the effect may be too strong; lower the "
-            "strengths, or use ties_svd, which averages them."
+            f"{both} pull in the same direction: concat and add_svd add them up, so the effect may be too strong; "
+            "lower the strengths, or use ties_svd, which averages them."
         )
     if whole.cosine >= UNRELATED:
         return (
-            f"{both} partly pull the same way: concat or add_svd keeps both; if that is too much, lower the strengths."
+            f"{both} partly pull in the same direction: concat or add_svd keeps both; if the effect is too strong, "
+            "lower the strengths."
         )
     if opposing:
         return (
-            f"{both} hardly touch each other but for {_listed(opposing)}, where they work against each other: "
-            "concat or add_svd keeps both, ties_svd elects one for each weight."
+            f"{both} hardly affect each other except in {_listed(opposing)}, where they work against each other: "
+            "concat or add_svd keeps both; ties_svd picks the stronger one for each weight."
         )
-    return f"{both} hardly touch each other: concat or add_svd keeps both whole."
+    return f"{both} hardly affect each other: concat or add_svd keeps both intact."
 
 
 def _oppose(cosine: float, conflict: float) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from lib_pm.core.errors import MergeInputError
 from lib_pm.core.scratch import Scratch
 from lib_pm.families.blocks import BLOCK_LISTS
 from lib_pm.families.families import Family, kind
+from lib_pm.files.reader import LoraFile, open_lora
 from lib_pm.merging.devices import Device
 from lib_pm.merging.layers import dense_workers, read_layer, run_layers
 from lib_pm.merging.memory import Need
@@ -27,6 +29,7 @@ from lib_pm.merging.recipe import LoraUse, Recipe, make_recipe
 
 def analyse(
     what: Recipe | Sequence[LoraUse],
+    open_file: Callable[[Path], LoraFile] = open_lora,
     *,
     device: str = "auto",
     progress: Progress = silent,
@@ -34,12 +37,13 @@ def analyse(
 ) -> Analysis:
     """Compare the LoRAs of a recipe, whose mode and options do not matter, at their strengths and block weights.
 
-    One layer of all LoRAs is held at a time for each worker. A MergeInputError says which LoRAs do not belong together.
+    One layer of all LoRAs is held at a time for each worker. open_file: see `open_plan`. A MergeInputError says which
+    LoRAs do not belong together.
     """
     start = time.perf_counter()
     recipe = what if isinstance(what, Recipe) else make_recipe(what, "concat")
     where = Device(device)
-    with open_plan(recipe, progress=progress, way_out="Compare LoRAs of one model.") as plan:
+    with open_plan(recipe, open_file, progress=progress, way_out="Compare LoRAs for the same model.") as plan:
         scratch, totals = Scratch(), _Totals(len(plan.files))
 
         def needed(planned: PlannedLayer) -> int:
@@ -58,12 +62,12 @@ def analyse(
             except OverflowError as error:
                 names = ", ".join(plan.files[source.lora].path.name for source in sources)
                 raise MergeInputError(
-                    f"Layer {planned.name} of {names} gets too large for float32; use smaller strengths."
+                    f"Layer {planned.name} of {names} becomes too large for float32; use smaller strengths."
                 ) from error
 
         chosen = dense_workers(where) if workers is None else workers
-        for planned, found in run_layers(plan.layers, work, progress, chosen, where.type, Need(needed)):
-            totals.add(_block(plan.family, planned.name), planned, found)
+        for planned, relations in run_layers(plan.layers, work, progress, chosen, where.type, Need(needed)):
+            totals.add(_block(plan.family, planned.name), planned, relations)
         return totals.analysis(plan, time.perf_counter() - start, (*plan.model.notes, *where.notes()))
 
 
@@ -114,21 +118,21 @@ class _Totals:
     def __post_init__(self) -> None:
         self.energies = [torch.zeros(0, dtype=torch.float64) for _ in range(self.count)]
 
-    def add(self, block: str, planned: PlannedLayer, found: Relations) -> None:
+    def add(self, block: str, planned: PlannedLayer, relations: Relations) -> None:
         loras = [source.lora for source in planned.sources if source.weight]
-        own = found.inner.diagonal().unsqueeze(1).expand_as(found.inner)
+        own = relations.inner.diagonal().unsqueeze(1).expand_as(relations.inner)
         sums = self.blocks.setdefault(block, _Sums.zeros(self.count))
         here = torch.tensor(loras)
         for whole, layer in (
-            (sums.inner, found.inner),
-            (sums.sizes, found.sizes),
+            (sums.inner, relations.inner),
+            (sums.sizes, relations.sizes),
             (sums.own, own),
             (sums.layers, torch.ones_like(own)),
         ):
             whole[here.unsqueeze(1), here] += layer
-        for lora, energies in zip(loras, found.energies, strict=True):
-            self.energies[lora] = _added(self.energies[lora], energies)
-        self.sum_energies = _added(self.sum_energies, found.sum_energies)
+        for lora, energies in zip(loras, relations.energies, strict=True):
+            self.energies[lora] = _sum(self.energies[lora], energies)
+        self.sum_energies = _sum(self.sum_energies, relations.sum_energies)
 
     def analysis(self, plan: Plan, seconds: float, notes: tuple[str, ...]) -> Analysis:
         names = _distinct([file.name for file in plan.files])
@@ -170,7 +174,7 @@ def _spectrum(energies: Tensor) -> Spectrum:
     return Spectrum(tuple((energies.cumsum(0) / total).tolist()) if total else ())
 
 
-def _added(one: Tensor, other: Tensor) -> Tensor:
+def _sum(one: Tensor, other: Tensor) -> Tensor:
     """Their sum, the shorter one filled up with zeros."""
     longer, shorter = (one, other) if len(one) > len(other) else (other.clone(), one)
     longer[: len(shorter)] += shorter

@@ -10,3 +10,4 @@ APPLY: tuple[Apply, ...] = get_args(Apply)
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("float32", "float16", "bfloat16", "float64")
+SHORT_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp64": "float64"}

@@ -27,7 +27,7 @@ class _Several(MergeInputError):
     def __init__(self, each: list[str]) -> None:
         told = [f"{number}. {text}" for number, text in enumerate(each[:_TOLD], 1)]
         rest = [f"… and {len(each) - _TOLD} more."] if len(each) > _TOLD else []
-        super().__init__("\n".join([f"{len(each)} things are wrong:", *told, *rest]))
+        super().__init__("\n".join([f"There are {len(each)} problems:", *told, *rest]))
         self.each = each
 
 
@@ -47,6 +47,9 @@ class Faults:
         except MergeInputError as error:
             self._found.setdefault(str(error), error)
 
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
     def tell(self) -> None:
         """Raise what was found as one MergeInputError; do nothing if all was right."""
         if len(self._found) > 1:
@@ -60,7 +63,7 @@ def quoted(value: object) -> str:
     try:
         text = repr(value)
     except ValueError:
-        return "a whole number of thousands of digits"
+        return "a whole number with thousands of digits"
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]}…{text[-1]} ({len(text)} characters)"
 
 

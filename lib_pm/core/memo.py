@@ -67,8 +67,8 @@ class Memo:
             if entry:
                 entry.used = self._round
                 self._entries.move_to_end(key)
-                found: Value = entry.value
-                return found
+                value: Value = entry.value
+                return value
         value = make()
         with self._lock:
             if key not in self._entries and self._make_room(value.nbytes, self._round):

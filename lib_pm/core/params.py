@@ -13,7 +13,7 @@ OptionValue = float | int | None
 # Of strengths, block weights and lambda. They are multiplied, and squares of the product are added up: (10⁶)³ squared
 # is 10³⁶, and float32 ends at 3.4·10³⁸.
 LIMIT = 1e6
-FACTOR = f"a number from {-LIMIT:.0f} to {LIMIT:.0f}, as float32 cannot hold the products of larger ones"
+FACTOR = f"a number from {-LIMIT:.0f} to {LIMIT:.0f}, because float32 cannot hold products of larger ones"
 _LONGEST = 2**63 - 1  # of whole numbers: what files and other programs can hold
 
 
@@ -94,7 +94,7 @@ class Option:
         if fraction or number in (math.inf, -math.inf) or not self.declared.low <= number <= self.declared.high:
             raise self.refusal(value)
         if isinstance(number, int) and number > _LONGEST:
-            raise MergeInputError(f"{self.name} is {quoted(value)}; allowed: {self.allowed}, of at most 18 digits.")
+            raise MergeInputError(f"{self.name} is {quoted(value)}; allowed: {self.allowed}, with at most 18 digits.")
         return number
 
     def refusal(self, value: object) -> MergeInputError:
@@ -116,23 +116,24 @@ def _plain(number: float) -> str:
     return str(int(number)) if number == int(number) else str(number)
 
 
-Density = Annotated[float, Declared("Density", "Share of each LoRA's entries that is kept.", low=0, high=1, step=0.01)]
+Density = Annotated[float, Declared("Density", "Share of each LoRA's entries to keep.", low=0, high=1, step=0.01)]
 Seed = Annotated[
-    int, Declared("Seed", "Which entries are dropped: the same seed drops the same ones.", low=0, high=2**63 - 1)
+    int,
+    Declared("Seed", "Decides which entries are dropped; the same seed drops the same ones.", low=0, high=2**63 - 1),
 ]
 Lambda = Annotated[
     float,
-    Declared("Lambda", "Factor on the merged result.", low=-LIMIT, high=LIMIT, slider=(-2, 2), step=0.05),
+    Declared("Lambda", "Multiplies the merged result.", low=-LIMIT, high=LIMIT, slider=(-2, 2), step=0.05),
 ]
 SvdRank = Annotated[
     int | None,
     Declared(
         "SVD rank",
-        "Rank of the result, at most what the layer allows.",
+        "Rank of the result, limited to what each layer allows.",
         low=1,
         slider=(1, 320),
         word="full",
-        word_help="applies the merged weights as they are",
+        word_help="applies the merged weights without truncation",
         short="rank",
     ),
 ]

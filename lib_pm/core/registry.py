@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from lib_pm.core.errors import MergeInputError, did_you_mean, quoted
@@ -26,14 +26,6 @@ MethodFunction = TypeVar("MethodFunction", bound="Callable[..., Tensor]")
 
 _STACK = ("deltas", "weights")
 _STACK_AND_CONTENTS = (*_STACK, "contents")
-
-
-def _every_mode(*, lambda_: Lambda = 1.0) -> None:
-    """The options that every mode has."""
-
-
-def _truncated_mode(*, svd_rank: SvdRank = 16, svd_conv_rank: SvdConvRank = None) -> None:
-    """The options of what ends in a truncation. At full rank a sum is `concat`, and all others are applied whole."""
 
 
 @dataclass(frozen=True, eq=False)  # a row of a table: it is itself
@@ -81,7 +73,7 @@ class Mode:
 
     @property
     def approximates(self) -> bool:
-        """Whether it truncates dense deltas, so that the precision of that is a choice."""
+        """Return whether it truncates dense deltas, so that the precision of that is a choice."""
         return self.space == "delta" and not self.method.linear
 
     def values(self, given: Mapping[str, Any]) -> dict[str, OptionValue]:
@@ -90,18 +82,22 @@ class Mode:
         Names may be the short ones (`rank`). An unknown name or a bad value is a MergeInputError.
         """
         values = {name: option.default for name, option in self.options.items()}
-        said: dict[str, str] = {}
+        words: dict[str, str] = {}  # option -> what it is called in `given`
         for written, value in given.items():
             option = self.option(written)
             if not option:
                 raise self._no_option(written)
-            if option.name in said:
+            if option.name in words:
                 raise MergeInputError(
-                    f"{said[option.name]} and {written} are one option of mode {self.id}; leave one of them."
+                    f"{words[option.name]} and {written} are the same option of mode {self.id}; keep only one."
                 )
-            said[option.name] = written
+            words[option.name] = written
             values[option.name] = option.parse(value)
         return values
+
+    def choice(self, given: Mapping[str, Any] | None = None) -> Choice:
+        """Return this mode with `given` checked and the other options at their defaults; see `values`."""
+        return Choice(self, self.values(given or {}))
 
     def _no_option(self, name: str) -> MergeInputError:
         known = [word for option in self.options.values() for word in (option.name, option.declared.short) if word]
@@ -113,6 +109,28 @@ class Mode:
     def option(self, name: str) -> Option | None:
         """The option of that name or short name (`rank`)."""
         return next((option for option in self.options.values() if name in (option.name, option.declared.short)), None)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A mode and a value for each of its options, in their types.
+
+    unused: options of other modes that were written beside them.
+    """
+
+    mode: Mode
+    values: Mapping[str, OptionValue] = field(hash=False)
+    unused: tuple[str, ...] = field(default=(), compare=False)
+
+    def changed(self, given: Mapping[str, Any]) -> Choice:
+        """Return the choice with other values for some options; see `Mode.values`."""
+        values = self.mode.values(given)
+        names = [option.name for name in given if (option := self.mode.option(name))]
+        return replace(self, values={**self.values, **{name: values[name] for name in names}})
+
+    def note(self) -> str:
+        """Return a note for the user, "" for none."""
+        return f"{', '.join(self.unused)} does nothing in mode {self.mode.id}" if self.unused else ""
 
 
 METHODS: dict[str, Method] = {}
@@ -192,11 +210,23 @@ def merge_method(
     return register
 
 
+def _option(keyword: str, hint: Any, default: OptionValue) -> Option | None:
+    """Return the option that an annotation declares, None for one that declares nothing."""
+    if get_origin(hint) in (Union, types.UnionType):  # Python 3.10 makes Optional of a hint whose default is None
+        hint = next((part for part in get_args(hint) if get_origin(part) is Annotated), hint)
+    declared = [extra for extra in get_args(hint)[1:] if isinstance(extra, Declared)]
+    if get_origin(hint) is not Annotated or not declared:
+        return None
+    name = keyword.rstrip("_")  # `lambda` is a word of the language
+    return Option(name, keyword, _plain_type(get_args(hint)[0]), default, declared[0])
+
+
+def _options(*declarations: tuple[str, Any, OptionValue]) -> dict[str, Option]:
+    return {option.name: option for declaration in declarations if (option := _option(*declaration))}
+
+
 def _mode(method: Method, space: Space) -> Mode:
-    options = dict(method.options)
-    if space == "delta":
-        options |= declared_options(_truncated_mode)
-    options |= declared_options(_every_mode)
+    options = {**method.options, **(_TRUNCATED_MODE if space == "delta" else {}), **_EVERY_MODE}
     suffix, words = ("_svd", " (SVD)") if space == "delta" else ("", "")
     return Mode(method.id + suffix, method.title + words, method, space, options)
 
@@ -209,14 +239,10 @@ def declared_options(function: Callable[..., object]) -> dict[str, Option]:
     for keyword, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
             continue
-        hint = hints.get(keyword)
-        if get_origin(hint) in (Union, types.UnionType):  # Python 3.10 makes Optional of a hint whose default is None
-            hint = next((part for part in get_args(hint) if get_origin(part) is Annotated), hint)
-        declared = [extra for extra in get_args(hint)[1:] if isinstance(extra, Declared)]
-        if get_origin(hint) is not Annotated or not declared or parameter.default is inspect.Parameter.empty:
+        option = _option(keyword, hints.get(keyword), parameter.default)
+        if option is None or parameter.default is inspect.Parameter.empty:
             raise TypeError(f"parameter {keyword!r} of {function.__name__} is undeclared or has no default")
-        name = keyword.rstrip("_")  # `lambda` is a word of the language
-        options[name] = Option(name, keyword, _plain_type(get_args(hint)[0]), parameter.default, declared[0])
+        options[option.name] = option
     return options
 
 
@@ -225,3 +251,8 @@ def _plain_type(hint: Any) -> type:
     if get_origin(hint) in (Union, types.UnionType):
         hint = next(part for part in get_args(hint) if part is not type(None))
     return hint  # type: ignore[no-any-return]
+
+
+# What modes have beside the options of their methods: all of them, and those that end in a truncation.
+_EVERY_MODE = _options(("lambda_", Lambda, 1.0))
+_TRUNCATED_MODE = _options(("svd_rank", SvdRank, 16), ("svd_conv_rank", SvdConvRank, None))

@@ -88,7 +88,9 @@ def check_block_weights(text: str, presets: Mapping[str, str], lora: str) -> Non
 def parse_block_weights(text: str, family: Family, lora: str) -> BlockWeights:
     """Block weights from a list or named blocks (presets are expanded before). lora: its name, for errors."""
     if not family.block_lists:
-        raise MergeInputError(f"{lora}: block weights need a layout with blocks, and this is for {family.title}.")
+        raise MergeInputError(
+            f"{lora}: block weights need a model with known blocks, and this LoRA is for {family.title}."
+        )
     if "=" in text:
         return _parse_named(text, family, lora)
     words = [word.strip() for word in text.split(",")]

@@ -29,7 +29,7 @@ class Layout:
     around: re.Pattern[str]
 
     def explains(self, layers: Mapping[str, LayerShape]) -> bool:
-        """Whether all of these can be layers of this model. layers: by path."""
+        """Return whether all of these can be layers of this model. layers: by path."""
         return all(self._has(path, shape) for path, shape in layers.items())
 
     def _has(self, path: str, shape: LayerShape) -> bool:
@@ -41,7 +41,7 @@ class Layout:
         )
 
     def is_whole(self, layers: Mapping[str, LayerShape]) -> bool:
-        """Whether there is something in each of the model's blocks."""
+        """Return whether there is something in each of the model's blocks."""
         there = {(match[1], int(match[2])) for path in layers if (match := _IN_STACK.fullmatch(path))}
         return all(
             (stack, number) in there

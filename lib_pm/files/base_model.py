@@ -14,10 +14,10 @@ from lib_pm.files.reader import LoraFile
 
 # What gets around a refusal, for the user to read.
 FORCE = (
-    "Merge LoRAs of one model. To merge these all the same: --force, the tab's box for different base models, "
-    '"force": true over the API.'
+    "Merge LoRAs for the same model, or force the merge: --force on the command line, the tab's checkbox "
+    '"Merge LoRAs of different base models", "force": true over the API.'
 )
-IN_A_PROMPT = "Merge LoRAs of one model; pm=off in a LoRA's tag leaves it stacked beside the merge."
+IN_A_PROMPT = "Merge LoRAs for the same model; pm=off in a LoRA's tag stacks it instead of merging it."
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _apart(files: Sequence[LoraFile], common: Sequence[Family]) -> str:
     if not rest:
         return ""
     alone = files[rest[0]].path.name
-    return f"{alone} has no layer that another has, and nothing tells whether it is for their model: {_each(files)}."
+    return f"{alone} shares no layer with the others, and nothing shows whether it is for their model: {_each(files)}."
 
 
 def _each(files: Sequence[LoraFile]) -> str:
@@ -103,7 +103,7 @@ def _taken_for(file: LoraFile, family: Family) -> str:
     """A note if the other files decided what this one is for."""
     if not len(file.families) > len(family.ids) == 1:
         return ""
-    return f"{file.path.name} may be for {file.family.title}, and is taken for {family.title} as the others are"
+    return f"{file.path.name} may be for {file.family.title}; it is treated as {family.title}, like the others"
 
 
 def _own_word(file: LoraFile) -> str:
@@ -129,8 +129,8 @@ def _check_names(files: Sequence[LoraFile], family: Family) -> None:
         if not _named_alike(files[0], file, family):
             raise MergeInputError(
                 f"{files[0].path.name} and {file.path.name} name their layers differently ({_first(files[0])}, "
-                f"{_first(file)}), and names of {family.title} cannot be translated yet. "
-                "Use LoRAs of one naming scheme."
+                f"{_first(file)}), and names for {family.title} cannot be converted yet. "
+                "Use LoRAs with the same naming scheme."
             )
 
 

@@ -11,7 +11,7 @@ from lib_pm.core.visible import as_lines
 from lib_pm.families.families import kind
 from lib_pm.files.json_text import load_json
 from lib_pm.files.metadata import RECIPE_KEY, TAGS_KEY, merged_tags, too_long
-from lib_pm.files.reader import open_lora
+from lib_pm.files.reader import LoraFile, open_lora
 
 TAGS_SHOWN = 10
 
@@ -56,10 +56,10 @@ class Inspection:
             first = dict(list(self.tags.items())[:TAGS_SHOWN])
             lines.append(f"  tags: {_counts(first)}{' …' if len(self.tags) > TAGS_SHOWN else ''}")
         elif too_long(self.metadata):
-            lines.append(f"  tags: not read, {too_long(self.metadata)}")
+            lines.append(f"  tags: not read: {too_long(self.metadata)}")
         if self.recipe:
             names = ", ".join(str(lora.get("name")) for lora in self.recipe.get("loras", []))
-            lines.append(f"  merged here: {self.recipe.get('mode')} of {names}")
+            lines.append(f"  merged by Power Merger: {self.recipe.get('mode')} of {names}")
         shown = {key: value for key, value in self.metadata.items() if key not in (RECIPE_KEY, TAGS_KEY)}
         lines += [
             f"  {key}: {value if len(value) <= 100 else value[:99] + '…'}" for key, value in sorted(shown.items())
@@ -70,38 +70,43 @@ class Inspection:
 def inspect_file(path: Path) -> Inspection:
     """Read the header and the alphas of a LoRA file. What is no plain LoRA is refused with what it is."""
     with open_lora(path) as file:
-        family = file.family
-        layers = {
-            name: {
-                "shape": str(stored.shape),
-                "rank": stored.rank,
-                "alpha": file.alpha(name),
-                "block": family.block(family.name(name)),
-                "kind": kind(name),
-            }
-            for name, stored in file.layers.items()
+        return contents_of(file)
+
+
+def contents_of(file: LoraFile) -> Inspection:
+    """Return what is in an open LoRA file."""
+    family = file.family
+    layers = {
+        name: {
+            "shape": str(stored.shape),
+            "rank": stored.rank,
+            "alpha": file.alpha(name),
+            "block": family.block(family.name(name)),
+            "kind": kind(name),
         }
-        tags: Counter[str] = Counter()
-        for counts in merged_tags([file]).values():
-            tags.update(counts)
-        return Inspection(
-            file=path.name,
-            size=file.stamp.file.size,
-            family=family.title,
-            naming=file.naming,
-            dtypes=dict(Counter(file.dtype(name) for name in file.layers)),
-            layers=layers,
-            tags=dict(tags.most_common()),
-            metadata=dict(file.metadata),
-            recipe=_recipe(file.metadata.get(RECIPE_KEY, "")),
-            without_alpha=file.without_alpha,
-        )
+        for name, stored in file.layers.items()
+    }
+    tags: Counter[str] = Counter()
+    for counts in merged_tags([file]).values():
+        tags.update(counts)
+    return Inspection(
+        file=file.path.name,
+        size=file.stamp.file.size,
+        family=family.title,
+        naming=file.naming,
+        dtypes=dict(Counter(file.dtype(name) for name in file.layers)),
+        layers=layers,
+        tags=dict(tags.most_common()),
+        metadata=dict(file.metadata),
+        recipe=_recipe(file.metadata.get(RECIPE_KEY, "")),
+        without_alpha=file.without_alpha,
+    )
 
 
 def no_alpha(missing: int, layers: int) -> str:
     """What to say of a file with layers that have no alpha, "" if each has one: its strength may be another."""
     where = "" if missing == layers else f" in {missing} of {layers} layers"
-    return f"no alpha stored{where}: taken as the rank" if missing else ""
+    return f"no alpha stored{where}: the rank is used instead" if missing else ""
 
 
 def _recipe(text: str) -> dict[str, Any] | None:

@@ -25,13 +25,15 @@ def check_name(name: str, what: str = "name") -> str:
     if length > LONGEST:
         raise MergeInputError(f"The {what} {quoted(name)} has {length} bytes; allowed: {LONGEST}.")
     if bad := [described(char) for char in unseen(name)]:
-        raise MergeInputError(f"The {what} '{visible(name)}' holds {', '.join(bad)}, which cannot be seen.")
+        raise MergeInputError(f"The {what} '{visible(name)}' contains {', '.join(bad)}, which is invisible.")
     if bad := sorted(set(_FORBIDDEN.findall(name))):
-        raise MergeInputError(f"The {what} {quoted(name)} holds {' '.join(bad)}, which a file's name cannot.")
+        raise MergeInputError(
+            f"The {what} {quoted(name)} contains {' '.join(bad)}, which is not allowed in file names."
+        )
     if name.startswith(".") or name.endswith("."):
-        raise MergeInputError(f"The {what} {quoted(name)} is not allowed: it begins or ends with a dot.")
+        raise MergeInputError(f"The {what} {quoted(name)} is not allowed: it starts or ends with a dot.")
     if _DEVICE.fullmatch(name):
-        raise MergeInputError(f"The {what} {quoted(name)} is not allowed: on Windows it is a device.")
+        raise MergeInputError(f"The {what} {quoted(name)} is not allowed: Windows reserves it for a device.")
     return name
 
 
@@ -54,10 +56,12 @@ def check_folder(folder: str) -> str:
     """A folder below another as `a/b`, "" for that one itself; a MergeInputError if it leads out of it."""
     folder = folder.strip().replace("\\", "/")
     if folder.startswith("/") or re.match(r"[A-Za-z]:", folder):
-        raise MergeInputError(f"The folder {quoted(folder)} is absolute; allowed: one inside the LoRA folder.")
+        raise MergeInputError(
+            f"The folder {quoted(folder)} is an absolute path; allowed: a folder inside the LoRA folder."
+        )
     parts = [part for part in folder.split("/") if part]
     if len(parts) > DEEPEST:
-        raise MergeInputError(f"The folder is {len(parts)} folders deep; allowed: {DEEPEST}.")
+        raise MergeInputError(f"The folder is nested {len(parts)} levels deep; allowed: {DEEPEST}.")
     return "/".join(check_name(part, "folder") for part in parts)
 
 

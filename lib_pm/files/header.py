@@ -30,6 +30,7 @@ DTYPES = {
     "I8": torch.int8,
     "U8": torch.uint8,
 }
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
 MAX_LENGTH = 100_000_000  # of a header, in bytes: the format's own limit
 MAX_TENSORS = 1 << 15  # the largest LoRAs have some thousands
 MAX_LINES = 1 << 14  # of metadata; trainers write about a hundred
@@ -78,11 +79,11 @@ def read_header(file: IO[bytes], size: int) -> Header:
         raise Damaged(f"its header has {length} bytes; allowed: {MAX_LENGTH}")
     data = file.read(length)
     if len(data) < length:
-        raise Damaged("it was cut off while it was read")
+        raise Damaged("it was cut off while it was being read")
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise Damaged("its header is no UTF-8 text") from error
+        raise Damaged("its header is not UTF-8 text") from error
     del data
     entries, metadata = _Reader(text).header()
     _check_layout(entries, size - 8 - length)
@@ -103,16 +104,16 @@ class _Reader:
             if name == _METADATA:
                 metadata = self._metadata()
             elif name in entries:
-                raise Damaged(f"it has the tensor {name} twice")
+                raise Damaged(f"the tensor {name} appears twice")
             elif len(name) > MAX_NAME:
-                raise Damaged(f"a tensor's name has {len(name)} characters ({name[:40]}…); allowed: {MAX_NAME}")
+                raise Damaged(f"a tensor name has {len(name)} characters ({name[:40]}…); allowed: {MAX_NAME}")
             elif len(entries) == MAX_TENSORS:
-                raise Damaged(f"it has more than {MAX_TENSORS} tensors, which no LoRA has")
+                raise Damaged(f"it has more than {MAX_TENSORS} tensors; no LoRA has that many")
             else:
                 entries[name] = self._entry(name)
         self._skip_space()
         if self._at < len(self._text):
-            raise Damaged(f"there is something behind its header, at character {self._at}")
+            raise Damaged(f"there is extra text after its header, at character {self._at}")
         return entries, metadata
 
     def _metadata(self) -> dict[str, str]:
@@ -120,13 +121,13 @@ class _Reader:
             self._at += 4
             return {}
         metadata: dict[str, str] = {}
-        for name in self._names("a line of metadata"):
+        for name in self._names("a metadata entry"):
             if name in metadata:
-                raise Damaged(f"it has the metadata {name[:MAX_NAME]} twice")
+                raise Damaged(f"the metadata {name[:MAX_NAME]} appears twice")
             if len(metadata) == MAX_LINES:
-                raise Damaged(f"it has more than {MAX_LINES} lines of metadata")
+                raise Damaged(f"it has more than {MAX_LINES} metadata entries")
             if self._next() != '"':
-                raise Damaged(f"its metadata {name[:MAX_NAME]} is no text")
+                raise Damaged(f"its metadata {name[:MAX_NAME]} is not text")
             metadata[name] = self._string()
         return metadata
 
@@ -138,11 +139,11 @@ class _Reader:
         except (ValueError, RecursionError):
             value = None
         if not found or not value or not _is_entry(value):
-            raise Damaged(f"what it says of the tensor {name} cannot be read")
+            raise Damaged(f"its entry for the tensor {name} cannot be read")
         self._at = found.end()
         dtype, shape, (start, end) = value["dtype"], tuple(value["shape"]), value["data_offsets"]
         if dtype in DTYPES and math.prod(shape) * DTYPES[dtype].itemsize != end - start:
-            raise Damaged(f"the tensor {name} has {end - start} bytes, which is not what its shape and dtype take")
+            raise Damaged(f"the tensor {name} has {end - start} bytes, which does not match its shape and dtype")
         return Entry(dtype, shape, start, end)
 
     def _names(self, what: str) -> Iterator[str]:
@@ -168,7 +169,7 @@ class _Reader:
             if not text.isascii():
                 text.encode("utf-8")  # an escape can hold half a character
         except ValueError as error:
-            raise Damaged(f"a text in its header cannot be read, at character {self._at}") from error
+            raise Damaged(f"a string in its header cannot be read, at character {self._at}") from error
         return str(text)
 
     def _next(self) -> str:
@@ -191,7 +192,7 @@ class _Reader:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
-        raise ValueError("a name comes twice")
+        raise ValueError("a name appears twice")
     return value
 
 
@@ -214,4 +215,4 @@ def _check_layout(entries: dict[str, Entry], size: int) -> None:
             raise Damaged(f"the tensor {name} does not begin where the one before it ends")
         end = entry.end
     if end != size:
-        raise Damaged(f"its tensors end at {end} of {size} bytes")
+        raise Damaged(f"its tensors end at byte {end} of {size}")

@@ -25,9 +25,9 @@ def parse_json(text: str | bytes) -> Any:
         # An escape can hold half a character, which nothing can write or print.
         return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")) if _halved(text) else value
     except UnicodeError as error:
-        raise NotJson("it is no UTF-8 text") from error
+        raise NotJson("it is not UTF-8 text") from error
     except RecursionError as error:
-        raise NotJson("it is nested too deep") from error
+        raise NotJson("it is nested too deeply") from error
     except ValueError as error:
         raise NotJson(str(error)) from error
 
@@ -49,7 +49,7 @@ def _whole(digits: str) -> int:
 
 
 def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 def _halved(text: str) -> bool:

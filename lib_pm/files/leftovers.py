@@ -59,7 +59,7 @@ def _age(path: str) -> float:
 
 
 def _lock(file: IO[bytes]) -> bool | None:
-    """Whether the lock is ours now; None where the file system has no locks."""
+    """Return whether the lock is ours now; None where the file system has no locks."""
     if WINDOWS:
         return None
     import fcntl

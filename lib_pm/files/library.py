@@ -57,7 +57,8 @@ class Library:
         if self.aliases and (aliased := self.aliases.find(wanted, files)):
             return _only(aliased, name, names)
         hint = (
-            did_you_mean(wanted, sorted({path.stem for path in files})) or f" It holds {counted(len(files), 'LoRA')}."
+            did_you_mean(wanted, sorted({path.stem for path in files}))
+            or f" It contains {counted(len(files), 'LoRA')}."
         )
         raise MergeInputError(f"There is no LoRA {name!r} in the folder {self.folder.name or self.folder}.{hint}")
 
@@ -85,6 +86,6 @@ def _is_text(name: str) -> bool:
 def _only(matches: list[Path], name: str, names: dict[Path, str]) -> Path:
     if len(matches) > 1:
         raise MergeInputError(
-            f"{name!r} could be any of {', '.join(names[path] for path in matches)}; write it in full."
+            f"{name!r} could be any of {', '.join(names[path] for path in matches)}; write the full name."
         )
     return matches[0]

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from lib_pm import __version__
 from lib_pm.core.errors import MergeInputError
 from lib_pm.families.detect import SAYS, SD2_OR_NOT, named
 from lib_pm.files.json_text import MAX_LENGTH, load_json
+from lib_pm.version import __version__
 
 if TYPE_CHECKING:
     from lib_pm.files.base_model import BaseModel
@@ -122,7 +122,7 @@ def merged_tags(files: Iterable[LoraFile]) -> dict[str, dict[str, int]]:
 def too_long(metadata: Mapping[str, str]) -> str:
     """Why a file's tags are not read, "" if they are."""
     length = len(metadata.get(TAGS_KEY, ""))
-    return f"as {TAGS_KEY} has {length} characters, more than {MAX_LENGTH}" if length > MAX_LENGTH else ""
+    return f"{TAGS_KEY} has {length} characters, more than {MAX_LENGTH}" if length > MAX_LENGTH else ""
 
 
 def _base_model(files: Sequence[LoraFile], model: BaseModel) -> dict[str, str]:

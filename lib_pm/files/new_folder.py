@@ -16,7 +16,7 @@ def check_can_be_made(folder: Path, root: Path) -> None:
     there = next(place for place in (folder, *folder.parents) if place == root or place.exists())
     if there != root and not there.is_dir():
         name = folder.relative_to(root).as_posix()
-        raise MergeInputError(f"The folder {name!r} cannot be made: {there.name} is a file.")
+        raise MergeInputError(f"The folder {name!r} cannot be created: {there.name} is a file.")
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def made(folder: Path, root: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MergeInputError(
-            f"The folder {folder.relative_to(root).as_posix()!r} cannot be made: {reason(error)}."
+            f"The folder {folder.relative_to(root).as_posix()!r} cannot be created: {reason(error)}."
         ) from error
     try:
         yield

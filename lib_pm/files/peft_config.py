@@ -78,7 +78,7 @@ def read_peft_config(path: Path, metadata: Mapping[str, str]) -> tuple[PeftConfi
     try:
         written = parse_json(text)
         if not isinstance(written, dict):
-            raise NotJson("they are no JSON object")
+            raise NotJson("they are not a JSON object")
         components = _by_component(written) if _HEADER_KEY in metadata else {"": written}
         content = json.dumps(components, sort_keys=True).encode()
     except (NotJson, RecursionError) as error:
@@ -117,7 +117,7 @@ def _settings(path: Path, given: Mapping[str, Any]) -> PeftSettings:
     alpha, patterns, rslora = (given.get(key) for key in ("lora_alpha", "alpha_pattern", "use_rslora"))
     patterns = {} if patterns is None else patterns
     if not isinstance(patterns, dict):
-        raise _refusal(path, "alpha_pattern", patterns, "alphas by the names of layers")
+        raise _refusal(path, "alpha_pattern", patterns, "alphas by layer name")
     if not isinstance(rslora, bool | None):
         raise _refusal(path, "use_rslora", rslora, "true or false")
     alphas = {key: _number(path, f"alpha_pattern of {key[:100]}", value) for key, value in patterns.items()}

@@ -24,7 +24,7 @@ from lib_pm.families.families import Family, either
 from lib_pm.files.header import DTYPES, Entry
 from lib_pm.files.peft_config import PeftConfig, read_peft_config
 from lib_pm.files.stamps import Facts, Stamp
-from lib_pm.files.tensors import TensorFile
+from lib_pm.files.tensors import TensorFile, TensorsInMemory
 
 # A mid factor multiplied into the down factor may have this many numbers, or so many times those of the layer's own
 # factors, whichever is more. Of what models have, 3×3 at 2560 channels and rank 256 comes to 6 million; a file of a
@@ -146,7 +146,7 @@ class LoraFile:
 
     def __enter__(self) -> LoraFile:
         if not self.reopen():
-            raise MergeInputError(f"{self.path.name} was replaced since it was read; try again.")
+            raise MergeInputError(f"{self.path.name} was replaced after it was read; try again.")
         return self
 
     def __exit__(
@@ -161,7 +161,18 @@ def open_lora(path: Path) -> LoraFile:
     A MergeInputError names the file and says what is wrong: missing, not a safetensors file, truncated, a checkpoint,
     another kind of network (with its name), an up factor without a down factor, shapes that do not fit.
     """
-    file = TensorFile(path)
+    return _as_lora(path, TensorFile(path))
+
+
+def open_tensors(name: str, tensors: Mapping[str, Tensor]) -> LoraFile:
+    """Return a state dict as the open file that it would be: `open_lora` of what safetensors would write.
+
+    name: of the LoRA, in messages and reports. Errors as for `open_lora`.
+    """
+    return _as_lora(Path(name), TensorsInMemory(name, tensors))
+
+
+def _as_lora(path: Path, file: TensorFile) -> LoraFile:
     try:
         parts = _layers_by_name(path, file.entries)
         layers = {name: _stored_layer(path, file.entries, name, parts[name]) for name in sorted(parts)}
@@ -190,7 +201,7 @@ def _layers_by_name(path: Path, entries: Mapping[str, Entry]) -> dict[str, dict[
     if foreign:
         raise MergeInputError(_refusal(path, foreign, len(entries)))
     if not layers:
-        raise MergeInputError(f"{path.name} has no tensors in it.")
+        raise MergeInputError(f"{path.name} contains no tensors.")
     for name, parts in layers.items():
         for part, other in (("up", "down"), ("down", "up")):
             if part not in parts:
@@ -208,18 +219,18 @@ def _refusal(path: Path, foreign: list[str], count: int) -> str:
         )
     if len(foreign) == count and (kind := file_kind(foreign)):
         return f"{path.name} is {kind} (first tensor {foreign[0]}), not a LoRA."
-    return f"{path.name} has {len(foreign)} of {count} tensors that belong to no LoRA layer, first {foreign[0]}."
+    return f"{path.name} has {len(foreign)} of {count} tensors that belong to no LoRA layer, the first is {foreign[0]}."
 
 
 def _stored_layer(path: Path, entries: Mapping[str, Entry], name: str, keys: Mapping[Part, str]) -> StoredLayer:
     for part, key in keys.items():
         dtype = entries[key].dtype
         if dtype not in DTYPES or (part != "alpha" and not DTYPES[dtype].is_floating_point):
-            raise MergeInputError(f"{path.name}: {key} is of dtype {dtype}; allowed: floating point.")
+            raise MergeInputError(f"{path.name}: {key} has dtype {dtype}; allowed: floating point.")
     shapes = {part: entries[key].shape for part, key in keys.items()}
     numbers = math.prod(shapes.pop("alpha", ()))
     if numbers != 1:
-        raise MergeInputError(f"{path.name}: layer {name} has {numbers} numbers in {keys['alpha']}; allowed: one.")
+        raise MergeInputError(f"{path.name}: layer {name} has {numbers} values in {keys['alpha']}; allowed: one.")
     up, down, mid = shapes["up"], shapes["down"], shapes.get("mid")
     rank = up[1] if len(up) > 1 else 0
     kernel = (down if mid is None else mid)[2:]
@@ -228,16 +239,16 @@ def _stored_layer(path: Path, entries: Mapping[str, Entry], name: str, keys: Map
         fits = fits and mid[:2] == (rank, rank) and len(mid) == 4 and all(size == 1 for size in down[2:])
     if not fits or 0 in (*up, *down, *kernel):
         raise MergeInputError(
-            f"{path.name}: the factors of layer {name} do not fit each other: {_sizes(shapes)}; "
+            f"{path.name}: the factors of layer {name} do not fit together: {_sizes(shapes)}; "
             "allowed: up out×rank, down rank×in (convolutions with their kernel)."
         )
     if mid is not None:
         multiplied, stored = math.prod(down) * math.prod(kernel), sum(map(math.prod, shapes.values()))
         if multiplied > max(MOST_OF_MID, MOST_TIMES_STORED * stored):
             raise MergeInputError(
-                f"{path.name}: the mid factor of layer {name} is out of all proportion: {_sizes(shapes)} make "
-                f"{multiplied} numbers, from {stored} stored ones; allowed: {MOST_OF_MID}, or "
-                f"{MOST_TIMES_STORED} times those stored."
+                f"{path.name}: the mid factor of layer {name} expands too much: {_sizes(shapes)} give "
+                f"{multiplied} numbers from {stored} stored ones; allowed: {MOST_OF_MID}, or "
+                f"{MOST_TIMES_STORED} times the stored ones."
             )
     return StoredLayer(keys, LayerShape(up[0], down[1], kernel), rank)
 

@@ -15,13 +15,13 @@ from lib_pm.files.header import Damaged, OtherKind
 def reading(path: Path) -> Iterator[None]:
     """What the file system says inside, and a damaged header, as a MergeInputError that names the file."""
     if "\0" in str(path):
-        raise MergeInputError(f"{str(path)!r} is no path: it holds a zero byte.")
+        raise MergeInputError(f"{str(path)!r} is not a path: it contains a null byte.")
     try:
         yield
     except FileNotFoundError as error:
         raise MergeInputError(f"{path} does not exist; give a LoRA's .safetensors file.") from error
     except OSError as error:
-        hint = "; take fewer LoRAs at a time" if error.errno in (errno.EMFILE, errno.ENFILE) else ""
+        hint = "; use fewer LoRAs at a time" if error.errno in (errno.EMFILE, errno.ENFILE) else ""
         raise MergeInputError(f"{path} cannot be read: {error.strerror or error}{hint}.") from error
     except OtherKind as error:
         raise MergeInputError(f"{path.name} is {error}; give a LoRA's .safetensors file.") from error

@@ -7,14 +7,15 @@ import os
 import stat
 import threading
 from collections.abc import Iterable, Mapping
-from io import FileIO
+from io import BytesIO, FileIO
 from pathlib import Path
 
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.files.header import DTYPES, Entry, read_header
+from lib_pm.files.header import DTYPES, NAMES, Entry, read_header
 from lib_pm.files.reading import reading
 from lib_pm.files.stamps import MODEL, Facts
 
@@ -83,7 +84,7 @@ class TensorFile:
     def close(self) -> None:
         self._file.close()
 
-    def _opened(self) -> tuple[FileIO, Facts]:
+    def _opened(self) -> tuple[FileIO | BytesIO, Facts]:
         with reading(self._path):
             kind = os.stat(self._path).st_mode
             if stat.S_ISDIR(kind):
@@ -91,7 +92,7 @@ class TensorFile:
                 give = inside[0] if inside else "a LoRA's .safetensors file"
                 raise MergeInputError(f"{self._path} is a folder; give {give}.")
             if not stat.S_ISREG(kind):  # a pipe would wait for its writer
-                raise MergeInputError(f"{self._path} is no file; give a LoRA's .safetensors file.")
+                raise MergeInputError(f"{self._path} is not a file; give a LoRA's .safetensors file.")
             file = FileIO(self._path)
             facts = Facts.of(os.fstat(file.fileno()))
         if facts.size:
@@ -104,8 +105,30 @@ class TensorFile:
             self._file.seek(start)
             while len(buffer) and (read := self._file.readinto(buffer)):  # a system reads 2 GB at once at most
                 buffer = buffer[read:]
-            same = self.facts.same_content(os.fstat(self._file.fileno()))
+            same = self._is_same()
         if len(buffer):
-            raise MergeInputError(f"{self._path.name} was cut off while it was read.")
+            raise MergeInputError(f"{self._path.name} was cut off while it was being read.")
         if not same:
-            raise MergeInputError(f"{self._path.name} was changed while it was read; try again.")
+            raise MergeInputError(f"{self._path.name} was changed while it was being read; try again.")
+
+    def _is_same(self) -> bool:
+        return self.facts.same_content(os.fstat(self._file.fileno()))
+
+
+class TensorsInMemory(TensorFile):
+    """Tensors that are in no file, as the file that they would be: checked, hashed and read in the same way."""
+
+    def __init__(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """name: of the LoRA, for messages. The tensors are copied."""
+        for key, tensor in tensors.items():
+            if not isinstance(key, str) or not isinstance(tensor, Tensor) or tensor.dtype not in NAMES:
+                kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+                raise MergeInputError(f"{name}: {key} is {kind}; allowed: names with tensors of floating point.")
+        self._data = save({key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in tensors.items()})
+        super().__init__(Path(name))
+
+    def _opened(self) -> tuple[FileIO | BytesIO, Facts]:
+        return BytesIO(self._data), Facts(0, len(self._data), 0, 0)
+
+    def _is_same(self) -> bool:
+        return True  # a copy of its own

@@ -80,7 +80,7 @@ def write_text(target: Path, text: str, what: str, *, overwrite: bool = True) ->
             whole.file.write(data)
             whole.place()
     except UnicodeEncodeError as error:
-        why = f"it holds {text[error.start]!r}, which is no whole character"
+        why = f"it contains {text[error.start]!r}, which is not a complete character"
         raise MergeInputError(f"{what} could not be written: {why}.") from error
     except OSError as error:
         if isinstance(error, FileExistsError) and target.parent.is_dir():
@@ -96,14 +96,14 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def already_there(what: object) -> MergeInputError:
-    return MergeInputError(f"{what} is already there; choose another name or allow overwriting.")
+    return MergeInputError(f"{what} already exists; choose another name or allow overwriting.")
 
 
 def reason(error: OSError) -> str:
     """Why the system refused, in words of ours where we have them, never with a path."""
-    refused = "the folder or file may not be written to"
+    refused = "writing to the folder or file is not permitted"
     if leftovers.WINDOWS:
-        refused += ", or it is open: in another program, or as one of the LoRAs that this is made of"
+        refused += ", or the file is open in another program or is one of the LoRAs being merged"
     reasons = {
         errno.ENOSPC: "the disk is full",
         errno.EDQUOT: "the disk quota is used up",

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.files.file_names import check_name, twin
+from lib_pm.files.header import NAMES
 from lib_pm.files.whole_file import WholeFile, already_there, reason
 
-_DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64"}
 _LEGACY_START, _LEGACY_LENGTH = 0x100000, 0x10000
 
 
@@ -60,7 +60,7 @@ class StreamWriter:
         except OSError as error:
             raise _file_error(self.target, error) from error
         end = self._written + len(data)
-        self._entries[name] = _entry(_DTYPES[tensor.dtype], tuple(tensor.shape), self._written, end)
+        self._entries[name] = _entry(NAMES[tensor.dtype], tuple(tensor.shape), self._written, end)
         self._hash.update(data)
         self._written = end
 
@@ -110,7 +110,7 @@ def check_target(target: Path, overwrite: bool) -> None:
     """A MergeInputError if the file cannot be written there; asked before the work begins, not after it."""
     if target.suffix != ".safetensors":
         raise MergeInputError(f"The output {target} should end in .safetensors.")
-    check_name(target.stem, "output's name")
+    check_name(target.stem, "output name")
     try:
         if not target.parent.is_dir():
             raise MergeInputError(f"The output folder {target.parent} does not exist.")
@@ -120,8 +120,8 @@ def check_target(target: Path, overwrite: bool) -> None:
             raise already_there(target)
         if other := twin(target):
             raise MergeInputError(
-                f"{other.name} is in {target.parent} already, which on Windows and macOS is the same file as "
-                f"{target.name}; choose another name, or write it as that."
+                f"{other.name} already exists in {target.parent}, and on Windows and macOS is the same file as "
+                f"{target.name}; choose another name, or use that spelling."
             )
     except OSError as error:  # a folder that may not be entered, a name that is too long
         raise _file_error(target, error) from error

@@ -21,7 +21,7 @@ from lib_pm.files.reader import LoraFile, open_lora
 from lib_pm.files.reading import reading
 from lib_pm.files.stamps import Stamp
 from lib_pm.merging.merge import merge_plan
-from lib_pm.merging.plan import Plan, open_plan
+from lib_pm.merging.plan import MergePlan, open_plan
 from lib_pm.merging.progress import Progress, silent
 from lib_pm.merging.recipe import Recipe
 from lib_pm.merging.report import Report
@@ -112,7 +112,7 @@ class MergeCache:
         if merged.bytes > self.limit:  # it would push out all others, and itself with the next one
             merged.report.notes.append(
                 f"not cached: {merged.bytes / 2**20:.0f} MB exceeds the limit of {self.limit / 2**20:.0f} MB in the "
-                "settings, so each image merges anew"
+                "settings, so every image repeats the merge"
             )
             return
         self._merges[merged.key] = merged
@@ -124,7 +124,7 @@ class MergeCache:
 def _check_family(family: Family, model: str) -> None:
     wanted = FAMILIES.get(model)
     if wanted and family.ids & FAMILIES.keys() and wanted.id not in family.ids:
-        raise MergeInputError(f"The LoRAs are for {family.title}, and the loaded model is {wanted.title}.")
+        raise MergeInputError(f"The LoRAs are for {family.title}, but the loaded model is {wanted.title}.")
 
 
 def _stamp(path: Path) -> Stamp:
@@ -132,7 +132,7 @@ def _stamp(path: Path) -> Stamp:
         return Stamp.of(path)
 
 
-def _owners(plan: Plan, report: Report) -> dict[str, tuple[str, ...]]:
+def _owners(plan: MergePlan, report: Report) -> dict[str, tuple[str, ...]]:
     there = {layer.name for layer in report.layers}
     return {
         layer.name: tuple(plan.files[source.lora].name for source in layer.sources if source.weight)

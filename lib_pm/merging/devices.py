@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 
 from lib_pm.core.choices import DEVICES
-from lib_pm.core.errors import MergeInputError
+from lib_pm.core.errors import MergeInputError, counted
 
 Result = TypeVar("Result")
 MEMORY_SHARE = 0.4  # of the free memory, for each of two layers that are worked on side by side
@@ -32,7 +32,9 @@ def choose_device(name: str | None) -> torch.device:
         return torch.device("cuda" if count["cuda"] else "cpu")
     kind, colon, index = (name or "").partition(":")  # what a cleared dropdown gives is None
     if kind not in count or (colon and not (index.isascii() and index.isdecimal() and len(index) < 4)):
-        raise MergeInputError(f"device is {name!r}; allowed: {', '.join(DEVICES)}, or one of several GPUs as cuda:1.")
+        raise MergeInputError(
+            f"device is {name!r}; allowed: {', '.join(DEVICES)}, or one of several GPUs, such as cuda:1."
+        )
     if int(index or 0) >= count[kind]:
         there = [device for device, many in count.items() if many]
         if count["cuda"] > 1:
@@ -43,8 +45,8 @@ def choose_device(name: str | None) -> torch.device:
 
 def torch_dtype(name: str) -> torch.dtype:
     """name: one of DTYPES."""
-    found: torch.dtype = getattr(torch, name)
-    return found
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
 class Device:
@@ -82,7 +84,7 @@ class Device:
             if ran_out_of_memory(error):
                 if self.type == "cuda" and self._name != "auto":
                     raise MergeInputError(
-                        f"The memory of {self._name} is full at layer {layer}; device auto puts such layers on the CPU."
+                        f"{self._name} ran out of memory at layer {layer}; device auto computes such layers on the CPU."
                     ) from error
                 self.full.append(layer)
             elif self.type == "mps" and is_not_implemented(error):
@@ -117,10 +119,11 @@ class Device:
         if self.dtype(dtype) != torch_dtype(dtype):
             notes.append(f"computed in float32: the CPU is slow in {dtype}")
         if self.full:
-            notes.append(f"{len(self.full)} layers were done on the CPU: the device's memory was full")
+            notes.append(f"{counted(len(self.full), 'layer')} computed on the CPU: the device ran out of memory")
         if self.unknown:
-            said = next(iter(self.unknown.values()))
-            notes.append(f"{len(self.unknown)} layers were done on the CPU: {self.type} cannot compute them ({said})")
+            message = next(iter(self.unknown.values()))
+            layers = counted(len(self.unknown), "layer")
+            notes.append(f"{layers} computed on the CPU: {self.type} does not support them ({message})")
         return notes
 
 
@@ -133,10 +136,10 @@ def free_memory(device: torch.device) -> float:
 
 
 def ran_out_of_memory(error: Exception) -> bool:
-    """Whether a device said that its memory is full; MPS has no error class of its own for it."""
+    """Return whether a device said that its memory is full; MPS has no error class of its own for it."""
     return isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in str(error).lower()
 
 
 def is_not_implemented(error: Exception) -> bool:
-    """Whether MPS said that it lacks an operation or a dtype; which ones depends on the versions of torch and macOS."""
+    """Return whether MPS said that it lacks an operation or a dtype; it depends on the versions of torch and macOS."""
     return isinstance(error, NotImplementedError) or bool(re.search(r"\bMPS\b", str(error)))

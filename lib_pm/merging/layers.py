@@ -23,7 +23,7 @@ from lib_pm.core.scratch import Scratch
 from lib_pm.files.reader import LoraFile
 from lib_pm.merging.devices import Device, torch_dtype
 from lib_pm.merging.memory import NOTHING, Need
-from lib_pm.merging.plan import Plan, PlannedLayer, Source
+from lib_pm.merging.plan import MergePlan, PlannedLayer, Source
 from lib_pm.merging.precision import full_precision
 from lib_pm.merging.progress import Progress
 from lib_pm.merging.threads import own_threads
@@ -56,6 +56,17 @@ class Finished:
     alpha: int
     kept: float
     total: float
+
+    @property
+    def is_zero(self) -> bool:
+        """The layer changes nothing: one of its factors is all zeros."""
+        factors = [tensor for name, tensor in self.tensors.items() if not name.endswith(".alpha")]
+        return not all(bool(tensor.any()) for tensor in factors)
+
+    @property
+    def full_bytes(self) -> int:
+        """What it takes at full rank; 0 for factors."""
+        return sum(tensor.nbytes for name, tensor in self.tensors.items() if name.endswith(FULL))
 
 
 def run_layers(
@@ -104,12 +115,14 @@ def read_layer(file: LoraFile, name: str) -> Layer:
     if not layer.most <= LARGEST:
         raise MergeInputError(
             f"{file.path.name}: layer {name} is too large to compute with: the norm of its change may be "
-            f"{layer.most:.3g}; allowed: up to {LARGEST:.0e}, as float32 cannot hold the squares of more."
+            f"{layer.most:.3g}; allowed: up to {LARGEST:.0e}, because float32 cannot hold squares beyond it."
         )
     return layer
 
 
-def layer_merger(plan: Plan, device: Device, memo: Memo | None = None) -> Callable[[PlannedLayer], Finished | None]:
+def layer_merger(
+    plan: MergePlan, device: Device, memo: Memo | None = None
+) -> Callable[[PlannedLayer], Finished | None]:
     """The work of a merge: read a planned layer's sources, merge them, convert to the dtype of the file.
 
     memo: holds what other merges have read and found out, see `merge_layer`.
@@ -154,7 +167,7 @@ def layer_merger(plan: Plan, device: Device, memo: Memo | None = None) -> Callab
     return work
 
 
-def memory_of(plan: Plan, planned: PlannedLayer, device: Device) -> int:
+def memory_of(plan: MergePlan, planned: PlannedLayer, device: Device) -> int:
     """About how many bytes it takes to merge a layer there."""
     recipe, ranks = plan.recipe, plan.ranks(planned)
     return memory_needed(recipe.mode, planned.shape, ranks, recipe.options, device.dtype(recipe.dtype), device.type)
@@ -199,7 +212,7 @@ def _stored(tensor: Tensor, what: str, planned: PlannedLayer, dtype: torch.dtype
     if not all_finite(stored):
         raise MergeInputError(
             f"Layer {planned.name}, merged from {', '.join(owners)}, has a value of {float(tensor.abs().max()):.3g} in "
-            f"its {what}, and {str(dtype).removeprefix('torch.')} ends at {torch.finfo(dtype).max:.3g}; "
+            f"its {what}, but {str(dtype).removeprefix('torch.')} ends at {torch.finfo(dtype).max:.3g}; "
             "use smaller strengths, or save as float32 or bfloat16."
         )
     return stored

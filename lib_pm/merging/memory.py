@@ -15,7 +15,7 @@ from lib_pm.merging.plan import PlannedLayer
 Result = TypeVar("Result")
 MOST = 0.8  # of the free memory, for layers side by side: how much they take is known to about a fifth
 THREAD = 72 << 20  # addresses that a thread reserves for its stack and for what it will allocate
-ADVICE = "Take fewer LoRAs at once, or close what else needs memory"
+ADVICE = "Use fewer LoRAs at once, or close other programs that need memory"
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Need:
             return wanted
         most = self.layer(largest)
         if most > free:
-            held = f" beside the {_size(self.held)} of the result" if self.held else ""
+            held = f" on top of {_size(self.held)} for the result" if self.held else ""
             raise MergeInputError(
-                f"Layer {largest.name} takes about {_size(most)} of memory{held}, and "
-                f"{_size(free + self.held)} are free. {self.advice}."
+                f"Layer {largest.name} needs about {_size(most)} of memory{held}, but only "
+                f"{_size(free + self.held)} is free. {self.advice}."
             )
         return max(1, min(wanted, int(MOST * free / most))) if most else wanted
 
@@ -51,9 +51,9 @@ class Need:
                 if not is_full(error):
                     raise
                 free = free_memory()
-                left = "" if math.isinf(free) else f"; {_size(free)} are free"
+                left = "" if math.isinf(free) else f"; {_size(free)} is free"
                 raise MergeInputError(
-                    f"The memory is full at layer {layer.name}, which takes about {_size(self.layer(layer))}{left}. "
+                    f"Out of memory at layer {layer.name}, which needs about {_size(self.layer(layer))}{left}. "
                     f"{self.advice}."
                 ) from error
 
@@ -64,9 +64,9 @@ NOTHING = Need(lambda layer: 0)
 
 
 def is_full(error: Exception) -> bool:
-    """Whether numpy, torch (on Linux and macOS, on Windows) or C++ below it says so."""
-    said = ("can't allocate memory", "not enough memory", "bad_alloc")
-    return isinstance(error, MemoryError) or any(words in str(error) for words in said)
+    """Return whether numpy, torch (on Linux and macOS, on Windows) or C++ below it says so."""
+    messages = ("can't allocate memory", "not enough memory", "bad_alloc")
+    return isinstance(error, MemoryError) or any(words in str(error) for words in messages)
 
 
 def free_memory(root: Path = Path("/")) -> float:

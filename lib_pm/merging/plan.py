@@ -21,7 +21,9 @@ from lib_pm.files.reader import LoraFile, open_lora
 from lib_pm.merging.progress import Progress, silent
 from lib_pm.merging.recipe import LoraUse, Recipe
 
-File = TypeVar("File", LoraUse, LoraFile)
+Named = TypeVar("Named", LoraUse, LoraFile)
+# A layer so large that it does not limit a rank: the recipe and the LoRAs alone decide it.
+_LARGEST = LayerShape(sys.maxsize, sys.maxsize)
 
 
 @dataclass(frozen=True)
@@ -49,14 +51,17 @@ class PlannedLayer:
 
 @dataclass(frozen=True)
 class Plan:
-    """The layers in the order in which they are written, and the open files. left_out: layers without any weight."""
+    """The layers in the order in which they are written, and the open files. left_out: layers without any weight.
 
-    recipe: Recipe
+    alpha: of all layers that are written.
+    """
+
     files: tuple[LoraFile, ...]
     model: BaseModel
     naming: Naming
     layers: tuple[PlannedLayer, ...]
     left_out: tuple[PlannedLayer, ...]
+    alpha: int
 
     def ranks(self, layer: PlannedLayer) -> list[int]:
         """The stored ranks of the LoRAs that have a weight in a layer."""
@@ -66,21 +71,31 @@ class Plan:
     def family(self) -> Family:
         return self.model.family
 
-    @property
-    def alpha(self) -> int:
-        """The alpha of all layers that are written: the rank of most of them.
-
-        From the files and the recipe as a whole, so that a layer's bytes do not depend on which others are merged.
-        """
-        uses = zip(self.recipe.loras, self.files, strict=True)
-        ranks = [file.common_rank for use, file in uses if use.model or use.clip]
-        any_layer = LayerShape(sys.maxsize, sys.maxsize)
-        rank = merged_rank(self.recipe.mode, any_layer, ranks, self.recipe.options)
-        return rank if 0 < rank < sys.maxsize else 1  # at full rank no layer has an alpha
-
     def contents(self, progress: Progress) -> list[str]:
         """The hash of each file's content; to read them all may take longer than the merge."""
-        return [file.content for file in _told(self.files, progress)]
+        return [file.content for file in _announced(self.files, progress)]
+
+
+@dataclass(frozen=True)
+class MergePlan(Plan):
+    """The plan of a recipe."""
+
+    recipe: Recipe
+
+
+@contextmanager
+def open_one(
+    path: Path, progress: Progress = silent, open_file: Callable[[Path], LoraFile] = open_lora
+) -> Iterator[Plan]:
+    """Open one LoRA, whose layers are planned at the ranks that they have; it is closed at the end."""
+    with _opened([LoraUse(path)], open_file, progress) as files:
+        (file,) = files
+        model = common_model(files)
+        layers = tuple(
+            PlannedLayer(name, file.layers[written].shape, (Source(0, written, 1.0, False),), file.layers[written].rank)
+            for name, ((_, written),) in sorted(_owners(files, model.family, progress).items())
+        )
+        yield Plan(files, model, _naming(files, model.family), layers, (), file.common_rank)
 
 
 @contextmanager
@@ -91,31 +106,51 @@ def open_plan(
     progress: Progress = silent,
     force: bool = False,
     way_out: str = FORCE,
-) -> Iterator[Plan]:
+) -> Iterator[MergePlan]:
     """Open the recipe's files and plan the merge; the files are closed at the end.
 
     open_file: gives the file of a path, which may have been read before.
     A MergeInputError says which LoRAs do not belong together, and why; force, way_out: see `common_model`.
     """
-    with ExitStack() as stack:
-        files = tuple(stack.enter_context(open_file(use.path)) for use in _told(recipe.loras, progress))
+    with _opened(recipe.loras, open_file, progress) as files:
         model = common_model(files, force=force, way_out=way_out)
-        family = model.family
-        naming: Naming = "kohya" if family.canonical or any(file.naming == "kohya" for file in files) else "peft"
-        planned = _plan_layers(recipe, files, family, progress)
+        planned = _plan_layers(recipe, files, model.family, progress)
         layers = tuple(layer for layer in planned if any(source.weight for source in layer.sources))
         left_out = tuple(layer for layer in planned if not any(source.weight for source in layer.sources))
-        yield Plan(recipe, files, model, naming, layers, left_out)
+        yield MergePlan(files, model, _naming(files, model.family), layers, left_out, _alpha(recipe, files), recipe)
 
 
-def _told(files: Sequence[File], progress: Progress) -> Iterator[File]:
-    """The files, each one told before it is read."""
+@contextmanager
+def _opened(
+    uses: Sequence[LoraUse], open_file: Callable[[Path], LoraFile], progress: Progress
+) -> Iterator[tuple[LoraFile, ...]]:
+    with ExitStack() as stack:
+        yield tuple(stack.enter_context(open_file(use.path)) for use in _announced(uses, progress))
+
+
+def _announced(files: Sequence[Named], progress: Progress) -> Iterator[Named]:
+    """Yield the files, each after `progress` has its name."""
     for index, file in enumerate(files):
         progress(index, len(files), file.name, "files")
         yield file
 
 
-def _plan_layers(recipe: Recipe, files: tuple[LoraFile, ...], family: Family, progress: Progress) -> list[PlannedLayer]:
+def _naming(files: Sequence[LoraFile], family: Family) -> Naming:
+    return "kohya" if family.canonical or any(file.naming == "kohya" for file in files) else "peft"
+
+
+def _alpha(recipe: Recipe, files: Sequence[LoraFile]) -> int:
+    """Return the rank of most layers that are written.
+
+    From the files and the recipe as a whole, so that a layer's bytes do not depend on which others are merged.
+    """
+    ranks = [file.common_rank for use, file in zip(recipe.loras, files, strict=True) if use.model or use.clip]
+    rank = merged_rank(recipe.mode, _LARGEST, ranks, recipe.options)
+    return rank if 0 < rank < _LARGEST.max_rank else 1  # at full rank no layer has an alpha
+
+
+def _owners(files: Sequence[LoraFile], family: Family, progress: Progress) -> dict[str, list[tuple[int, str]]]:
+    """Return by layer the LoRAs that have it: their indices, and what the layer is called there."""
     owners: dict[str, list[tuple[int, str]]] = {}
     read = len(files)
     for index, file in enumerate(files):
@@ -127,12 +162,17 @@ def _plan_layers(recipe: Recipe, files: tuple[LoraFile, ...], family: Family, pr
                 raise MergeInputError(f"{file.path.name} has layer {name} twice: as {seen[name]} and as {written}.")
             seen[name] = written
             owners.setdefault(name, []).append((index, written))
+    return owners
+
+
+def _plan_layers(recipe: Recipe, files: tuple[LoraFile, ...], family: Family, progress: Progress) -> list[PlannedLayer]:
+    owners = _owners(files, family, progress)
     block_weights = [
         parse_block_weights(use.lbw, family, use.name) if use.lbw else BlockWeights() for use in recipe.loras
     ]
     planned = []
     for name in sorted(owners):
-        progress(read, read, name, "files")
+        progress(len(files), len(files), name, "files")
         planned.append(_plan_layer(name, owners[name], recipe, files, family, block_weights))
     return planned
 
@@ -150,7 +190,9 @@ def _plan_layer(
     for layer in stored:
         if not layer.shape.fits(shape):
             each = ", ".join(f"{files[i].path.name} {files[i].layers[w].shape}" for i, w in owners)
-            raise MergeInputError(f"Layer {name} changes weights of different shapes: {each}. Different base models?")
+            raise MergeInputError(
+                f"Layer {name} changes weights of different shapes: {each}. Are the LoRAs for different base models?"
+            )
     block, layer_kind, is_clip = family.block(name), kind(name), parse_name(name)[0].startswith("te")
     selected = layer_kind in recipe.layers and recipe.apply != ("model" if is_clip else "clip")
     sources = []

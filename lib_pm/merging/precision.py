@@ -40,7 +40,7 @@ class Settings:
         return cls(overall, *(backend.fp32_precision if backend else "" for backend in _backends()))
 
     def is_full(self, device: str) -> bool:
-        """Whether that kind of device multiplies in full by them."""
+        """Return whether that kind of device multiplies in full by them."""
         if device not in ("cpu", "cuda"):
             return True
         newer = self.cpu if device == "cpu" else self.cuda

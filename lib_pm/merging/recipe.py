@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
 import lib_pm.core.methods  # noqa: F401 (registers the modes)
-from lib_pm.core.choices import APPLY, DTYPES, Apply
-from lib_pm.core.errors import MergeInputError, quoted
+from lib_pm.core.choices import APPLY, DTYPES, SHORT_DTYPES, Apply
+from lib_pm.core.errors import Faults, MergeInputError, quoted
 from lib_pm.core.excess import Precision
 from lib_pm.core.params import FACTOR, OptionValue, parse_factor
-from lib_pm.core.registry import Mode, find_mode
-from lib_pm.families.blocks import expand_preset
+from lib_pm.core.registry import Choice, Mode, find_mode
+from lib_pm.families.blocks import check_block_weights, expand_preset
 from lib_pm.families.families import KINDS, Kind
+from lib_pm.prompt.parse import Request
 
 DEFAULT_MODE = "concat"  # exactly the WebUI's own stacking
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-
-_SHORT_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp64": "float64"}
 
 
 @dataclass(frozen=True)
@@ -87,15 +86,27 @@ def make_recipe(
     loras: Iterable[LoraUse],
     mode: str,
     options: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> Recipe:
+    """Return the recipe of a mode and options that are not checked yet: the rest of them at their defaults.
+
+    settings: as of `recipe_of`.
+    """
+    return recipe_of(loras, find_mode(mode).choice(options), **settings)
+
+
+def recipe_of(
+    loras: Iterable[LoraUse],
+    choice: Choice,
     *,
     presets: Mapping[str, str] | None = None,
-    apply: str = "model + clip",
+    apply: str = APPLY[0],
     layers: Iterable[str] = KINDS,
     dtype: str = "float32",
     save_dtype: str = "float16",
     precision: str = "normal",
 ) -> Recipe:
-    """A recipe from what the user wrote: mode found, options checked and filled with defaults, presets expanded."""
+    """Return the recipe of LoRAs with their files: settings checked, presets expanded. See `Recipe`."""
     uses = tuple(
         LoraUse(
             use.path,
@@ -106,20 +117,51 @@ def make_recipe(
         for use in loras
     )
     if not uses:
-        raise MergeInputError("There is no LoRA to merge; give at least one.")
-    found = find_mode(mode)
+        raise MergeInputError("There are no LoRAs to merge; add at least one.")
     chosen = {_one_of("layers", kind.strip(), KINDS) for kind in layers}
     kinds = tuple(kind for kind in KINDS if kind in chosen)
     return Recipe(
         uses,
-        found,
-        found.values(options or {}),
+        choice.mode,
+        choice.values,
         _one_of("apply", apply, APPLY),
         kinds,
         dtype_name("dtype", dtype),
         dtype_name("save_dtype", save_dtype),
-        _one_of("precision", precision if found.approximates else "normal", PRECISIONS),
+        _one_of("precision", precision if choice.mode.approximates else "normal", PRECISIONS),
     )
+
+
+def recipe_from_request(
+    request: Request,
+    find: Callable[[str], Path],
+    presets: Callable[[], Mapping[str, str]],
+    *,
+    faults: Faults | None = None,
+    **settings: Any,
+) -> Recipe:
+    """Return the recipe of what a text asks for: its merged LoRAs in its mode, or in `concat` without one.
+
+    find: gives the file of a LoRA's name. presets: gives the block weights by name; only called if a LoRA has some.
+    faults: what is known to be wrong with the text. settings: as of `recipe_of`. A MergeInputError names all that is
+    wrong: these faults, the LoRAs that are not found, the block weights that no model has.
+    """
+    faults, uses = faults or Faults(), []
+    known = presets() if any(tag.lbw for tag in request.merged) else {}
+    weights = []
+    for tag in request.merged:
+        weights.append((tag.lbw, tag.name))
+        with faults.collected():
+            uses.append(LoraUse(find(tag.name), tag.model, tag.clip, tag.lbw))
+            weights[-1] = (tag.lbw, uses[-1].name)
+    # What only some models have is refused by the plan, which knows the LoRAs' models.
+    check = check_block_weights if faults else expand_preset
+    for lbw, name in weights:
+        with faults.collected():
+            if lbw:
+                check(lbw, known, name)
+    faults.tell()
+    return recipe_of(uses, request.choice or find_mode(DEFAULT_MODE).choice(), presets=known, **settings)
 
 
 def recipe_from_json(value: Mapping[str, Any], paths: Iterable[Path]) -> Recipe:
@@ -129,7 +171,7 @@ def recipe_from_json(value: Mapping[str, Any], paths: Iterable[Path]) -> Recipe:
     """
     written, paths = _part(value, "loras", list), list(paths)
     if len(written) != len(paths):
-        raise MergeInputError(f"The recipe is of {len(written)} LoRAs, {len(paths)} were given.")
+        raise MergeInputError(f"The recipe has {len(written)} LoRAs, but {len(paths)} were given.")
     uses = [
         LoraUse(path, _part(lora, "model", (int, float)), _part(lora, "clip", (int, float)), _part(lora, "lbw", str))
         for path, lora in zip(paths, written, strict=True)
@@ -151,13 +193,13 @@ def recipe_from_json(value: Mapping[str, Any], paths: Iterable[Path]) -> Recipe:
 def _part(value: object, name: str, kind: type | tuple[type, ...]) -> Any:
     """A part of a recipe as it was written, of the type that it has to be."""
     if not isinstance(value, dict) or name not in value:
-        raise MergeInputError(f"This is not a recipe of Power Merger: {name} is missing in {quoted(value)}.")
+        raise MergeInputError(f"This is not a Power Merger recipe: {name} is missing in {quoted(value)}.")
     return _typed(name, value[name], kind)
 
 
 def _typed(name: str, part: object, kind: type | tuple[type, ...]) -> Any:
     if not isinstance(part, kind) or isinstance(part, bool):
-        raise MergeInputError(f"This is not a recipe of Power Merger: {name} is {quoted(part)}.")
+        raise MergeInputError(f"This is not a Power Merger recipe: {name} is {quoted(part)}.")
     return part
 
 
@@ -171,7 +213,7 @@ def _strength(value: float, use: LoraUse) -> float:
 
 def dtype_name(what: str, text: str) -> str:
     """float32 of `float32` or `fp32`."""
-    name: str = _one_of(what, _SHORT_DTYPES.get(text, text), DTYPES)
+    name: str = _one_of(what, SHORT_DTYPES.get(text, text), DTYPES)
     return name
 
 

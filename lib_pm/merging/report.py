@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lib_pm.core.errors import counted
 from lib_pm.core.visible import as_lines
 from lib_pm.files.contents import no_alpha
 from lib_pm.files.reader import LoraFile
@@ -73,13 +74,15 @@ class Report:
             alpha = f", {lora.no_alpha}" if lora.no_alpha else ""
             lines.append(f"  {lora.name}: {lora.used} of {lora.layers} layers used{off}{alpha}")
         ranks = Counter(layer.rank for layer in self.layers)
-        lines.append(f"  result: {len(self.layers)} layers, rank {_ranks(ranks)}")
+        lines.append(f"  result: {counted(len(self.layers), 'layer')}, rank {_ranks(ranks)}")
         for reason, count in Counter(self.left_out.values()).items():
             first = next(name for name, why in self.left_out.items() if why == reason)
-            lines.append(f"  left out: {count} layers, {reason} (first {first})")
+            lines.append(f"  left out: {counted(count, 'layer')}, {reason} (first {first})")
         if self.kept_energy is not None:
             lowest = min((layer for layer in self.layers if layer.kept_energy is not None), key=_energy)
-            lines.append(f"  kept energy: {self.kept_energy:.2%} in all, least {_energy(lowest):.2%} in {lowest.name}")
+            lines.append(
+                f"  kept energy: {self.kept_energy:.2%} overall, lowest {_energy(lowest):.2%} in {lowest.name}"
+            )
         lines += [f"  note: {note}" for note in self.notes]
         if every_layer:
             lines += [f"  {layer.name}: rank {layer.rank}{_energy_text(layer)}" for layer in self.layers]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, closing
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,17 +15,19 @@ from lib_pm.core.layers import Layer
 from lib_pm.core.merge_layer import MergedLayer, memory_needed
 from lib_pm.core.registry import MODES
 from lib_pm.files.metadata import merged_metadata
+from lib_pm.files.reader import LoraFile, open_lora
 from lib_pm.files.writer import check_target
 from lib_pm.merging.devices import Device, torch_dtype
-from lib_pm.merging.layers import Finished, default_workers, finish, read_layer, run_layers
+from lib_pm.merging.layers import Finished, default_workers, finish, read_layer
 from lib_pm.merging.memory import Need
-from lib_pm.merging.merge import write_layers
-from lib_pm.merging.plan import Plan, PlannedLayer, open_plan
+from lib_pm.merging.plan import Plan, PlannedLayer, open_one
 from lib_pm.merging.progress import Progress, silent
-from lib_pm.merging.recipe import LoraUse, dtype_name, make_recipe
-from lib_pm.merging.report import Report, ReportWriter
+from lib_pm.merging.recipe import dtype_name
+from lib_pm.merging.report import Report
+from lib_pm.merging.run import Result, Run
 
 NO_LIMIT = 1 << 20  # a rank that no layer has: a dynamic rule alone decides
+_SUM = MODES["add_svd"]  # whose truncation a resize is, of one LoRA
 MIN_SINGULAR_VALUE = 1e-6  # a layer whose largest one is not above this is zero, and gets rank 1
 
 
@@ -85,7 +85,7 @@ def parse_dynamic(text: str) -> Dynamic:
     except ValueError:
         target = -1.0
     if not (1 <= target < float("inf") if name == "sv_ratio" else 0 < target <= 1):
-        allowed = "a number, 1 or more" if name == "sv_ratio" else "a number above 0, up to 1"
+        allowed = "a number, 1 or more" if name == "sv_ratio" else "a number above 0 and up to 1"
         raise MergeInputError(f"{name} is {quoted(number)}; allowed: {allowed}.")
     return Dynamic(name, target)
 
@@ -102,6 +102,14 @@ class NewRank:
         for what, value in (("rank", self.rank), ("conv rank", self.conv_rank)):
             if value is not None and value < 1:
                 raise MergeInputError(f"The {what} is {value}; allowed: a whole number, 1 or more.")
+
+    @classmethod
+    def of(
+        cls, rank: int | None, conv_rank: int | None = None, dynamic: str = "", max_rank: int | None = None
+    ) -> NewRank:
+        """Return what a user asks for. rank None: the dynamic rule alone decides. max_rank: limits it too."""
+        limits = [limit for limit in (rank, max_rank) if limit is not None]
+        return cls(min(limits, default=NO_LIMIT), conv_rank, parse_dynamic(dynamic) if dynamic else None)
 
     def limit(self, planned: PlannedLayer) -> int:
         """No more than the layer has: there is nothing to fill it with."""
@@ -130,74 +138,74 @@ def resize_to_file(
 ) -> Report:
     """Write `source` at another rank. The scale goes into the factors. keep: which metadata, see `metadata.KEEP`."""
     check_target(target, overwrite)
-    with _open(source, progress) as plan:
-        run = ResizeRun(plan, new, save_dtype, device, progress, workers)
+    with open_one(source, progress) as plan:
+        run = _run(plan, new, save_dtype, device, progress, workers)
         metadata = merged_metadata(plan.files, plan.model, target.stem, None, keep=keep)
-        with closing(iter(run)) as layers:  # an error in writing ends the work at once
-            write_layers(target, layers, plan.layers, plan.naming, metadata, overwrite=overwrite)
-        report = run.report()
-    report.file, report.size = str(target), target.stat().st_size
-    return report
+        run.write(target, metadata, overwrite=overwrite)
+        return _report(run)
+
+
+def resize_in_memory(
+    source: Path,
+    new: NewRank,
+    open_file: Callable[[Path], LoraFile] = open_lora,
+    *,
+    save_dtype: str = "float16",
+    device: str = "auto",
+    progress: Progress = silent,
+    workers: int | None = None,
+) -> Result:
+    """Return the LoRA at another rank, which can be saved later. open_file: see `open_plan`."""
+    with open_one(source, progress, open_file) as plan:
+        run = _run(plan, new, save_dtype, device, progress, workers)
+        layers = list(run)
+        return Result(_report(run), plan, layers)
 
 
 def preview_resize(
     source: Path, new: NewRank, *, save_dtype: str = "float16", device: str = "auto", progress: Progress = silent
 ) -> Report:
-    """What `resize_to_file` would report, with nothing written; the size is that of the tensors."""
-    with _open(source, progress) as plan:
-        run = ResizeRun(plan, new, save_dtype, device, progress, None)
+    """Return what `resize_to_file` would report, with nothing written or kept; the size is that of the tensors."""
+    with open_one(source, progress) as plan:
+        run = _run(plan, new, save_dtype, device, progress, None)
         size = sum(tensor.nbytes for finished in run for tensor in finished.tensors.values())
-        report = run.report()
+        report = _report(run)
     report.size = size
     return report
 
 
-def _open(source: Path, progress: Progress) -> AbstractContextManager[Plan]:
-    return open_plan(make_recipe([LoraUse(source)], "concat"), progress=progress)
+def _run(plan: Plan, new: NewRank, save_dtype: str, device: str, progress: Progress, workers: int | None) -> Run:
+    (file,) = plan.files
+    dtype, where = torch_dtype(dtype_name("save_dtype", save_dtype)), Device(device)
 
+    def memory_of(planned: PlannedLayer) -> int:
+        options = {"svd_rank": new.limit(planned)}
+        return memory_needed(_SUM, planned.shape, plan.ranks(planned), options, torch.float32, where.type)
 
-class ResizeRun:
-    """Iterates over the finished layers of a plan of one LoRA and keeps the report."""
-
-    def __init__(
-        self, plan: Plan, new: NewRank, save_dtype: str, device: str, progress: Progress, workers: int | None
-    ) -> None:
-        self._plan, self._new, self._progress = plan, new, progress
-        self._dtype = torch_dtype(dtype_name("save_dtype", save_dtype))
-        self._start = time.perf_counter()
-        self._device = Device(device)
-        self._workers = default_workers(plan.recipe.mode, self._device) if workers is None else workers
-        file = plan.files[0]
-        self._report = ReportWriter(f"{file.path.name} resized to {new}", [file])
-
-    def __iter__(self) -> Generator[Finished, None, None]:
-        need = Need(self._memory_of)
-        layers = run_layers(self._plan.layers, self._work, self._progress, self._workers, self._device.type, need)
-        for planned, finished in layers:
-            self._report.add(planned, finished, "")
-            if finished:
-                yield finished
-
-    def _work(self, planned: PlannedLayer) -> Finished:
-        plan, new = self._plan, self._new
-        file = plan.files[0]
+    def work(planned: PlannedLayer) -> Finished:
         layer = read_layer(file, planned.sources[0].name)
-        resized = self._device.run(
+        resized = where.run(
             planned.name,
-            self._memory_of(planned),
+            memory_of(planned),
             lambda to: resize_layer(layer.to(to), new.limit(planned), new.dynamic),
         )
-        return finish(planned, resized, plan.naming, self._dtype, min(new.rank, plan.alpha), [file.path.name])
+        return finish(planned, resized, plan.naming, dtype, min(new.rank, plan.alpha), [file.path.name])
 
-    def _memory_of(self, planned: PlannedLayer) -> int:
-        """As for the sum of one LoRA, whose truncation a resize is."""
-        options, ranks = {"svd_rank": self._new.limit(planned)}, self._plan.ranks(planned)
-        return memory_needed(MODES["add_svd"], planned.shape, ranks, options, torch.float32, self._device.type)
+    return Run(
+        plan,
+        f"{file.path.name} resized to {new}",
+        work,
+        need=Need(memory_of),
+        device=where,
+        workers=default_workers(_SUM, where) if workers is None else workers,
+        progress=progress,
+    )
 
-    def report(self) -> Report:
-        report = self._report.finish(time.perf_counter() - self._start)
-        report.notes += [*self._plan.model.notes, *self._device.notes()]
-        return report
+
+def _report(run: Run) -> Report:
+    report = run.report()
+    report.notes += [*run.plan.model.notes, *run.device.notes()]
+    return report
 
 
 def resize_layer(layer: Layer, max_rank: int, dynamic: Dynamic | None = None) -> MergedLayer:

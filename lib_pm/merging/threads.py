@@ -39,7 +39,7 @@ def compute_alone() -> None:
 
 
 def is_alone() -> bool:
-    """Whether torch, and each library that it computes with, takes one thread for what this thread does."""
+    """Return whether torch, and each library that it computes with, takes one thread for what this thread does."""
     return set(re.findall(r"get_(?:max|num)_threads\(\) : (\d+)", torch.__config__.parallel_info())) == {"1"}
 
 

@@ -58,17 +58,15 @@ def apply(pipeline: Any, tensors: Mapping[str, Tensor], *, name: str = NAME) -> 
     """
     _require_peft()
     if not hasattr(pipeline, "load_lora_weights"):
-        raise MergeInputError(f"A {type(pipeline).__name__} takes no LoRA.")
+        raise MergeInputError(f"A {type(pipeline).__name__} does not support LoRAs.")
     if name in _names(pipeline):
-        raise MergeInputError(f"A LoRA named {name!r} is on the pipeline already; remove it first.")
+        raise MergeInputError(f"The pipeline already has a LoRA named {name!r}; remove it first.")
     if any(
         module.merged or module.disable_adapters
         for _, model in components(pipeline)
         for _, module in _lora_modules(model)
     ):
-        raise MergeInputError(
-            "A LoRA on the pipeline is fused into it or switched off; unfuse, enable or unload it first."
-        )
+        raise MergeInputError("A LoRA on the pipeline is fused or disabled; unfuse, enable or unload it first.")
     layers = fit_layers(pipeline, tensors)
     active = _active_adapters(pipeline)
     done = False
@@ -96,7 +94,7 @@ def remove(pipeline: Any, name: str = NAME) -> None:
     names = _names(pipeline)
     if name not in names:
         there = ", ".join(sorted(names)) or "none"
-        raise MergeInputError(f"No LoRA named {name!r} is on the pipeline; there: {there}.")
+        raise MergeInputError(f"The pipeline has no LoRA named {name!r}; it has: {there}.")
     _take_off(pipeline, name)
 
 

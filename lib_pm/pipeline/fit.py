@@ -69,7 +69,7 @@ def fit_layers(pipeline: Any, tensors: Mapping[str, Tensor]) -> list[Fitted]:
     if strange:
         more = f" and {len(strange) - _NAMED} more" if len(strange) > _NAMED else ""
         raise MergeInputError(
-            f"{len(strange)} of {len(layers)} layers fit no module of this {type(pipeline).__name__}: "
+            f"{len(strange)} of {len(layers)} layers match no module of this {type(pipeline).__name__}: "
             f"{', '.join(strange[:_NAMED])}{more}. Is the LoRA for another model family?"
         )
     return fitted
@@ -96,14 +96,14 @@ def _parts_by_layer(tensors: Mapping[str, Tensor]) -> dict[str, dict[Part, Tenso
     for key, tensor in tensors.items():
         found = None if kind_of(key) else split_key(key)
         if found is None:
-            raise MergeInputError(f"{key} is not a part of a plain LoRA but {kind_of(key) or 'of an unknown kind'}.")
+            raise MergeInputError(f"{key} is not part of a plain LoRA but {kind_of(key) or 'of an unknown kind'}.")
         layers.setdefault(found[0], {})[found[1]] = tensor
     if not layers:
-        raise MergeInputError("There is no layer to apply.")
+        raise MergeInputError("There are no layers to apply.")
     for name, parts in layers.items():
         if "up" not in parts or "down" not in parts:
             raise MergeInputError(
-                f"Layer {name} has {', '.join(sorted(parts))} only; an up and a down factor are needed."
+                f"Layer {name} has only {', '.join(sorted(parts))}; an up and a down factor are needed."
             )
         if "mid" in parts:
             raise MergeInputError(f"Layer {name} has a mid factor (CP); merge the LoRA first, which multiplies it in.")

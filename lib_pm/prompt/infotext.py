@@ -7,11 +7,11 @@ _HIRES = "; hires: "
 
 
 def write_passes(first: str, hires: str) -> str:
-    """first, hires: the body of a `<pm:…>` tag for each pass, "" for one without a merge; "" if neither has one."""
+    """Return the infotext's value, "" if neither pass has a merge. first, hires: the body of each pass's tag or ""."""
     return first if first == hires else f"{first or _OFF}{_HIRES}{hires or _OFF}"
 
 
 def first_pass(text: str) -> str:
-    """What `write_passes` was given for the first pass."""
+    """Return what `write_passes` was given for the first pass."""
     body = text.partition(_HIRES)[0]
     return "" if body == _OFF else body

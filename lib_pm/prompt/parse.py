@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import lib_pm.core.methods  # noqa: F401 (registers the modes)
 from lib_pm.core.errors import Faults, MergeInputError, quoted
-from lib_pm.core.params import OptionValue
-from lib_pm.core.registry import Mode, find_mode, find_option
+from lib_pm.core.registry import Choice, find_mode, find_option
 from lib_pm.prompt.tag import Tag, check_text, is_number, parse_strength, tags_of, writable, write_number
 
 _NAMED = 5  # items of a tag in a message
@@ -30,28 +29,29 @@ class LoraTag:
 
 
 @dataclass(frozen=True)
-class ModeTag:
-    """The `<pm:…>` tag. mode: "" if there is none. unused: options that only other modes have."""
-
-    mode: str = ""
-    options: Mapping[str, str] = field(default_factory=dict)
-    unused: tuple[str, ...] = ()
-
-    def note(self) -> str:
-        """What the user should know, "" for nothing."""
-        return f"{', '.join(self.unused)} does nothing in mode {self.mode}" if self.unused else ""
-
-
-@dataclass(frozen=True)
 class Request:
-    """What a prompt asks for."""
+    """What a text asks for. choice: None without a `<pm:…>` tag."""
 
     loras: tuple[LoraTag, ...]
-    tag: ModeTag = ModeTag()
+    choice: Choice | None = None
+
+    @property
+    def merged(self) -> list[LoraTag]:
+        """The LoRAs that take part in the merge."""
+        return [tag for tag in self.loras if not tag.stacked]
+
+    @property
+    def stacked(self) -> list[LoraTag]:
+        """The LoRAs with pm=off, which the host stacks as usual."""
+        return [tag for tag in self.loras if tag.stacked]
+
+    def note(self) -> str:
+        """Return a note on the mode's options for the user, "" for none."""
+        return self.choice.note() if self.choice else ""
 
 
 def parse_prompt(text: str) -> Request:
-    """All tags of a text. A MergeInputError names all that is wrong, and what is allowed."""
+    """Return all tags of a text. A MergeInputError names all that is wrong, and what is allowed."""
     faults = Faults()
     request = collect_prompt(text, faults)
     faults.tell()
@@ -59,35 +59,40 @@ def parse_prompt(text: str) -> Request:
 
 
 def collect_prompt(text: str, faults: Faults) -> Request:
-    """`parse_prompt`, with what is right of it; what is wrong is collected in `faults`."""
-    loras: list[LoraTag] = []
-    modes: list[ModeTag] = []
+    """Return what is correct in a text; errors are collected in `faults`."""
     with faults.collected():
         check_text(text)
-    tags = tags_of(text)
+    return collect_tags(tags_of(text), faults)
+
+
+def collect_tags(tags: Iterable[Tag], faults: Faults) -> Request:
+    """Return what the tags ask for, as far as it is right; what is wrong is collected in `faults`."""
+    loras: list[LoraTag] = []
+    modes: list[Tag] = []
+    choice = None
     for tag in tags:
         with faults.collected():
             if tag.kind == "pm":
-                modes.append(parse_pm(tag.body))
+                modes.append(tag)
+                choice = parse_pm(tag)
             else:
-                loras.append(parse_lora(tag.body))
+                loras.append(parse_lora(tag))
     with faults.collected():
-        check_one_mode(sum(tag.kind == "pm" for tag in tags))
-    return Request(tuple(loras), modes[0] if modes else ModeTag())
+        check_one_mode(len(modes))
+    return Request(tuple(loras), choice)
 
 
 def check_one_mode(count: int) -> None:
-    """MergeInputError if a text has more than one `<pm:…>` tag."""
+    """Raise MergeInputError if a text has more than one `<pm:…>` tag."""
     if count > 1:
         raise MergeInputError(f"There are {count} <pm:…> tags; allowed: one.")
 
 
-def parse_pm(body: str) -> ModeTag:
-    """`ties_svd:density=0.5:rank=32`, all checked.
+def parse_pm(tag: Tag) -> Choice:
+    """Return the mode and the values of `<pm:ties_svd:density=0.5:rank=32>`, all checked.
 
     An option of another mode is no error: the mode may come from a `Prompt S/R` plot, the options stay the same.
     """
-    tag = Tag.of("pm", body)
     mode = find_mode(tag.name.lower())
     keys = {at: (name, value) for at, name, value in tag.named()}
     options: dict[str, str] = {}
@@ -106,35 +111,33 @@ def parse_pm(body: str) -> ModeTag:
             unused.append(name)
         else:
             options[name] = value
-    mode.values(options)
-    return ModeTag(mode.id, options, tuple(unused))
+    return Choice(mode, mode.values(options), tuple(unused))
 
 
-def write_pm(mode: Mode, options: Mapping[str, OptionValue]) -> str:
-    """The body of the tag; `parse_pm` reads it back to the same options."""
-    written = {name: mode.options[name].text(value) for name, value in options.items()}
-    return ":".join([mode.id, *(f"{name}={text}" for name, text in written.items() if text)])
+def write_pm(choice: Choice) -> Tag:
+    """Return the tag that `parse_pm` reads back to the same values."""
+    written = {name: choice.mode.options[name].text(value) for name, value in choice.values.items()}
+    return Tag("pm", (choice.mode.id, *(f"{name}={text}" for name, text in written.items() if text)))
 
 
-def parse_lora(body: str) -> LoraTag:
-    """`name:te:unet` with `te=`, `unet=`, `lbw=`, `pm=off`, as the WebUI reads it.
+def parse_lora(tag: Tag) -> LoraTag:
+    """Return the LoRA of `<lora:NAME:te:unet>` with `te=`, `unet=`, `lbw=`, `pm=off`, as the WebUI reads it.
 
-    Anything else (`dyn=`, `start=`, `lbwe=` …) is something that a merge cannot do, and a MergeInputError; on a LoRA
-    that the host stacks it is left to whom it belongs.
+    Anything else (`dyn=`, `start=`, `lbwe=` …) is beyond a merge, and a MergeInputError; on a LoRA that
+    the host stacks it is left to others.
     """
-    tag = Tag.of("lora", body)
     if not tag.name:
         raise MergeInputError(f"{quoted(str(tag))} names no LoRA; write <lora:NAME:STRENGTH>.")
     if tag.other and not tag.off:
         some = ", ".join(tag.other[:_NAMED]) + (" …" if len(tag.other) > _NAMED else "")
         raise MergeInputError(
             f"{some} in {quoted(str(tag))} cannot be merged; allowed: a name, two strengths (a third "
-            "number is the WebUI's dyn), te=, unet=, lbw= for block weights, and pm=off, which leaves the LoRA out of "
+            "number is the WebUI's dyn), te=, unet=, lbw= for block weights, and pm=off, which keeps the LoRA out of "
             "the merge."
         )
     if tag.off and not tag.is_read_alike:
         raise MergeInputError(
-            f"{quoted(str(tag))} is left to the WebUI by pm=off, and the WebUI reads something else in it; write a "
+            f"pm=off leaves {quoted(str(tag))} to the WebUI, which reads it differently; write a "
             "name, two numbers, te= and unet= in lower case and without spaces, and block weights as lbw=PRESET or a "
             "list."
         )
@@ -142,7 +145,7 @@ def parse_lora(body: str) -> LoraTag:
 
 
 def parse_file(text: str) -> LoraTag:
-    """`FILE[:MODEL[:CLIP]][:lbw=…]`. Read from the right: a Windows path has a colon too. CLIP is MODEL if missing."""
+    """Read `FILE[:MODEL[:CLIP]][:lbw=…]` from the right: a Windows path has a colon too. CLIP defaults to MODEL."""
     name = text
     lbw: list[str] = []
     strengths: list[str] = []
@@ -161,7 +164,7 @@ def parse_file(text: str) -> LoraTag:
     if not name:
         raise MergeInputError(f"{quoted(text)} names no file; write FILE, FILE:STRENGTH or FILE:MODEL:CLIP.")
     if len(lbw) > 1:
-        raise MergeInputError(f"{quoted(text)} has block weights twice: {' and '.join(lbw)}. Leave one of them.")
+        raise MergeInputError(f"{quoted(text)} has block weights twice: {' and '.join(lbw)}. Keep only one.")
     _check_end(name, text)
     model = parse_strength(strengths[0], text) if strengths else 1.0
     clip = parse_strength(strengths[1], text) if len(strengths) > 1 else model
@@ -169,7 +172,7 @@ def parse_file(text: str) -> LoraTag:
 
 
 def _check_end(name: str, text: str) -> None:
-    """Refuse what stands behind the file's name and is neither strength nor block weights."""
+    """Raise MergeInputError for what follows the file's name and is neither strength nor block weights."""
     file, ending, last = name.lower().rpartition(_ENDING)
     if ending and not last.endswith(_ENDING[:-1]):
         wrong = name[len(file) + len(ending) :]
@@ -180,14 +183,14 @@ def _check_end(name: str, text: str) -> None:
     if is_number(wrong):
         raise MergeInputError(f"{quoted(text)} has three numbers; allowed: FILE, FILE:STRENGTH or FILE:MODEL:CLIP.")
     if "=" in wrong:
-        raise MergeInputError(f"{quoted(wrong)} in {quoted(text)} is not known; allowed: FILE[:MODEL[:CLIP]][:lbw=…].")
+        raise MergeInputError(f"{quoted(wrong)} in {quoted(text)} is unknown; allowed: FILE[:MODEL[:CLIP]][:lbw=…].")
     parse_strength(wrong, text)
 
 
 def write_lora(tag: LoraTag) -> str:
-    """The tag as the WebUI writes it; `parse_prompt` reads it back to the same value.
+    """Return the tag as the WebUI writes it; `parse_prompt` reads it back to the same value.
 
-    A MergeInputError names what cannot be written: a name from a file or a disk may have a `>` or a line break.
+    A MergeInputError names what cannot be written: the name of a file may have a `>` or a line break.
     """
     clip, model = write_number(tag.clip), write_number(tag.model)
     strengths = [clip] if tag.clip == tag.model else [clip, model]

@@ -1,4 +1,4 @@
-"""Block weight presets: the ones that come along, and those of a file of the user's."""
+"""Block weight presets: the built-in ones, and those in a file of the user's."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BUILT_IN = {
 
 
 def load_presets(path: Path | None = None) -> dict[str, str]:
-    """The built-in presets, and over them those of a text file of `NAME:1,1,0,…` lines."""
+    """Return the built-in presets, overridden by those of a text file with `NAME:1,1,0,…` lines."""
     if path is None:
         return dict(BUILT_IN)
     try:

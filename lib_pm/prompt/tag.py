@@ -51,27 +51,27 @@ class Tag:
 
     @property
     def name(self) -> str:
-        """The LoRA or the mode."""
+        """Return the name of the LoRA or the mode."""
         return self.items[0].strip()
 
     @property
     def off(self) -> bool:
-        """Whether `pm=off` leaves this LoRA to the host."""
+        """Return whether `pm=off` leaves this LoRA to the host."""
         value = self.value("pm")
         if value is not None and value.lower() != "off":
-            raise MergeInputError(f"pm is {quoted(value)} in {self}; allowed: off, which leaves it out of the merge.")
+            raise MergeInputError(f"pm is {quoted(value)} in {self}; allowed: off, which keeps it out of the merge.")
         return value is not None
 
     @property
     def strengths(self) -> tuple[float, float]:
-        """(model, clip), as the WebUI reads them: te is 1 if missing, unet is then te; a key wins over a place."""
+        """Return (model, clip) as the WebUI reads them: te defaults to 1, unet to te; a key wins over a place."""
         clip, model = self._strength("te", 0), self._strength("unet", 1)
         clip = 1.0 if clip is None else clip
         return clip if model is None else model, clip
 
     @property
     def lbw(self) -> str:
-        """The block weights, "" for none: `lbw=MIDD`, `w=MIDD`, or `x:1:MIDD`, the older form."""
+        """Return the block weights, "" for none: `lbw=MIDD`, `w=MIDD`, or `x:1:MIDD`, the older form."""
         value, at = self.value("lbw", "w"), self._older_lbw()
         if at and value is not None:
             raise MergeInputError(f"{self} has block weights twice: {self.items[at].strip()} and lbw={value}.")
@@ -79,13 +79,13 @@ class Tag:
 
     @property
     def other(self) -> tuple[str, ...]:
-        """The items that are not read here: other keys, and a third number, which is the WebUI's dyn."""
+        """Return the items that are not read here: other keys, and a third number, which is the WebUI's dyn."""
         read = {0, *self._plain()[:2], *self.places(*_READ)}
         return tuple(item.strip() for at, item in enumerate(self.items) if at not in read)
 
     @property
     def is_read_alike(self) -> bool:
-        """Whether the WebUI makes the same of name and strengths: it knows keys only as `te`, not as `TE` or ` te `."""
+        """Return whether the WebUI reads name and strengths alike: it knows the key `te`, but not `TE` or ` te `."""
         parts = [item.split("=", 2) for item in self.items]
         plain = [item for item, part in zip(self.items, parts, strict=True) if len(part) != 2]
         named = dict(part for part in parts if len(part) == 2)
@@ -101,32 +101,32 @@ class Tag:
         return plain[:1] == [self.name] and (model, clip) == self.strengths
 
     def named(self) -> list[tuple[int, str, str]]:
-        """Place, key in lower case, and value of each item that has a key."""
+        """Return place, key in lower case, and value of each item that has a key."""
         parts = ((at, item.partition("=")) for at, item in enumerate(self.items) if at and "=" in item)
         return [(at, key.strip().lower(), value.strip()) for at, (key, _, value) in parts]
 
     def places(self, *names: str) -> list[int]:
-        """Where the items are that have one of these keys."""
+        """Return the places of the items that have one of these keys."""
         return [at for at, key, _ in self.named() if key in names]
 
     def value(self, *names: str) -> str | None:
-        """The value of a key, None if it is not there, MergeInputError if it is twice. names: all that it has."""
+        """Return the value of a key, None without one; MergeInputError if it is there twice. names: all that it has."""
         found = [(at, value) for at, key, value in self.named() if key in names]
         if len(found) > 1:
             both = " and ".join(self.items[at].strip() for at, _ in found)
-            raise MergeInputError(f"{self} says {names[0]} more than once: {both}. Leave one of them.")
+            raise MergeInputError(f"{self} says {names[0]} more than once: {both}. Keep only one.")
         return found[0][1] if found else None
 
     def with_name(self, name: str) -> Tag:
         return self._with(0, writable(name, self.kind))
 
     def with_strengths(self, clip: str, model: str) -> Tag:
-        """Each is written where it stands, else where the WebUI looks for it. One that is the same keeps its text."""
+        """Return the tag with each strength where it stands, else where the WebUI looks. Equal ones keep their text."""
         tag = self if self.strengths[1] == float(clip) else self._with_strength("te", 0, clip)
         return tag if tag.strengths[0] == float(model) else tag._with_strength("unet", 1, model)
 
     def with_lbw(self, lbw: str) -> Tag:
-        """lbw: a list, named blocks or a preset's name; "" takes the item away."""
+        """Return the tag with a list, named blocks or a preset's name; "" removes the item."""
         if lbw:
             writable(lbw, self.kind)
         at = self._older_lbw() if self.lbw else 0
@@ -137,7 +137,7 @@ class Tag:
         return self.without(at)._put(at, *stand_in, *([f"lbw={lbw}"] if lbw else []))
 
     def with_value(self, names: tuple[str, ...], value: str) -> Tag:
-        """Another value for a key, at the end if it is not there yet; "" takes the item away."""
+        """Return the tag with another value of a key, at the end if it is new; "" removes the item."""
         self.value(*names)
         places = self.places(*names)
         if not value:
@@ -148,11 +148,11 @@ class Tag:
         return replace(self, items=tuple(item for at, item in enumerate(self.items) if at not in places))
 
     def _plain(self) -> list[int]:
-        """Where the items without a key are."""
+        """Return the places of the items without a key."""
         return [at for at, item in enumerate(self.items) if at and "=" not in item]
 
     def _older_lbw(self) -> int:
-        """Where `MIDD` is in `x:1:MIDD`, 0 for nowhere."""
+        """Return the place of `MIDD` in `x:1:MIDD`, 0 for none."""
         second = self._plain()[1:2]
         return second[0] if second and _WEIGHTS.fullmatch(self.items[second[0]].strip()) else 0
 
@@ -176,7 +176,7 @@ class Tag:
         return self._put(plain[0] + 1, text) if plain else self._put(1, "1", text)
 
     def _with_text(self, at: int, text: str) -> Tag:
-        """An item with another value; its key and the spaces stay."""
+        """Return the tag with another value in an item, whose key and spaces stay."""
         parts = re.fullmatch(r"([^=]*=\s*|\s*)(.*?)(\s*)", self.items[at], re.DOTALL)
         assert parts
         return self._with(at, f"{parts[1]}{text}{parts[3]}")
@@ -189,7 +189,7 @@ class Tag:
 
 
 def split_text(text: str) -> list[str | Tag]:
-    """The tags and what is between them; written one after the other they are the text again."""
+    """Return the tags and what is between them; joined as text they are the original again."""
     parts: list[str | Tag] = []
     end = 0
     for match in _TAG.finditer(text):
@@ -203,12 +203,12 @@ def tags_of(text: str) -> list[Tag]:
 
 
 def has_tags(text: str) -> bool:
-    """Whether there is a tag in it, or what looks like one."""
+    """Return whether there is a tag in it, or what looks like one."""
     return _TAG.search(text) is not None or next(_broken(text), None) is not None
 
 
 def check_text(text: str, kinds: Collection[str] = KINDS) -> None:
-    """MergeInputError with line and column for all that looks like a tag of these kinds and is none."""
+    """Raise MergeInputError with line and column for all that looks like a tag of these kinds but is not."""
     faults = Faults()
     wrong = (broken for broken in _broken(text) if broken[0].lower() in kinds)
     for kind, line, column, found in islice(wrong, _MOST):
@@ -219,7 +219,7 @@ def check_text(text: str, kinds: Collection[str] = KINDS) -> None:
 
 
 def _broken(text: str) -> Iterator[tuple[str, int, int, str]]:
-    """Kind, line, column and text of each, up to where its end may be."""
+    """Yield kind, line, column and text of each, up to where its end may be."""
     line, start = 1, 0
     for part in split_text(text):
         done = 0
@@ -241,29 +241,33 @@ def _why(kind: str, found: str) -> str:
 
 
 def writable(text: str, kind: str) -> str:
-    """The text, if it can be an item of a tag: names come from files too, which hold anything."""
+    """Return the text if it can be an item of a tag: names also come from files, which hold anything."""
     if _UNWRITABLE.search(text) or text != text.strip() or not text:
         raise MergeInputError(
-            f"{quoted(text)} cannot be written into a <{kind}:…> tag, where <, >, : and line breaks have a meaning and "
-            "spaces at the ends have none."
+            f"{quoted(text)} cannot be written into a <{kind}:…> tag, where <, >, : and line breaks have a special "
+            "meaning and spaces at the ends are lost."
         )
     return text
 
 
 def write_number(number: float) -> str:
-    """The shortest text that reads back to the same number."""
+    """Return the shortest text that reads back to the same number."""
     return repr(float(number)).removesuffix(".0")
 
 
 def is_number(text: str) -> bool:
-    """Whether it is one as people write them, which both Python and JavaScript read the same."""
+    """Return whether it is a number as people write them, which Python and JavaScript read alike."""
     return _NUMBER.fullmatch(text.strip()) is not None
 
 
 def parse_strength(text: str, where: str) -> float:
-    """A strength that is written in `where`; a MergeInputError says what is wrong with it."""
+    """Return a strength that stands in `where`. A MergeInputError says what is wrong with it."""
     if is_number(text):
         return parse_factor(text, f"The strength in {quoted(where)}")
-    comma = f" Write {text.strip().replace(',', '.')}, with a point." if is_number(text.replace(",", ".", 1)) else ""
-    weights = f" Block weights are written lbw={text.strip()}." if _WEIGHTS.fullmatch(text.strip()) else ""
+    comma = (
+        f" Write {text.strip().replace(',', '.')}, with a decimal point."
+        if is_number(text.replace(",", ".", 1))
+        else ""
+    )
+    weights = f" To set block weights, write lbw={text.strip()}." if _WEIGHTS.fullmatch(text.strip()) else ""
     raise MergeInputError(f"The strength {quoted(text)} in {quoted(where)} is not a number.{comma or weights}")

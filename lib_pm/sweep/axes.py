@@ -1,4 +1,4 @@
-"""The axes of a sweep, one for each thing that a merge can be told: what it changes, what is allowed, how it is shown.
+"""The axes of a sweep, one for each setting of a merge: what it changes, what is allowed, how it is shown.
 
 They are made from the modes' declared options and from the items of a `<lora:…>` tag, and know no host: it asks the
 user for values, and rewrites each image's prompt by the axes' edits.
@@ -24,7 +24,9 @@ from lib_pm.prompt.tag import is_number, writable
 PREFIX = "[Power Merger] "  # of the axes' names in a menu that they share with others
 MODE = "Mode"
 LORAS = 8  # LoRAs that have axes: a plot's menu is made before anyone has written a prompt
-_WORD = -(2**62)  # stands for `full` or for nothing on an axis of whole numbers; out of range everywhere
+# A host reads the values of an axis of whole numbers as int. This one, which no option allows, stands there for the
+# word `full`, or for an option that is left out.
+_NO_NUMBER = -(2**62)
 # A number or a range. Python refuses to read whole numbers of some thousand digits, in words of its own.
 _TYPED = {int: re.compile(r"[-+\d\s()\[\]]{1,100}"), float: re.compile(r"[-+\d.eE\s()\[\]]{1,100}")}
 
@@ -55,12 +57,12 @@ class Axis:
     option: str = ""
 
     def split(self, text: str) -> list[str]:
-        """The values in a text with commas; on an axis of numbers nothing but numbers and ranges gets through."""
+        """Return the values of a text with commas. An axis of numbers accepts only numbers and ranges."""
         try:
             values = [value.strip() for row in csv.reader([text], skipinitialspace=True) for value in row] or [""]
         except csv.Error as error:
             raise MergeInputError(
-                f"{self.name}: {quoted(text)} is no list of values with commas between them ({error})."
+                f"{self.name}: {quoted(text)} is not a list of values separated by commas ({error})."
             ) from error
         if self.type is str:
             return values
@@ -80,7 +82,7 @@ class Offered:
 
 
 def make_axes(offered: Offered) -> list[Axis]:
-    """All axes, in the order in which their edits are made."""
+    """Return all axes, in the order in which their edits are applied."""
     mode = Axis(MODE, str, rewrite.set_mode, find_mode, _as_it_is, cost=0.6, choices=lambda: list(MODES))
     apply_to = Axis("Apply to", str, rewrite.apply_to, check_part, _as_it_is, choices=lambda: list(APPLY))
     factor = _number_axis("All strengths", rewrite.scale_strengths, lambda tags, by: f"strengths × {_shown(by)}")
@@ -96,13 +98,13 @@ def _option_axis(option: Option) -> Axis:
 
     def edit(tags: Tags, number: Any) -> Tags:
         written = rounded(number) if option.type is float else str(number)
-        return rewrite.set_option(tags, option.name, option.text(None) if number == _WORD else written)
+        return rewrite.set_option(tags, option.name, option.text(None) if number == _NO_NUMBER else written)
 
     def check(number: Any) -> None:
-        option.parse(None if number == _WORD else number)
+        option.parse(None if number == _NO_NUMBER else number)
 
     def label(tags: Tags, number: Any) -> str:
-        if number == _WORD:
+        if number == _NO_NUMBER:
             return f"{shown} {declared.word or declared.empty}"
         return f"{shown} {number if option.type is int else _shown(number)}"
 
@@ -113,7 +115,7 @@ def _option_axis(option: Option) -> Axis:
         check,
         label,
         cost=0.4 if declared.short else 0.45,  # all ranks come from one decomposition
-        words={declared.word: _WORD} if declared.word or declared.empty else {},
+        words={declared.word: _NO_NUMBER} if declared.word or declared.empty else {},
         option=option.name,
     )
 
@@ -151,9 +153,7 @@ def _lora_axes(number: int, offered: Offered) -> list[Axis]:
 
     def check_weights(value: str) -> None:
         if is_number(value):
-            raise MergeInputError(
-                f'{name} lbw is {quoted(value)}; a list of block weights is one value in quotes here: "1,0,0,…".'
-            )
+            raise MergeInputError(f'{name} lbw is {quoted(value)}; put a list of block weights in quotes: "1,0,0,…".')
         check_block_weights(value, offered.presets(), name)
 
     return [
@@ -181,21 +181,21 @@ def _number_axis(
         if not inside:
             raise MergeInputError(
                 f"{name} is {quoted(value)}; allowed: a number from {low:.0f} to {high:.0f}, or a range such as "
-                "0-1 [5]. Fractions have a point; a comma is between values."
+                "0-1 [5]. Use a decimal point; commas separate values."
             )
 
     return Axis(name, float, edit, check, label, fits)
 
 
 def check_part(part: str) -> None:
-    """Refuse what is no part of a model that a merge can be applied to."""
+    """Raise MergeInputError unless it is a part of a model that a merge can be applied to."""
     if part not in APPLY:
         raise MergeInputError(f"Apply to is {part!r}; allowed: {', '.join(APPLY)}.")
 
 
 def _check_two(tags: Tags) -> None:
     if len(tags.merged) != 2:
-        raise MergeInputError(f"Balance is for two LoRAs; the prompt has {len(tags.merged)} to merge.")
+        raise MergeInputError(f"Balance needs exactly two LoRAs to merge; the prompt has {len(tags.merged)}.")
 
 
 def _as_it_is(tags: Tags, value: str) -> str:
@@ -208,7 +208,7 @@ def _balance_label(tags: Tags, share: float) -> str:
 
 
 def _name(tags: Tags, number: int) -> str:
-    """The LoRA's name in the prompt, without its folder."""
+    """Return the LoRA's name in the prompt, without its folder."""
     return _base(tags.loras[number - 1].name)
 
 
@@ -217,6 +217,6 @@ def _base(name: str) -> str:
 
 
 def _shown(number: float) -> str:
-    """With two places, and up to four where two would not tell values apart."""
+    """Return the number with two places, or up to four where it needs them."""
     text = f"{number:.4f}"
     return text.removesuffix("00") if text.endswith("00") else text.rstrip("0")

@@ -9,15 +9,16 @@ from typing import Any
 import gradio as gr
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.core.registry import find_mode
+from lib_pm.core.registry import Choice
 from lib_pm.prompt.infotext import first_pass
-from lib_pm.prompt.parse import ModeTag, parse_pm
-from lib_pm.ui.mode_controls import OPTIONS, mode_controls, panel_text, shown
+from lib_pm.prompt.parse import parse_pm
+from lib_pm.prompt.tag import Tag
+from lib_pm.ui.mode_controls import OPTIONS, mode_controls, panel_choice, shown
 
 TITLE = "Power Merger"
 _EXPLANATION = (
-    "Merges the prompt's LoRAs instead of stacking them. A `<pm:…>` tag in the prompt wins over these settings; "
-    "`:pm=off` in a LoRA's tag leaves that one stacked."
+    "Merges the prompt's LoRAs instead of stacking them. A `<pm:…>` tag in the prompt overrides these settings; "
+    "`:pm=off` in a LoRA's tag stacks that LoRA instead."
 )
 
 
@@ -48,48 +49,46 @@ def build(open_accordion: Callable[..., Any], elem_id: Callable[[str], str], mod
     return Accordion([enabled, *controls.all], pasted)
 
 
-def requested(enabled: object = False, mode: object = "", *values: object) -> str:
-    """What the accordion's arguments ask for: the body of a `<pm:…>` tag, "" if it is off.
+def requested(enabled: object = False, mode: object = "", *values: object) -> Choice | None:
+    """Return what the script's arguments choose, None if the accordion is off.
 
     Over the API they may be anything; a MergeInputError says what they should be.
     """
     if enabled not in (True, False, None):
         raise MergeInputError(f"The first argument of {TITLE} is {enabled!r}; allowed: true or false.")
     if not enabled:
-        return ""
+        return None
     if mode is not None and not isinstance(mode, str):
         raise MergeInputError(
-            f"The second argument of {TITLE} is {mode!r}; allowed: the name of a mode, or what a <pm:…> tag holds, as "
-            "'ties_svd:density=0.5'."
+            f"The second argument of {TITLE} is {mode!r}; allowed: the name of a mode, or what goes into a <pm:…> tag, "
+            "such as 'ties_svd:density=0.5'."
         )
-    return panel_text(mode, values)
+    return panel_choice(mode, values)
 
 
 def _is_on(params: Mapping[str, Any], infotext: str) -> bool:
-    """An image that was merged by a tag comes back by its tag, and so does a hires pass."""
+    """Return False for an image that was merged by a tag in its prompt, which brings the merge back by itself."""
     return first_pass(params.get(infotext, "")) != "" and "<pm:" not in params.get("Prompt", "")
 
 
-def _pasted(params: Mapping[str, Any], infotext: str) -> ModeTag | None:
-    """How an image was merged, None if it was not, or in no mode that this version knows."""
+def _pasted(params: Mapping[str, Any], infotext: str) -> Choice | None:
+    """Return how an image was merged, None if it was not, or in a mode that this version does not know."""
     try:
-        return parse_pm(first_pass(params[infotext])) if infotext in params else None
+        return parse_pm(Tag.of("pm", first_pass(params[infotext]))) if infotext in params else None
     except MergeInputError:
         return None
 
 
 def _pasted_mode(params: Mapping[str, Any], infotext: str) -> Any:
     found = _pasted(params, infotext)
-    return found.mode if found else gr.update()
+    return found.mode.id if found else gr.update()
 
 
 def _pasted_option(name: str, infotext: str) -> Callable[[Mapping[str, Any]], Any]:
-    """What the image says of this option, or its default; no change without an image's word on a mode that has it."""
+    """Return what sets an option's control: the image's value or the default, if the image's mode has the option."""
 
     def paste(params: Mapping[str, Any]) -> Any:
         found = _pasted(params, infotext)
-        if not found or name not in find_mode(found.mode).options:
-            return gr.update()
-        return shown(name, find_mode(found.mode).values(found.options)[name])
+        return shown(name, found.values[name]) if found and name in found.values else gr.update()
 
     return paste

@@ -1,4 +1,4 @@
-"""What is offered for the WebUI's card of a LoRA that was just written: the inputs' activation texts and a picture."""
+"""The form for the WebUI's card of a new LoRA, filled in with the inputs' activation texts and a picture."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _NO_PICTURE = "(none)"
 
 @dataclass(frozen=True)
 class CardForm:
-    """offered: the new states of the outputs for a LoRA that was written."""
+    """offer: returns the new states of the outputs for a LoRA that was written."""
 
     outputs: list[Any]
-    offered: Callable[[Report], list[Any]]
+    offer: Callable[[Report], list[Any]]
 
 
 def draw_card_form(desk: Desk) -> CardForm:
@@ -36,9 +36,9 @@ def draw_card_form(desk: Desk) -> CardForm:
                 [_NO_PICTURE], value=_NO_PICTURE, label="Use picture from", elem_id="pm_card_picture", interactive=True
             )
             save = gr.Button("Save card", elem_id="pm_card_save", min_width=80)
-        told = gr.HTML(elem_id="pm_card_status")
+        status = gr.HTML(elem_id="pm_card_status")
 
-    def offered(report: Report) -> list[Any]:
+    def offer(report: Report) -> list[Any]:
         inputs = [lora.name for lora in report.loras]
         cards = {name: _card(desk, name) for name in inputs}
         pictures = [name for name, card in cards.items() if card.picture]
@@ -56,16 +56,16 @@ def draw_card_form(desk: Desk) -> CardForm:
             path = desk.library.find(clear_name(name))  # not by the WebUI, for which it may be another of that name
             write_card(path, Card(activation, chosen))
             desk.announce(path)
-            return note_html(f"The card of {name} is saved.")
+            return note_html(f"Saved the card of {name}.")
         except MergeInputError as error:
             return problem_html(desk.public(str(error)))
 
-    save.click(write, inputs=[written, activation, picture], outputs=[told], show_progress="hidden", queue=False)
-    return CardForm([written, group, activation, picture, told], offered)
+    save.click(write, inputs=[written, activation, picture], outputs=[status], show_progress="hidden", queue=False)
+    return CardForm([written, group, activation, picture, status], offer)
 
 
 def _card(desk: Desk, name: str) -> Card:
-    """An empty one if the name alone is not clear: a card is an offer, no reason to fail."""
+    """Return the card of a LoRA, an empty one if the name is ambiguous: a card is an offer, not a reason to fail."""
     try:
         return read_card(desk.find(name))
     except MergeInputError:

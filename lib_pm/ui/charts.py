@@ -16,9 +16,9 @@ _SMALL = 10  # font
 
 
 def blocks_svg(analysis: Analysis) -> str:
-    """Per block: the cosine of each pair as coloured cells, the share of the squared norm of each LoRA as bars.
+    """Return a plot by block: each pair's cosine as coloured cells, each LoRA's share of its squared norm as bars.
 
-    At most 8 LoRAs; of more, the first 8.
+    It shows the first 8 LoRAs.
     """
     loras = analysis.loras[:MOST]
     pairs = _pairs(analysis)
@@ -28,7 +28,7 @@ def blocks_svg(analysis: Analysis) -> str:
     parts: list[str] = []
     y = 20.0
     if pairs:
-        parts.append(label(0, y, "Cosine of each pair: do they pull the same way?", font_weight="bold"))
+        parts.append(label(0, y, "Cosine of each pair: do they pull in the same direction?", font_weight="bold"))
         y = _names(parts, analysis.blocks, column, y + 10)
         parts.append(label(_LEFT + len(analysis.blocks) * column + 16 + column / 2, y - 6, "all", anchor="middle"))
         for pair in pairs:
@@ -63,11 +63,11 @@ def _row(parts: list[str], pair: Pair, blocks: tuple[str, ...], column: float, y
 
 def _cell(parts: list[str], what: str, relation: Relation, x: float, y: float, column: float) -> None:
     cosine = relation.cosine
-    said = "no layer in common" if not relation.layers else f"cosine {number(cosine)}"
+    words = "no layers in common" if not relation.layers else f"cosine {number(cosine)}"
     parts.append(
         element(
             "rect",
-            element("title", text(f"{what}: {said}")),
+            element("title", text(f"{what}: {words}")),
             x=x + 1,
             y=y + 1,
             width=column - 2,
@@ -79,12 +79,11 @@ def _cell(parts: list[str], what: str, relation: Relation, x: float, y: float, c
         )
     )
     if column >= 30 or cosine is None:
-        words = number(cosine)
-        parts.append(label(x + column / 2, y + 16, words, anchor="middle", size=_SMALL, pointer_events="none"))
+        parts.append(label(x + column / 2, y + 16, number(cosine), anchor="middle", size=_SMALL, pointer_events="none"))
 
 
 def _cosine_legend(parts: list[str], y: float) -> float:
-    """Swatches from opposite to the same; returns the y below."""
+    """Draw swatches from opposite to the same. Return the y below them."""
     x = float(_LEFT)
     for value, words in (
         (-1.0, "−1 opposite"),
@@ -114,7 +113,7 @@ def _cosine_legend(parts: list[str], y: float) -> float:
 def _bars(
     parts: list[str], lora: LoraAnalysis, colour: str, blocks: tuple[str, ...], column: float, y: float, most: float
 ) -> None:
-    """One LoRA's bars, `most` being as high as bars get."""
+    """Draw one LoRA's bars; `most` is the share that fills the height."""
     top, bottom = y + 14, y + _BARS - 8
     end = _LEFT + column * len(blocks)
     parts.append(element("rect", x=0, y=top + 4, width=12, height=12, fill=colour))
@@ -134,7 +133,7 @@ def _bars(
 
 
 def _names(parts: list[str], blocks: tuple[str, ...], column: float, y: float) -> float:
-    """The names of the blocks, upright where they don't fit side by side; returns the y below them."""
+    """Draw the names of the blocks, turned upright where they don't fit. Return the y below them."""
     longest = max(map(len, blocks), default=0)
     if longest * _SMALL * 0.62 <= column - 2:
         for index, block in enumerate(blocks):
@@ -149,9 +148,9 @@ def _names(parts: list[str], blocks: tuple[str, ...], column: float, y: float) -
 
 
 def spectrum_svg(analysis: Analysis) -> str:
-    """Energy kept against the rank of every layer, for each LoRA and for their sum, marked at 90, 95 and 99 %.
+    """Return a plot of the energy kept by rank, for each LoRA and for their sum, marked at 90, 95 and 99 %.
 
-    At most 8 LoRAs; of more, the first 8, and the sum of all.
+    It shows the first 8 LoRAs, and the sum of all.
     """
     curves = [(lora.name, lora.spectrum, colour) for lora, colour in zip(analysis.loras, COLOURS, strict=False)]
     if len(analysis.loras) > 1:
@@ -163,7 +162,7 @@ def spectrum_svg(analysis: Analysis) -> str:
     def place(rank: float, kept: float) -> tuple[float, float]:
         return left + width * math.log2(rank) / math.log2(most), bottom - height * kept
 
-    parts = [label(0, 16, "Energy that a rank keeps: which rank is enough?", font_weight="bold")]
+    parts = [label(0, 16, "Energy kept at each rank: which rank is enough?", font_weight="bold")]
     for percent in range(0, 101, 20):
         y = place(1, percent / 100)[1]
         parts += [line(left - 4, y, left, y), label(left - 8, y + 4, f"{percent}", anchor="end", size=_SMALL)]
@@ -200,7 +199,7 @@ def spectrum_svg(analysis: Analysis) -> str:
     y = bottom + 62 + 20 * len(curves)
     y += _note(parts, analysis, y)
     described = " ".join(f"{name}: {spectrum.to_text()}." for name, spectrum, _ in curves)
-    return picture("pm-spectrum", right + 56, y, "Energy kept against rank", described, *parts)
+    return picture("pm-spectrum", right + 56, y, "Energy kept by rank", described, *parts)
 
 
 _DASHES = ("", "7 3", "2 3", "9 3 2 3")
@@ -222,7 +221,7 @@ def _curve(
 
 
 def _ticks(most: int) -> list[int]:
-    """1, 2, 4, … and the last rank, without those that would touch it."""
+    """Return 1, 2, 4, … and the last rank, without those that would touch it."""
     powers = [1 << exponent for exponent in range(most.bit_length()) if (1 << exponent) * 1.25 < most]
     return [*powers, most]
 
@@ -238,8 +237,8 @@ def _most(lora: LoraAnalysis) -> str:
 
 
 def _note(parts: list[str], analysis: Analysis, y: float) -> float:
-    """Says so where LoRAs are left out; returns how much room that takes."""
+    """Draw a note if LoRAs are left out. Return its height."""
     if len(analysis.loras) <= MOST:
         return 0.0
-    parts.append(label(0, y, f"Shown are the first {MOST} of {len(analysis.loras)} LoRAs."))
+    parts.append(label(0, y, f"Showing the first {MOST} of {len(analysis.loras)} LoRAs."))
     return 24.0

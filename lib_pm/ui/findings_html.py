@@ -1,4 +1,4 @@
-"""An analysis as HTML: sentences, tables, plots; every name escaped. No script, no style but for what is wide."""
+"""An analysis as HTML: sentences, tables, plots; every name escaped. No script, and no style except for wide parts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lib_pm.ui.svg import text
 
 
 def analysis_html(analysis: Analysis) -> str:
-    """What an analysis found, for a gr.HTML: one element of class pm-analysis."""
+    """Return an analysis as one element of class pm-analysis, for a gr.HTML."""
     sentences = [pair.meaning for pair in analysis.pairs] + [f"Note: {note}." for note in analysis.notes]
     parts = [f"<ul>{''.join(f'<li>{text(sentence)}</li>' for sentence in sentences)}</ul>"] if sentences else []
     if analysis.pairs:
@@ -36,7 +36,7 @@ def _ranks(ranks: dict[int, int]) -> list[str]:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The first cell of each row is its heading."""
+    """Return a table; the first cell of each row is its heading."""
     headings = "".join(f'<th scope="col">{text(cell)}</th>' for cell in head)
     body = "".join(
         f'<tr><th scope="row">{text(row[0])}</th>{"".join(f"<td>{text(cell)}</td>" for cell in row[1:])}</tr>'

@@ -18,7 +18,7 @@ from lib_pm.workspace.workspace import Desk
 
 
 def draw_inspect(desk: Desk, draft: DraftControls, pages: Any) -> list[Listing]:
-    """Draw it; returns the lists in it. pages: the tabs, of which "merge" opens when a recipe is loaded."""
+    """Draw the page. Return its lists. pages: the tabs, of which "merge" opens when a recipe is loaded."""
     with gr.Row():
         lora = gr.Dropdown([], label="LoRA", elem_id="pm_inspect_lora", interactive=True)
         look = gr.Button("Inspect", elem_id="pm_inspect_go", min_width=80)
@@ -46,7 +46,7 @@ def draw_inspect(desk: Desk, draft: DraftControls, pages: Any) -> list[Listing]:
 
 
 def inspection_html(found: Inspection) -> str:
-    """Its text as on the command line, then each layer and the whole metadata for those who open them."""
+    """Return the text of the command line, then each layer and the whole metadata in parts that open on a click."""
     layers = [
         (name, layer["shape"], layer["rank"], f"{layer['alpha']:g}", layer["block"], layer["kind"])
         for name, layer in found.layers.items()

@@ -1,4 +1,4 @@
-"""A job of the tab's: what a button starts, how far it is, and its end, told in one place of the page."""
+"""A job that a button of the tab starts: its progress and its result, shown in one place of the page."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ INTERVAL = 0.2  # seconds between two looks at a job
 
 @dataclass(frozen=True)
 class Working:
-    """status: the place. job: the id of the job that runs for this page, "" for none. cancel: a button for it."""
+    """status: where it is shown. job: the id of this page's running job, "" for none. cancel: its button."""
 
     status: Any
     job: Any
@@ -32,7 +32,7 @@ class Working:
 
 
 def draw_working(desk: Desk, elem_id: str) -> Working:
-    """Draw the place and the button, which stops the job of this page."""
+    """Draw the status and a button that cancels this page's job."""
     cancel = gr.Button("Cancel", visible=False, elem_id=f"{elem_id}_cancel")
     working = Working(gr.HTML(elem_id=f"{elem_id}_status"), gr.State(""), cancel)
 
@@ -54,7 +54,7 @@ def run_on_click(
     outputs: Sequence[Any] = (),
     after: Callable[[Any], list[Any]] | None = None,
 ) -> Any:
-    """A click submits a job, shows how far it is, and tells its end. Returns gradio's event, for what is to follow.
+    """Let a click submit a job and show its progress and its result. Return gradio's event, for what is to follow.
 
     submit: takes the values of the inputs; its MergeInputError is shown. after: the new states of the outputs when it
     is done, given its result.
@@ -67,21 +67,21 @@ def run_on_click(
         except MergeInputError as error:
             yield [problem_html(desk.public(str(error))), "", gr.update(visible=False), *still]
             return
-        for told in watch(desk, job):
-            yield [*told, *(after(job.result) if after and job.state == "done" else still)]
+        for states in watch(desk, job):
+            yield [*states, *(after(job.result) if after and job.state == "done" else still)]
 
     return button.click(run, inputs=inputs, outputs=[*working.outputs, *outputs], show_progress="hidden")
 
 
 def watch(desk: Desk, job: Job) -> Iterator[list[Any]]:
-    """The states of `Working.outputs` until the job has ended."""
+    """Yield the states of `Working.outputs` until the job has ended."""
     while not job.wait(INTERVAL):
         yield [progress_html(job), job.id, gr.update(visible=True)]
     yield [_end(desk, job), "", gr.update(visible=False)]
 
 
 def watch_current(desk: Desk) -> Iterator[list[Any]]:
-    """The same for a page that was opened while a job runs."""
+    """Yield the same for a page that was opened while a job runs."""
     job = desk.queue.current
     if job:
         yield from watch(desk, job)

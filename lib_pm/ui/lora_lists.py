@@ -18,7 +18,7 @@ Listing = tuple[Any, Callable[[Sequence[Shown]], Any]]
 
 
 def data_html(loras: Iterable[Shown], presets: Iterable[str]) -> str:
-    """An element that nobody sees, with both lists as JSON."""
+    """Return a hidden element with both lists as JSON."""
     values = {"loras": [asdict(lora) for lora in loras], "presets": list(presets)}
     written = {name: html.escape(json.dumps(value, ensure_ascii=False)) for name, value in values.items()}
     return f'<div hidden data-loras="{written["loras"]}" data-presets="{written["presets"]}"></div>'
@@ -29,5 +29,5 @@ def choices_of(loras: Sequence[Shown]) -> Any:
 
 
 def marker(name: str, value: str) -> str:
-    """An element that nobody sees, new each time: it tells the JavaScript that something was done."""
+    """Return a hidden element, new each time, that tells the JavaScript that something was done."""
     return f'<div hidden data-{name}="{html.escape(value)}" data-at="{time.monotonic_ns()}"></div>'

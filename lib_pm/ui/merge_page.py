@@ -15,11 +15,12 @@ from lib_pm.prompt.parse import LoraTag, write_lora
 from lib_pm.prompt.tag import tags_of
 from lib_pm.ui.card_form import draw_card_form
 from lib_pm.ui.draft_controls import DraftControls, draft_of, draft_values, draw_mode, draw_text
+from lib_pm.ui.inputs import Inputs
 from lib_pm.ui.job_status import Working, draw_working, run_on_click
 from lib_pm.ui.lora_lists import Listing, choices_of, data_html, marker
 from lib_pm.ui.messages import note_html, problem_html
 from lib_pm.ui.recipe_form import draw_recipe_form
-from lib_pm.ui.save_form import draw_save_form, target_of
+from lib_pm.ui.save_form import EMPTY_NAME, draw_save_form, target_of
 from lib_pm.workspace.draft import Draft, from_prompt
 from lib_pm.workspace.job_queue import Job
 from lib_pm.workspace.submit import default_name, read_draft, submit_analyse, submit_merge
@@ -30,7 +31,7 @@ PAGES = ("txt2img", "img2img")
 
 @dataclass(frozen=True)
 class MergePage:
-    """check: tells problems. refresh: the button that reads all lists anew. merged: the event of a merge."""
+    """check: shows problems. refresh: the button that updates all lists. merged: the event after a merge."""
 
     draft: DraftControls
     check: Any
@@ -41,7 +42,7 @@ class MergePage:
 
 
 def draw_merge(desk: Desk, outside: Mapping[str, Any]) -> MergePage:
-    """outside: the prompts of the WebUI's own pages by their elem_ids, as far as they are there."""
+    """Draw the page. outside: the prompts of the WebUI's own pages by elem_id; some may be missing."""
     with gr.Row():
         with gr.Column(scale=3, min_width=320):
             data = gr.HTML(elem_id="pm_data")
@@ -87,21 +88,20 @@ def draw_merge(desk: Desk, outside: Mapping[str, Any]) -> MergePage:
             queue=False,
         )
 
-    def submit_compare(device: str, *held: Any) -> Job:
-        return submit_analyse(desk, draft_of(*held), device)
+    inputs = Inputs(device=form.device, target=form.fields, draft=draft.all)
 
-    def submit(device: str, *values: Any) -> Job:
-        fields, held = values[: len(form.fields)], values[len(form.fields) :]
-        return submit_merge(desk, draft_of(*held), target_of(*fields), device)
+    def submit_compare(device: str, *draft: Any) -> Job:
+        return submit_analyse(desk, draft_of(*draft), device)
+
+    def submit(device: str, target: list[Any], draft: list[Any]) -> Job:
+        return submit_merge(desk, draft_of(*draft), target_of(*target), device)
 
     def after(reports: list[Report]) -> list[Any]:
         report = reports[0]
-        return [marker("saved", report.file), *card.offered(report)]
+        return [marker("saved", report.file), *card.offer(report)]
 
     run_on_click(compare, desk, working, submit_compare, [form.device, *draft.all])
-    merged = run_on_click(
-        merge, desk, working, submit, [form.device, *form.fields, *draft.all], [saved, *card.outputs], after
-    )
+    merged = run_on_click(merge, desk, working, inputs.call(submit), inputs.controls, [saved, *card.outputs], after)
     lists: list[Listing] = [
         (data, lambda loras: data_html(loras, desk.presets())),
         (add, choices_of),
@@ -112,19 +112,19 @@ def draw_merge(desk: Desk, outside: Mapping[str, Any]) -> MergePage:
 
 
 def _draw_exchange(outside: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """For each page whose prompt is there: a button that gets its LoRAs, one that inserts the draft."""
-    drawn = {}
+    """Return, for each page with a prompt, a button that gets its LoRAs and one that inserts the draft."""
+    buttons = {}
     for page in PAGES:
         if f"{page}_prompt" in outside:
             with gr.Row():
                 get = gr.Button(f"Get from {page}", elem_id=f"pm_get_{page}", min_width=120)
                 insert = gr.Button(f"Insert into {page}", elem_id=f"pm_insert_{page}", min_width=120)
-            drawn[page] = (get, insert)
-    return drawn
+            buttons[page] = (get, insert)
+    return buttons
 
 
 def _checker(desk: Desk) -> Callable[..., list[Any]]:
-    """Says what the draft is at the moment, and keeps it for the next time the page is opened."""
+    """Return a handler that describes the draft, and saves it for the next time the page is opened."""
 
     def check(*values: Any) -> list[Any]:
         try:
@@ -132,16 +132,16 @@ def _checker(desk: Desk) -> Callable[..., list[Any]]:
         except MergeInputError as error:  # an option is no number: that is no draft to keep
             return [problem_html(desk.public(str(error))), gr.update()]
         try:
-            told, name = _told(desk, draft) if draft.text.strip() else ("", "empty: made of the LoRAs' names")
+            message, name = _describe(desk, draft) if draft.text.strip() else ("", EMPTY_NAME)
         except MergeInputError as error:
-            told, name = problem_html(desk.public(str(error))), None
-        return [told + _kept(desk, draft), gr.update() if name is None else gr.update(placeholder=name)]
+            message, name = problem_html(desk.public(str(error))), None
+        return [message + _save_last(desk, draft), gr.update() if name is None else gr.update(placeholder=name)]
 
     return check
 
 
-def _kept(desk: Desk, draft: Draft) -> str:
-    """Keep the draft, also one that cannot be merged yet. What to say if that cannot be done, else ""."""
+def _save_last(desk: Desk, draft: Draft) -> str:
+    """Save the draft, even one that cannot be merged yet. Return the problem if that fails, else ""."""
     try:
         desk.recipes.keep_last(draft)
     except MergeInputError as error:
@@ -149,18 +149,18 @@ def _kept(desk: Desk, draft: Draft) -> str:
     return ""
 
 
-def _told(desk: Desk, draft: Draft) -> tuple[str, str]:
-    """What the draft is, and the name that its file would get."""
+def _describe(desk: Desk, draft: Draft) -> tuple[str, str]:
+    """Return a description of the draft, and the name that its file would get."""
     recipe = read_draft(desk, draft)
     kinds, on = ([tag.kind for tag in tags_of(text)] for text in (draft.text, draft.active))
     off = (len(kinds) - kinds.count("pm")) - (len(on) - on.count("pm"))
-    said = f", mode {recipe.mode.id} as the text's <pm:…> tag says" if "pm" in on else ""
+    mode = f", mode {recipe.mode.id} from the <pm:…> tag" if "pm" in on else ""
     count = counted(len(recipe.loras), "LoRA")
-    return note_html(f"{count}{f', {off} switched off' if off else ''}{said}."), default_name(recipe)
+    return note_html(f"{count}{f', {off} disabled' if off else ''}{mode}."), default_name(recipe)
 
 
 def _getter(desk: Desk) -> Callable[[str], list[Any]]:
-    """Takes the LoRAs and the mode of a prompt into the draft, by the names that the list has."""
+    """Return a handler that takes the LoRAs and the mode of a prompt into the draft, by their names in the list."""
 
     def name_of(name: str) -> str:
         try:
@@ -178,7 +178,7 @@ def _getter(desk: Desk) -> Callable[[str], list[Any]]:
 
 
 def _inserter(desk: Desk, page: str) -> Callable[..., list[Any]]:
-    """Puts the draft into the prompt of a page, in the place of the tags that are there, and goes to it."""
+    """Return a handler that replaces the tags in a page's prompt by the draft, and opens that page."""
 
     def insert(prompt: str, *values: Any) -> list[Any]:
         try:

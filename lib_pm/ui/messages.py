@@ -6,13 +6,14 @@ import html
 from collections import Counter
 from collections.abc import Iterable
 
+from lib_pm.core.errors import counted
 from lib_pm.core.visible import visible, whole
 from lib_pm.merging.report import Report
 from lib_pm.workspace.job_queue import Job
 
 
 def problem_html(text: str) -> str:
-    """An error of the user's, where the user looks."""
+    """Return the message of a user's error."""
     return f'<p class="pm-problem" role="alert">{html.escape(visible(text))}</p>'
 
 
@@ -21,15 +22,15 @@ def note_html(text: str) -> str:
 
 
 def progress_html(job: Job) -> str:
-    """How far a job is."""
+    """Return the progress of a job, in words and as a bar."""
     what = html.escape(job.what)
     if job.state == "waiting":
-        return f'<p class="pm-progress" role="status">{what}: waiting for its turn.</p>'
+        return f'<p class="pm-progress" role="status">{what}: waiting in the queue.</p>'
     left = job.seconds_left
     time = "" if left is None else f", {seconds_text(left)} left"
-    far = f"{job.done} of {job.total} {job.unit}{time}" if job.total else "opening the files"
+    far = f"{job.done} of {job.total} {job.unit}{time}" if job.total else "opening files"
     if job.total and job.unit == "files":
-        far = f"reading the files, {job.done} of {job.total}"
+        far = f"reading files, {job.done} of {job.total}"
     return (
         f'<p class="pm-progress" role="status">{what}: {far}</p>'
         f'<progress class="pm-bar" aria-label="{what}" value="{job.done}" max="{job.total or 1}"></progress>'
@@ -37,24 +38,24 @@ def progress_html(job: Job) -> str:
 
 
 def report_html(report: Report) -> str:
-    """What a merge or a resize did: in words, the LoRAs as a table, each layer for those who open it."""
+    """Return what a merge or a resize did: in words, a table of LoRAs, and one of layers that opens on a click."""
     lines = [f"<p><b>{html.escape(report.what)}</b></p>"]
     if report.file:
         lines.append(f'<p class="pm-file">Written: {html.escape(report.file)} ({_megabytes(report.size)})</p>')
     elif report.size:
-        lines.append(f"<p>Nothing is written yet. The file would be about {_megabytes(report.size)}.</p>")
+        lines.append(f"<p>Nothing has been written yet. The file would be about {_megabytes(report.size)}.</p>")
     rows = [(lora.name, f"{lora.used} of {lora.layers}", len(lora.off_by_block) or "") for lora in report.loras]
-    lines.append(table_html(("LoRA", "layers used", "off by block weight"), rows))
+    lines.append(table_html(("LoRA", "layers used", "off by block weights"), rows))
     ranks = Counter(layer.rank for layer in report.layers)
     spread = f"{min(ranks)} to {max(ranks)}" if len(ranks) > 1 else next(iter(ranks), "none")
-    lines.append(f"<p>Result: {len(report.layers)} layers, rank {spread}.</p>")
+    lines.append(f"<p>Result: {counted(len(report.layers), 'layer')}, rank {spread}.</p>")
     if report.kept_energy is not None:
         least = min((layer.kept_energy, layer.name) for layer in report.layers if layer.kept_energy is not None)
         lines.append(
-            f"<p>Kept energy: {report.kept_energy:.2%} in all, least {least[0]:.2%} in {html.escape(least[1])}.</p>"
+            f"<p>Kept energy: {report.kept_energy:.2%} overall, lowest {least[0]:.2%} in {html.escape(least[1])}.</p>"
         )
     for reason, count in Counter(report.left_out.values()).items():
-        lines.append(f"<p>Left out: {count} layers, {html.escape(reason)}.</p>")
+        lines.append(f"<p>Left out: {counted(count, 'layer')}, {html.escape(reason)}.</p>")
     notes = [f"{lora.name}: {without}" for lora in report.loras if (without := lora.no_alpha)] + report.notes
     lines += [f'<p class="pm-note">{html.escape(note)}</p>' for note in notes]
     lines.append(f"<p>{seconds_text(report.seconds)}.</p>")
@@ -63,7 +64,7 @@ def report_html(report: Report) -> str:
         for layer in report.layers
     ]
     table = table_html(("layer", "rank", "kept energy"), layers)
-    return f'<div class="pm-report">{"".join(lines)}<details><summary>Every layer</summary>{table}</details></div>'
+    return f'<div class="pm-report">{"".join(lines)}<details><summary>All layers</summary>{table}</details></div>'
 
 
 def table_html(head: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
@@ -75,7 +76,7 @@ def table_html(head: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
 
 
 def seconds_text(seconds: float) -> str:
-    """`0.4 s`, `12 s`, `3 min 20 s`."""
+    """Return `0.4 s`, `12 s` or `3 min 20 s`."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

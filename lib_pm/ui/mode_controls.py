@@ -11,8 +11,9 @@ from typing import Any
 import gradio as gr
 
 from lib_pm.core.params import Option, OptionValue
-from lib_pm.core.registry import MODES, Mode, all_options, find_mode
-from lib_pm.prompt.parse import parse_pm, write_pm
+from lib_pm.core.registry import MODES, Choice, Mode, all_options, find_mode
+from lib_pm.prompt.parse import parse_pm
+from lib_pm.prompt.tag import Tag
 
 # One control each, shown while a mode that has the option is chosen.
 OPTIONS: Mapping[str, Option] = all_options()
@@ -33,9 +34,9 @@ class ModeControls:
 def mode_controls(
     value: str, elem_id: Callable[[str], str], info: Callable[[Option], str] = attrgetter("help")
 ) -> ModeControls:
-    """Draw the choice of a mode, what it does, and its options, of which only those of the chosen mode show.
+    """Draw the choice of a mode, what it does, and its options; only those of the chosen mode are visible.
 
-    info: what is said of an option.
+    info: returns the help of an option.
     """
     chosen = find_mode(value)
     modes = gr.Dropdown(label="Mode", choices=list(MODES), value=value, interactive=True, elem_id=elem_id("mode"))
@@ -57,7 +58,7 @@ def mode_controls(
 
 
 def option_control(option: Option, **arguments: Any) -> Any:
-    """A control for one option. Its value is never None: the WebUI's API asks for the value's type."""
+    """Return a control for one option. Its value is never None: the WebUI's API asks for the value's type."""
     declared, number = option.declared, option.type is int
     arguments = {"label": declared.label, "info": option.help, "interactive": True, "min_width": 240, **arguments}
     if declared.empty or declared.word:
@@ -68,34 +69,33 @@ def option_control(option: Option, **arguments: Any) -> Any:
 
 
 def mode_help(mode: Mode) -> str:
-    """One line on what the mode does and when it is good, and its formula for those who open it, as HTML."""
+    """Return one line on what the mode does and when to use it, and its formula that opens on a click, as HTML."""
     title, when, formula, source = map(html.escape, (mode.title, mode.when, mode.method.formula, mode.method.source))
     details = f"<details><summary>Formula</summary><p>{formula}</p><p>Source: {source}</p></details>"
     return f"<p><b>{title}</b>: {when}</p>{details}"
 
 
-def mode_values(written: str) -> list[Any]:
-    """What the controls show for the body of a `<pm:…>` tag: the mode, then a value for each of OPTIONS."""
-    tag = parse_pm(written)
-    mode = find_mode(tag.mode)
-    values = mode.values(tag.options)
-    return [mode.id, *(shown(name, values[name]) if name in values else gr.update() for name in OPTIONS)]
+def mode_values(choice: Choice) -> list[Any]:
+    """Return what the controls show: the mode, then a value for each of OPTIONS."""
+    values = choice.values
+    return [choice.mode.id, *(shown(name, values[name]) if name in values else gr.update() for name in OPTIONS)]
 
 
 def shown(name: str, value: OptionValue) -> Any:
-    """An option's value as its control shows it."""
+    """Return an option's value as its control shows it."""
     option = OPTIONS[name]
     return option.text(value) if option.declared.empty or option.declared.word else value
 
 
-def panel_text(mode: str | None, values: Sequence[object]) -> str:
-    """The body of the `<pm:…>` tag that says what the controls do. values: one for each of OPTIONS.
+def panel_choice(mode: str | None, values: Sequence[object]) -> Choice:
+    """Return what the controls choose; a MergeInputError names the option that is wrong.
 
-    Over the API, mode may be such a body itself: `ties_svd:density=0.5`. The controls then count for nothing.
+    values: one for each of OPTIONS.
+
+    Over the API, mode may be what a `<pm:…>` tag holds, `ties_svd:density=0.5`. The controls are then ignored.
     """
     mode = mode or ""  # what a cleared dropdown gives is None
     if ":" in mode:
-        return mode
+        return parse_pm(Tag.of("pm", mode))
     chosen = find_mode(mode)
-    given = {name: value for name, value in zip(OPTIONS, values, strict=False) if name in chosen.options}
-    return write_pm(chosen, chosen.values(given))
+    return chosen.choice({name: value for name, value in zip(OPTIONS, values, strict=False) if name in chosen.options})

@@ -1,4 +1,4 @@
-"""Recipes kept by name: save, load, delete."""
+"""Recipes saved by name: save, load, delete."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from lib_pm.ui.messages import note_html, problem_html
 from lib_pm.workspace.workspace import Desk
 
 
-def draw_recipe_form(desk: Desk, draft: DraftControls, told: Any) -> Listing:
-    """Draw it. told: where it is said what happened. Returns the list of recipes."""
+def draw_recipe_form(desk: Desk, draft: DraftControls, status: Any) -> Listing:
+    """Draw the form. Return the list of recipes. status: where the result is shown."""
     with gr.Accordion("Saved recipes", open=False):
         name = gr.Dropdown(
             [],
             label="Recipe",
-            info="choose one to load, or write a new name to save",
+            info="Choose a recipe to load, or type a new name to save.",
             allow_custom_value=True,
             interactive=True,
             elem_id="pm_recipe_name",
         )
-        overwrite = gr.Checkbox(False, label="Overwrite a recipe of that name", elem_id="pm_recipe_overwrite")
+        overwrite = gr.Checkbox(False, label="Overwrite an existing recipe", elem_id="pm_recipe_overwrite")
         with gr.Row():
             load = gr.Button("Load", elem_id="pm_recipe_load", min_width=80)
             save = gr.Button("Save", elem_id="pm_recipe_save", min_width=80)
@@ -34,27 +34,31 @@ def draw_recipe_form(desk: Desk, draft: DraftControls, told: Any) -> Listing:
     def names(_: object = None) -> Any:
         return gr.update(choices=desk.recipes.names())
 
-    def saved(name: str | None, overwrite: bool, *values: Any) -> str:
+    def save_recipe(name: str | None, overwrite: bool, *values: Any) -> str:
         desk.recipes.save(name or "", draft_of(*values), overwrite=overwrite)
-        return f"The recipe {name} is saved."
+        return f"Saved the recipe {name}."
 
-    def deleted(name: str | None) -> str:
+    def delete_recipe(name: str | None) -> str:
         desk.recipes.delete(name or "")
-        return f"The recipe {name} is deleted."
+        return f"Deleted the recipe {name}."
 
-    def loaded(name: str | None) -> list[Any]:
+    def load_recipe(name: str | None) -> list[Any]:
         try:
             return [*draft_values(desk.recipes.load(name or "")), gr.update()]
         except MergeInputError as error:
             return [*(gr.update() for _ in draft.all), problem_html(str(error))]
 
-    load.click(loaded, inputs=[name], outputs=[*draft.all, told], show_progress="hidden", queue=False)
-    for button, act, inputs in ((save, saved, [name, overwrite, *draft.all]), (delete, deleted, [name])):
-        button.click(_told(act, names), inputs=inputs, outputs=[told, name], show_progress="hidden", queue=False)
+    load.click(load_recipe, inputs=[name], outputs=[*draft.all, status], show_progress="hidden", queue=False)
+    for button, act, inputs in ((save, save_recipe, [name, overwrite, *draft.all]), (delete, delete_recipe, [name])):
+        button.click(
+            _with_message(act, names), inputs=inputs, outputs=[status, name], show_progress="hidden", queue=False
+        )
     return name, names
 
 
-def _told(act: Callable[..., str], names: Callable[[], Any]) -> Callable[..., list[Any]]:
+def _with_message(act: Callable[..., str], names: Callable[[], Any]) -> Callable[..., list[Any]]:
+    """Return a handler that shows what `act` returns, or its MergeInputError, and updates the list."""
+
     def do(*values: Any) -> list[Any]:
         try:
             return [note_html(act(*values)), names()]

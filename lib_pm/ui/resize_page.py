@@ -1,4 +1,4 @@
-"""The page on which LoRAs get another rank."""
+"""The page that changes the rank of LoRAs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import gradio as gr
 from lib_pm.core.errors import MergeInputError
 from lib_pm.merging.report import Report
 from lib_pm.merging.resize import NO_LIMIT, RULES, NewRank, parse_dynamic
+from lib_pm.ui.inputs import Inputs
 from lib_pm.ui.job_status import draw_working, run_on_click
 from lib_pm.ui.lora_lists import Listing, choices_of, marker
 from lib_pm.ui.save_form import draw_save_form, target_of
@@ -19,50 +20,51 @@ from lib_pm.workspace.submit import submit_resize
 from lib_pm.workspace.workspace import Desk
 
 FIXED = "fixed rank"
-_EXPLAINED = (
-    "<p>Each layer gets the best approximation of that rank. A rule chooses the rank layer by layer: sv_ratio keeps "
-    "singular values above the largest / N, sv_fro and sv_cumulative a share of the norm or of the sum; the rank is "
-    "then the most that a layer gets. Preview shows what would be kept before anything is written.</p>"
+_EXPLANATION = (
+    "<p>Each layer gets the best approximation at the rank you choose. A rule chooses the rank layer by layer, up to "
+    "that rank: sv_ratio keeps singular values above the largest / N; sv_fro and sv_cumulative keep a share of the "
+    "norm or of the sum. Preview shows what would be kept, and writes nothing.</p>"
 )
 
 
 def draw_resize(desk: Desk) -> tuple[Any, list[Listing]]:
-    """Draw it; returns the event of a resize, and the lists in it."""
-    gr.HTML(_EXPLAINED)
+    """Draw the page. Return the event after a resize, and the page's lists."""
+    gr.HTML(_EXPLANATION)
     loras = gr.Dropdown([], multiselect=True, label="LoRAs", elem_id="pm_resize_loras", interactive=True)
     with gr.Row():
-        rank = gr.Number(16, precision=0, label="Rank", info="0: the rule alone decides", elem_id="pm_resize_rank")
+        rank = gr.Number(16, precision=0, label="Rank", info="0 leaves it to the rule.", elem_id="pm_resize_rank")
         conv_rank = gr.Number(
             0,
             precision=0,
             label="Conv rank",
-            info="convolutions larger than 1×1; 0: as the rank",
+            info="For convolutions larger than 1×1. 0: same as the rank.",
             elem_id="pm_resize_conv",
         )
         rule = gr.Dropdown([FIXED, *RULES], value=FIXED, label="Rule", elem_id="pm_resize_rule")
-        value = gr.Number(0.95, label="Rule value", info="sv_ratio: 1 or more; else 0 to 1", elem_id="pm_resize_value")
+        value = gr.Number(
+            0.95, label="Rule value", info="sv_ratio: 1 or more. Other rules: 0 to 1.", elem_id="pm_resize_value"
+        )
     form = draw_save_form(desk, "pm_resize", merges=False)
     with gr.Row():
-        look = gr.Button("Preview", elem_id="pm_resize_look")
+        preview_button = gr.Button("Preview", elem_id="pm_resize_look")
         resize = gr.Button("Resize and save", variant="primary", elem_id="pm_resize_go")
     working = draw_working(desk, "pm_resize")
     saved = gr.HTML(elem_id="pm_resized")
-    asked = [loras, rank, conv_rank, rule, value, form.device, *form.fields]
+    inputs = Inputs(names=loras, rank=[rank, conv_rank, rule, value], device=form.device, target=form.fields)
 
-    def submit(names: list[str], *values: Any, preview: bool = False) -> Job:
-        rank, (device, *fields) = values[:4], values[4:]
-        return submit_resize(desk, names or [], _new_rank(*rank), target_of(*fields), device, preview=preview)
+    def submit(names: list[str] | None, rank: list[Any], device: str, target: list[Any], preview: bool = False) -> Job:
+        return submit_resize(desk, names or [], _new_rank(*rank), target_of(*target), device, preview=preview)
 
     def after(reports: Sequence[Report]) -> list[Any]:
         return [marker("saved", reports[-1].file)]
 
-    run_on_click(look, desk, working, partial(submit, preview=True), asked)
-    resized = run_on_click(resize, desk, working, submit, asked, [saved], after)
+    run_on_click(preview_button, desk, working, inputs.call(partial(submit, preview=True)), inputs.controls)
+    resized = run_on_click(resize, desk, working, inputs.call(submit), inputs.controls, [saved], after)
     return resized, [(loras, choices_of), form.listing]
 
 
 def _new_rank(rank: float | None, conv_rank: float | None, rule: str, value: float | None) -> NewRank:
-    """A number whose field was emptied is None."""
+    """Return the new rank. The number of an emptied field is None."""
     dynamic = None if rule == FIXED else parse_dynamic(f"{rule}={value}")
     if not rank and not dynamic:
         raise MergeInputError("The rank is 0; allowed: 1 or more, or 0 with a rule.")

@@ -13,6 +13,7 @@ from lib_pm.ui.lora_lists import Listing
 from lib_pm.workspace.submit import Target
 from lib_pm.workspace.workspace import Desk
 
+EMPTY_NAME = "leave empty to use the LoRAs' names"
 ROOT = "(LoRA folder)"  # a dropdown shows "" as if nothing were chosen
 
 
@@ -27,12 +28,12 @@ class SaveForm:
 
 
 def draw_save_form(desk: Desk, elem_id: str, *, merges: bool = True) -> SaveForm:
-    """merges: what is written is made of several LoRAs."""
+    """Draw the form. merges: whether several LoRAs become one file."""
     with gr.Row():
         name = gr.Textbox(
             "",
             label="File name",
-            placeholder="empty: made of the LoRAs' names",
+            placeholder=EMPTY_NAME,
             max_lines=1,
             elem_id=f"{elem_id}_name",
         )
@@ -40,17 +41,17 @@ def draw_save_form(desk: Desk, elem_id: str, *, merges: bool = True) -> SaveForm
             [ROOT], value=ROOT, allow_custom_value=True, label="Folder", elem_id=f"{elem_id}_folder", interactive=True
         )
     with gr.Row():
-        dtype = gr.Dropdown(list(DTYPES), value="float16", label="dtype of the file", elem_id=f"{elem_id}_save_dtype")
+        dtype = gr.Dropdown(list(DTYPES), value="float16", label="File dtype", elem_id=f"{elem_id}_save_dtype")
         device = gr.Dropdown(list(DEVICES), value=desk.device, label="Device", elem_id=f"{elem_id}_device")
         keep = gr.Dropdown(
             list(KEEP),
             value="all",
             label="Metadata",
-            info="all: recipe and training tags; minimal: what loaders need",
+            info="all keeps the recipe and training tags; minimal keeps only what loaders need.",
             elem_id=f"{elem_id}_metadata",
         )
     with gr.Row():
-        overwrite = gr.Checkbox(False, label="Overwrite a file of that name", elem_id=f"{elem_id}_overwrite")
+        overwrite = gr.Checkbox(False, label="Overwrite an existing file", elem_id=f"{elem_id}_overwrite")
         force = gr.Checkbox(
             False, label="Merge LoRAs of different base models", visible=merges, elem_id=f"{elem_id}_force"
         )

@@ -13,24 +13,24 @@ _LETTER = 0.58
 
 
 def element(name: str, *children: str, **attributes: object) -> str:
-    """<name attributes>children</name>. Children are SVG, attributes any value; in their names _ stands for -."""
+    """Return <name attributes>children</name>. Children are SVG, attributes any value; _ in their names means -."""
     words = "".join(f' {key.replace("_", "-")}="{text(_number(value))}"' for key, value in attributes.items())
     return f"<{name}{words}>{''.join(children)}</{name}>"
 
 
 def label(x: float, y: float, words: str, *, anchor: str = "start", size: float = FONT, **attributes: object) -> str:
-    """A line of text at (x, y). anchor: start, middle or end is there."""
+    """Return a line of text. anchor: which part of it is at (x, y): start, middle or end."""
     return element("text", text(words), x=x, y=y, text_anchor=anchor, font_size=size, **attributes)
 
 
 def line(x1: float, y1: float, x2: float, y2: float, **attributes: object) -> str:
-    """A thin grey line, if the attributes say nothing else."""
+    """Return a line, thin and grey unless the attributes say otherwise."""
     grey = {"stroke": "currentColor", "stroke_opacity": 0.35}
     return element("line", x1=x1, y1=y1, x2=x2, y2=y2, **{**grey, **attributes})
 
 
 def picture(identity: str, width: float, height: float, title: str, description: str, *children: str) -> str:
-    """A whole SVG. identity: of its title and description, once in a page."""
+    """Return a whole SVG. identity: the start of its ids, unique in a page."""
     return element(
         "svg",
         element("title", text(title), id=f"{identity}-title"),
@@ -48,12 +48,12 @@ def picture(identity: str, width: float, height: float, title: str, description:
 
 
 def text(value: str) -> str:
-    """Escaped; what XML does not allow at all (a file's name may have it) becomes �."""
+    """Return the text escaped. Characters that XML does not allow, which a file name may have, become �."""
     return html.escape(re.sub(r"[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", value))
 
 
 def shortened(words: str, width: float, size: float = FONT) -> str:
-    """The words as they fit into a width, with … in the middle where they don't: names differ at both ends."""
+    """Return the words shortened to a width, with … in the middle: names differ at both ends."""
     most = max(3, int(width / (size * _LETTER)))
     if len(words) <= most:
         return words

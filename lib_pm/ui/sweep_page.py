@@ -13,6 +13,7 @@ from lib_pm.core.registry import MODES
 from lib_pm.sweep.axes import PREFIX
 from lib_pm.sweep.sweeps import MODES_TO_COMPARE, Sweep, sweep_modes, sweep_ranks, sweep_strengths
 from lib_pm.ui.draft_controls import DraftControls, draft_of
+from lib_pm.ui.inputs import Inputs
 from lib_pm.ui.lora_lists import marker
 from lib_pm.ui.messages import note_html, problem_html
 from lib_pm.workspace.submit import read_draft
@@ -24,7 +25,7 @@ _NO_PLOT = "<p>The WebUI's X/Y/Z plot was not found; these sweeps need it.</p>"
 
 
 def draw_sweeps(desk: Desk, draft: DraftControls, outside: Mapping[str, Any]) -> None:
-    """outside: the controls of the WebUI's txt2img page, those of its plot among them."""
+    """Draw the page. outside: the controls of the WebUI's txt2img page, those of its plot among them."""
     plot = plot_controls(outside)
     if not plot:
         gr.HTML(_NO_PLOT)
@@ -50,54 +51,62 @@ def draw_sweeps(desk: Desk, draft: DraftControls, outside: Mapping[str, Any]) ->
             ]
             third = gr.Button("Fill the plot: ranks", elem_id="pm_fill_ranks", interactive=bool(plot))
     insert = gr.Checkbox(
-        True, label="Insert the LoRAs and the mode of the page Merge into the prompt too", elem_id="pm_sweep_insert"
+        True, label="Also insert the LoRAs and the mode from the Merge page into the prompt", elem_id="pm_sweep_insert"
     )
-    told = gr.HTML(elem_id="pm_sweep_status")
+    status = gr.HTML(elem_id="pm_sweep_status")
     goto = gr.HTML(elem_id="pm_sweep_goto")
     if not plot:
         return
     prompt = outside["txt2img_prompt"]
-    for button, sweep, inputs in (
+    for button, sweep, values in (
         (first, sweep_strengths, strengths),
         (second, sweep_modes, modes),
         (third, sweep_ranks, ranks),
     ):
+        inputs = Inputs(sweep=values, insert=insert, prompt=prompt, draft=draft.all)
         button.click(
-            _filler(desk, sweep, len(inputs)),
-            inputs=[*inputs, insert, prompt, *draft.all],
-            outputs=[*plot, prompt, told, goto],
+            inputs.call(_filler(desk, sweep, len(plot))),
+            inputs=inputs.controls,
+            outputs=[*plot, prompt, status, goto],
             show_progress="hidden",
             queue=False,
         )
 
 
 def plot_controls(outside: Mapping[str, Any]) -> list[Any]:
-    """The list of scripts, then type and values of X, Y and Z; none if they are not all there."""
+    """Return the list of scripts, then type and values of X, Y and Z; nothing unless all are there."""
     ids = [_SCRIPT, *(f"script_txt2img_xyz_plot_{axis}_{part}" for axis in "xyz" for part in ("type", "values"))]
     ids += ["script_txt2img_xyz_plot_csv_mode"]
     return [outside[id] for id in ids] if all(id in outside for id in (*ids, "txt2img_prompt")) else []
 
 
-def _filler(desk: Desk, make: Callable[..., Sweep], count: int) -> Callable[..., list[Any]]:
-    def fill(*values: Any) -> list[Any]:
-        asked, (insert, prompt, *held) = values[:count], values[count:]
+def _filler(desk: Desk, make: Callable[..., Sweep], plot_size: int) -> Callable[..., list[Any]]:
+    """plot_size: how many controls the plot has."""
+
+    def fill(sweep: list[Any], insert: bool, prompt: str, draft: list[Any]) -> list[Any]:
+        text, *_ = draft
         try:
-            if None in asked:
+            if None in sweep:
                 raise MergeInputError("A number is missing; fill in every field of the sweep.")
-            sweep = make(*asked)
-            if insert and held[0].strip():
-                draft = draft_of(*held)
-                read_draft(desk, draft)
-                prompt = draft.insert_into(prompt)
+            filled = make(*sweep)
+            if insert and text.strip():
+                recipe = draft_of(*draft)
+                read_draft(desk, recipe)
+                prompt = recipe.insert_into(prompt)
         except MergeInputError as error:
-            return [*(gr.update() for _ in range(9)), problem_html(desk.public(str(error))), gr.update()]
+            return [
+                *(gr.update() for _ in range(plot_size)),
+                gr.update(),
+                problem_html(desk.public(str(error))),
+                gr.update(),
+            ]
         axes = [
             value
-            for name, values in (sweep.x, sweep.y, sweep.z)
+            for name, values in (filled.x, filled.y, filled.z)
             for value in (PREFIX + name if name else "Nothing", values)
         ]
-        told = note_html("The plot of txt2img is filled; press Generate there.")
-        return [PLOT, *axes, True, prompt, told, marker("goto", "txt2img")]
+        message = note_html("The X/Y/Z plot of txt2img is filled in; press Generate there.")
+        return [PLOT, *axes, True, prompt, message, marker("goto", "txt2img")]
 
     return fill
 

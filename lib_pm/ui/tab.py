@@ -16,14 +16,13 @@ from lib_pm.ui.merge_page import draw_merge
 from lib_pm.ui.messages import problem_html
 from lib_pm.ui.resize_page import draw_resize
 from lib_pm.ui.sweep_page import draw_sweeps
-from lib_pm.workspace.draft import Draft
 from lib_pm.workspace.workspace import Desk
 
 TITLE = "Power Merger"
 
 
 def build(desk: Desk, outside: Mapping[str, Any] | None = None) -> Any:
-    """The tab as Blocks. outside: controls of the WebUI's own pages by their elem_ids, as far as they are there."""
+    """Return the tab as Blocks. outside: controls of the WebUI's own pages by elem_id; some may be missing."""
     outside = outside or {}
     with gr.Blocks(analytics_enabled=False) as tab:
         with gr.Column(elem_id="pm_tab"), gr.Tabs(elem_id="pm_pages") as pages:
@@ -46,10 +45,7 @@ def build(desk: Desk, outside: Mapping[str, Any] | None = None) -> Any:
         def last(typed: str) -> list[Any]:
             if typed:  # before the page was whole
                 return [gr.update() for _ in merge.draft.all]
-            try:
-                return draft_values(desk.recipes.last)
-            except MergeInputError:  # of a version that knew other modes
-                return draft_values(Draft())
+            return draft_values(desk.recipes.last)
 
         listed = [*(control for control, _ in lists), merge.check]
         merge.refresh.click(refresh, outputs=listed, show_progress="hidden", queue=False)

@@ -16,7 +16,7 @@ from torch import Tensor
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.formats.lora import FULL
 from lib_pm.prompt.parse import LoraTag
-from lib_pm.webui.adapter import Placed, layer_of, weight_sizes
+from lib_pm.webui.adapter import Placement, layer_of, weight_sizes
 
 # On the model, so that it goes with it: the last merge, which takes the WebUI a tenth of a second to build.
 _LAST = "_power_merger_network"
@@ -41,7 +41,9 @@ class _Disk:
     is_safetensors: bool = True
 
 
-def replace(networks: Any, model: Any, name: str, tensors: Mapping[str, Tensor], stacked: Sequence[LoraTag]) -> Placed:
+def replace(
+    networks: Any, model: Any, name: str, tensors: Mapping[str, Tensor], stacked: Sequence[LoraTag]
+) -> Placement:
     """See `Replace`. The WebUI's own loader matches the layers."""
     own = list(networks.loaded_networks)
     network = getattr(model, _LAST, None)
@@ -53,7 +55,7 @@ def replace(networks: Any, model: Any, name: str, tensors: Mapping[str, Tensor],
     missing = names - {net.mentioned_name for net in own}
     if missing:  # it could not read one of the prompt's tags, then it stacks none at all, or it has no such LoRA
         raise MergeInputError(
-            f"The WebUI has not loaded {', '.join(sorted(missing))}, which pm=off leaves to it; its console says why."
+            f"The WebUI did not load {', '.join(sorted(missing))}, which pm=off leaves to it; its console says why."
         )
     networks.loaded_networks[:] = [net for net in own if net.mentioned_name in names] + [network]
     for net in own:  # else it would read their files again for the next image; what is too much it drops itself
@@ -64,7 +66,7 @@ def replace(networks: Any, model: Any, name: str, tensors: Mapping[str, Tensor],
         if network in networks.loaded_networks:
             networks.loaded_networks[:] = own
 
-    return Placed(frozenset(layer_of(module.network_key) for module in network.modules.values()), undo)
+    return Placement(frozenset(layer_of(module.network_key) for module in network.modules.values()), undo)
 
 
 def forget_files(networks: Any, model: Any) -> None:

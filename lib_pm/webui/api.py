@@ -1,4 +1,4 @@
-"""The REST interface: what the tab does, for programs. LoRAs go by their names, paths neither come in nor go out."""
+"""The REST interface: what the tab does, for programs. LoRAs are given by name; paths neither come in nor go out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from lib_pm.files.metadata import KEEP
 from lib_pm.merging.recipe import DEFAULT_MODE, PRECISIONS
 from lib_pm.merging.report import Report
 from lib_pm.merging.resize import NO_LIMIT, NewRank, parse_dynamic
-from lib_pm.prompt.parse import write_pm
 from lib_pm.webui.guard import Answer, GuardedRoute
 from lib_pm.webui.origin import Origins, check_sender
 from lib_pm.workspace.draft import Draft
@@ -33,13 +32,13 @@ from lib_pm.workspace.workspace import Desk
 T = TypeVar("T")
 PREFIX = "/power-merger/v1"
 NO_OTHERS = Origins()
-_TEXT = "A `<lora:NAME:CLIP:MODEL:lbw=…>` for each LoRA, as in a prompt; a `<pm:…>` tag among them wins over `mode`."
-_NAME = "Of the file, without ending; empty: made of the LoRAs' names."
-_FOLDER = "Below the LoRA folder."
+_TEXT = "A `<lora:NAME:CLIP:MODEL:lbw=…>` for each LoRA, as in a prompt; a `<pm:…>` tag among them overrides `mode`."
+_NAME = "File name without its ending; if empty, made from the LoRAs' names."
+_FOLDER = "Folder inside the LoRA folder."
 
 
 class LoraAnswer(BaseModel):
-    name: str = Field(description="What is written into the tag.")
+    name: str = Field(description="The name to write in a tag.")
     folder: str
     title: str
 
@@ -47,15 +46,15 @@ class LoraAnswer(BaseModel):
 class DraftRequest(BaseModel):
     text: str = Field(description=_TEXT)
     mode: str = DEFAULT_MODE
-    options: dict[str, Any] = Field(default={}, description="Of the mode, see `modes`.")
+    options: dict[str, Any] = Field(default={}, description="Options of the mode; see `modes`.")
     apply: str = Field(default=APPLY[0], description=", ".join(APPLY))
-    dtype: str = Field(default="float32", description=f"Of the computation: {', '.join(DTYPES)}")
+    dtype: str = Field(default="float32", description=f"Dtype of the computation: {', '.join(DTYPES)}")
     precision: str = Field(default="normal", description=", ".join(PRECISIONS))
     device: str = "auto"
 
     def draft(self) -> Draft:
         mode = find_mode(self.mode)
-        return Draft(self.text, write_pm(mode, mode.values(self.options)), self.apply, self.dtype, self.precision)
+        return Draft(self.text, mode.choice(self.options), self.apply, self.dtype, self.precision)
 
 
 class MergeRequest(DraftRequest):
@@ -64,7 +63,7 @@ class MergeRequest(DraftRequest):
     save_dtype: str = "float16"
     metadata: str = Field(default="all", description=", ".join(KEEP))
     overwrite: bool = False
-    force: bool = Field(default=False, description="Merge LoRAs of different base models all the same.")
+    force: bool = Field(default=False, description="Merge LoRAs of different base models anyway.")
 
     def target(self) -> Target:
         return Target(self.name, self.folder, self.save_dtype, self.metadata, self.overwrite, self.force)
@@ -72,11 +71,13 @@ class MergeRequest(DraftRequest):
 
 class ResizeRequest(BaseModel):
     loras: list[str]
-    rank: int = Field(default=0, description="0: the rule alone decides.")
-    conv_rank: int = Field(default=0, description="Of convolutions larger than 1×1; 0: as the rank.")
-    rule: str = Field(default="", description="`sv_ratio=20`, `sv_fro=0.95`, `sv_cumulative=0.9`; empty: a fixed rank.")
-    preview: bool = Field(default=False, description="Write nothing, only report what would be kept.")
-    name: str = Field(default="", description=f"{_NAME} Of several LoRAs: what is put behind their own names.")
+    rank: int = Field(default=0, description="0 leaves it to the rule.")
+    conv_rank: int = Field(default=0, description="For convolutions larger than 1×1; 0: same as the rank.")
+    rule: str = Field(
+        default="", description="`sv_ratio=20`, `sv_fro=0.95`, `sv_cumulative=0.9`; if empty, the rank is fixed."
+    )
+    preview: bool = Field(default=False, description="Write nothing; only report what would be kept.")
+    name: str = Field(default="", description=f"{_NAME} With several LoRAs, it is appended to their own names.")
     folder: str = Field(default="", description=_FOLDER)
     save_dtype: str = "float16"
     metadata: str = Field(default="all", description=", ".join(KEEP))
@@ -94,7 +95,7 @@ class JobAnswer(BaseModel):
     state: Literal["waiting", "running", "done", "failed", "cancelled"]
     done: int
     total: int
-    unit: Literal["files", "layers"] = Field(description="Of `done` and `total`; files are read first.")
+    unit: Literal["files", "layers"] = Field(description="Unit of `done` and `total`; files are read first.")
     seconds_left: float | None = None
     error: str = ""
     result: list[dict[str, Any]] | None = Field(
@@ -111,7 +112,7 @@ class RecipeAnswer(BaseModel):
 
 
 def add_routes(app: FastAPI, desk: Desk, logins: str | None, origins: Origins = NO_OTHERS) -> None:
-    """Add the interface to the WebUI's own. logins: its `--api-auth`, `name:password,…`. origins: see there."""
+    """Add the interface to the WebUI's own. logins: its `--api-auth`, `name:password,…`. origins: pages allowed."""
     locked = [Depends(_check_login(logins))] if logins else []
     router = APIRouter(
         prefix=PREFIX,
@@ -127,17 +128,17 @@ def add_routes(app: FastAPI, desk: Desk, logins: str | None, origins: Origins = 
 
     @router.get("/loras/{name:path}")
     def lora(name: str) -> dict[str, Any]:
-        """What is in the file of a LoRA."""
+        """Show what is in a LoRA file."""
         return _checked(desk, lambda: inspect_file(desk.find(name)).to_json())
 
     @router.get("/modes")
     def modes() -> Any:
-        """All modes with their options."""
+        """List all modes with their options."""
         return modes_json()
 
     @router.get("/recipe")
     def recipes() -> list[str]:
-        """The names of the saved recipes."""
+        """List the names of the saved recipes."""
         return desk.recipes.names()
 
     @router.get("/recipe/{name}", response_model=RecipeAnswer)
@@ -146,19 +147,19 @@ def add_routes(app: FastAPI, desk: Desk, logins: str | None, origins: Origins = 
 
     @router.post("/merge", response_model=JobAnswer)
     def merge(request: MergeRequest) -> JobAnswer:
-        """Merge into a file; the answer is a job to be asked for."""
+        """Merge into a file; returns a job to poll."""
         return _checked(
             desk, lambda: _answer(desk, submit_merge(desk, request.draft(), request.target(), request.device))
         )
 
     @router.post("/analyse", response_model=JobAnswer)
     def analyse(request: DraftRequest) -> JobAnswer:
-        """Compare LoRAs: similarity, sign conflicts, norms, spectra; the answer is a job to be asked for."""
+        """Compare LoRAs: similarity, sign conflicts, norms, spectra; returns a job to poll."""
         return _checked(desk, lambda: _answer(desk, submit_analyse(desk, request.draft(), request.device)))
 
     @router.post("/resize", response_model=JobAnswer)
     def resize(request: ResizeRequest) -> JobAnswer:
-        """Resize LoRAs; the answer is a job to be asked for."""
+        """Resize LoRAs; returns a job to poll."""
         target = Target(request.name, request.folder, request.save_dtype, request.metadata, request.overwrite)
 
         def submit() -> Job:
@@ -178,7 +179,7 @@ def add_routes(app: FastAPI, desk: Desk, logins: str | None, origins: Origins = 
 
     @router.delete("/jobs/{id}", response_model=JobAnswer)
     def cancel(id: str) -> JobAnswer:
-        """Cancel it; it stops within a file or layer."""
+        """Cancel a job; it stops within a file or layer."""
 
         def stop() -> JobAnswer:
             found = desk.queue.find(id)
@@ -209,7 +210,7 @@ def _result(result: list[Report] | Analysis) -> list[dict[str, Any]]:
 
 
 def _checked(desk: Desk, work: Callable[[], T], status: int = 400) -> T:
-    """What the user can mend is an answer with its message."""
+    """Return what `work` returns. A MergeInputError becomes an answer with its message."""
     try:
         return work()
     except MergeInputError as error:

@@ -14,13 +14,16 @@ from torch import Tensor
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.prompt.parse import LoraTag
-from lib_pm.webui.adapter import Placed, find_lora, layer_of, weight_sizes
+from lib_pm.webui.adapter import Placement, layer_of, weight_sizes
+from lib_pm.webui.lora_extension import find_lora
 
 # LoRAs change weights in place there; a quantized weight cannot be changed and is patched in each forward.
 _PLAIN_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def replace(networks: Any, model: Any, name: str, tensors: Mapping[str, Tensor], stacked: Sequence[LoraTag]) -> Placed:
+def replace(
+    networks: Any, model: Any, name: str, tensors: Mapping[str, Tensor], stacked: Sequence[LoraTag]
+) -> Placement:
     """See `Replace`."""
     objects = model.forge_objects_original.shallow_copy()
     for tag in stacked:
@@ -30,7 +33,7 @@ def replace(networks: Any, model: Any, name: str, tensors: Mapping[str, Tensor],
     fitting = {key: tensor for key, tensor in tensors.items() if layer_of(key) in layers}
     taken = _add(networks, model, objects, name, fitting) if fitting else 0
     if taken != len(layers):
-        raise MergeInputError(f"The WebUI took {taken} of {len(layers)} layers of the merge.")
+        raise MergeInputError(f"The WebUI accepted {taken} of {len(layers)} layers of the merge.")
     own, own_hash = model.forge_objects_after_applying_lora, model.current_lora_hash
     model.forge_objects_after_applying_lora = objects
     model.forge_objects = objects.shallow_copy()
@@ -42,7 +45,7 @@ def replace(networks: Any, model: Any, name: str, tensors: Mapping[str, Tensor],
             model.forge_objects_after_applying_lora = own
             model.current_lora_hash = own_hash
 
-    return Placed(layers, undo)
+    return Placement(layers, undo)
 
 
 def _add_file(networks: Any, model: Any, objects: Any, tag: LoraTag) -> None:
@@ -50,8 +53,8 @@ def _add_file(networks: Any, model: Any, objects: Any, tag: LoraTag) -> None:
     unread = [*([f"lbw={tag.lbw}"] if tag.lbw else []), *tag.other]
     if unread:
         raise MergeInputError(
-            f"{', '.join(unread)} of {tag.name} cannot act beside a merge in this WebUI, as pm=off leaves it to the "
-            "WebUI; take one of them out."
+            f"{', '.join(unread)} of {tag.name} cannot act beside a merge in this WebUI, because pm=off leaves the "
+            "LoRA to the WebUI; remove one of them."
         )
     path = str(find_lora(networks, tag.name))
     _add(networks, model, objects, path, networks.load_lora_state_dict(path), tag.model, tag.clip)

@@ -15,25 +15,25 @@ _ABOUT_CELL = "_power_merger_about_cell"  # on p: notes that are not of one pass
 
 
 def begin(p: Any) -> None:
-    """The first pass of a batch begins: nothing is known of its merge yet."""
+    """Start the first pass of a batch: nothing is known about its merge yet."""
     _write(p, INFOTEXT, "")
     _write(p, NOTE, getattr(p, _ABOUT_CELL, ""))
 
 
 def record(p: Any, applied: str, hires: bool) -> None:
-    """A pass has this merge, the body of a `<pm:…>` tag; "" for none. hires: it is the second pass."""
+    """Record the merge of a pass, the body of a `<pm:…>` tag, "" for none. hires: it is the second pass."""
     first = first_pass(p.extra_generation_params.get(INFOTEXT, ""))
     _write(p, INFOTEXT, write_passes(first, applied) if hires else applied)
 
 
 def tell(p: Any, text: str) -> None:
-    """In the page and in the log: what is good to know."""
+    """Show a note in the page and in the log."""
     p.comment(f"Power Merger: {text}")
     _log.warning("Power Merger: %s", visible(text))
 
 
 def note(p: Any, text: str) -> None:
-    """As `tell`, and in the infotext: the image may not be what was asked for."""
+    """Do as `tell`, and put it into the infotext: the image may not be what the user expects."""
     tell(p, text)
     written = p.extra_generation_params.get(NOTE, "")
     if text not in written:
@@ -41,7 +41,7 @@ def note(p: Any, text: str) -> None:
 
 
 def note_of_cell(p: Any, text: str) -> None:
-    """As `note`, of all passes and before any of them."""
+    """Do as `note`, for all passes and before any of them."""
     note(p, text)
     setattr(p, _ABOUT_CELL, p.extra_generation_params[NOTE])
 

@@ -6,22 +6,24 @@ touched and no prompt been encoded. Each batch and the hires pass come here agai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 
-from lib_pm.core.errors import Faults, MergeInputError
+from lib_pm.core.errors import MergeInputError
 from lib_pm.merging.cache import MergeCache, Merged
 from lib_pm.merging.progress import Cancelled, Progress, Unit
-from lib_pm.merging.recipe import LoraUse, Recipe, make_recipe
-from lib_pm.prompt.parse import LoraTag, Request, write_pm
-from lib_pm.webui.adapter import find_host, find_lora, lora_extension, model_family
+from lib_pm.merging.recipe import recipe_from_request
+from lib_pm.prompt.parse import write_pm
+from lib_pm.webui.hosts import find_host, model_family
 from lib_pm.webui.infotext import begin, note, record, tell
-from lib_pm.webui.prompts import of_batch, read_request
+from lib_pm.webui.lora_extension import find_lora, lora_extension
+from lib_pm.webui.prompts import Panel, of_batch, read_request
 from lib_pm.webui.refusal import in_page, refused, stop, turn_away
-from lib_pm.webui.settings import Settings, read_settings
+from lib_pm.webui.settings import read_settings
 
 _CACHE_KEY = "power_merger"  # the name in extra_network_data, which is part of the key of the WebUI's prompt cache
 _UNDO = "_power_merger_undo"  # on p: takes the merge off again
@@ -34,7 +36,7 @@ class Live:
     def __init__(self) -> None:
         self._cache = MergeCache(0)
 
-    def begin_batch(self, p: Any, panel: Callable[[], str]) -> None:
+    def begin_batch(self, p: Any, panel: Panel) -> None:
         """Before the WebUI loads the prompt's LoRAs: put back what it had loaded, and turn away what is written wrong.
 
         p, panel: as for `activate`, which refuses the same, and more that is known only then.
@@ -51,11 +53,11 @@ class Live:
         except MergeInputError as error:
             turn_away(p, error)
 
-    def activate(self, p: Any, panel: Callable[[], str], data: dict[str, Any]) -> None:
+    def activate(self, p: Any, panel: Panel, data: dict[str, Any]) -> None:
         """Put the merge that the prompt or the panel asks for into the model, or take care that there is none.
 
-        p: the WebUI's processing object. panel: gives the body of a `<pm:…>` tag, "" for none. data: the prompt's tags
-        by kind. What goes wrong stops the generation with its message, since the image would not be what was asked for.
+        p: the WebUI's processing object. data: the prompt's tags by kind. What goes wrong stops the generation with its
+        message, since the image would not be what was asked for.
         """
         if refused(p):
             return
@@ -78,46 +80,34 @@ class Live:
         if undo:
             undo()
 
-    def _merge(self, p: Any, panel: Callable[[], str], data: dict[str, Any], hires: bool) -> str:
+    def _merge(self, p: Any, panel: Panel, data: dict[str, Any], hires: bool) -> str:
         """What the infotext says of the merge that is now in the model, "" if there is none."""
         data.pop(_CACHE_KEY, None)
         request = read_request(p, panel, data, hires)
-        if not request.tag.mode:
+        if not request.choice:
             return ""
-        loras = [tag for tag in request.loras if not tag.stacked]
-        if not loras:
+        if not request.merged:
             note(p, "There is no <lora:…> in the prompt to merge.")
             return ""
         networks = lora_extension()
         replace = find_host(p.sd_model, networks)
         settings = read_settings()
         self._cache.limit = int(settings.cache_mb * 2**20)
-        recipe = _recipe(request, loras, networks, settings)
+        recipe = recipe_from_request(request, partial(find_lora, networks), settings.load_presets)
         model = model_family(p.sd_model)
         with _plain_torch(), _progress() as progress:
             merged = self._cache.merge(recipe, device=settings.device, progress=progress, model=model)
-        stacked = [tag for tag in request.loras if tag.stacked]
-        placed = replace(networks, p.sd_model, f"power_merger_{merged.key[:16]}", merged.tensors, stacked)
-        setattr(p, _UNDO, placed.undo)
-        _tell_missing(p, merged, placed.layers)
-        if unused := request.tag.note():
+        placement = replace(networks, p.sd_model, f"power_merger_{merged.key[:16]}", merged.tensors, request.stacked)
+        setattr(p, _UNDO, placement.undo)
+        _tell_missing(p, merged, placement.layers)
+        if unused := request.note():
             note(p, f"{unused}.")
         for text in merged.report.notes:
             tell(p, f"{text}.")
         from modules.extra_networks import ExtraNetworkParams
 
         data[_CACHE_KEY] = [ExtraNetworkParams(items=[merged.key])]
-        return write_pm(recipe.mode, recipe.options)
-
-
-def _recipe(request: Request, loras: Sequence[LoraTag], networks: Any, settings: Settings) -> Recipe:
-    uses, faults = [], Faults()
-    for tag in loras:
-        with faults.collected():
-            uses.append(LoraUse(find_lora(networks, tag.name), tag.model, tag.clip, tag.lbw))
-    faults.tell()
-    presets = settings.load_presets() if any(tag.lbw for tag in loras) else {}
-    return make_recipe(uses, request.tag.mode, request.tag.options, presets=presets)
+        return write_pm(request.choice).body
 
 
 def _tell_missing(p: Any, merged: Merged, arrived: frozenset[str]) -> None:

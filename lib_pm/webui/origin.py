@@ -19,7 +19,7 @@ _PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True)
 class Origins:
-    """Pages from elsewhere that may: the WebUI's `--cors-allow-origins` and `--cors-allow-origins-regex`."""
+    """Pages from elsewhere that are allowed: the WebUI's `--cors-allow-origins` and `--cors-allow-origins-regex`."""
 
     listed: str | None = None
     pattern: str | None = None
@@ -30,7 +30,7 @@ class Origins:
 
 
 def check_sender(origins: Origins) -> Callable[[Request], None]:
-    """The check of each request that may change something, to be done before its work."""
+    """Return the check of each request that may change something, to run before its work."""
 
     def check(request: Request) -> None:
         if request.method in ("POST", "DELETE"):
@@ -42,7 +42,7 @@ def check_sender(origins: Origins) -> Callable[[Request], None]:
 
 
 def _refuse_foreign(headers: Mapping[str, str], origins: Origins) -> None:
-    """A 403 if the browser says that a page of another origin asks, and that one is not among `origins`.
+    """Raise a 403 if the browser says that a page of another origin asks, and that one is not among `origins`.
 
     Another port of this machine is another origin. Behind a proxy the browser's own comparison, Sec-Fetch-Site, is
     right; those that send none (over plain http) are judged by Host and X-Forwarded-Host, which no page can set.
@@ -56,13 +56,13 @@ def _refuse_foreign(headers: Mapping[str, str], origins: Origins) -> None:
         return
     raise HTTPException(
         403,
-        f"This was asked for by a page of {origin or 'elsewhere'!a}; allowed: the WebUI's own pages, programs, and "
+        f"This request came from a page of {origin or 'elsewhere'!a}; allowed: the WebUI's own pages, programs, and "
         "pages of the origins in --cors-allow-origins.",
     )
 
 
 def _require_json(headers: Mapping[str, str]) -> None:
-    """A 415 for a body that is not said to be JSON: a page can send anything else without asking first."""
+    """Raise a 415 for a body that is not declared as JSON: a page can send anything else without asking first."""
     kind = headers.get("content-type", "")
     if kind.partition(";")[0].strip().lower() != "application/json":
         raise HTTPException(415, f"The Content-Type is {kind!a}; allowed: application/json.")

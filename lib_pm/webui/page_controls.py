@@ -11,7 +11,7 @@ WANTED = {"txt2img_prompt", "img2img_prompt", "script_list", f"{_PLOT}csv_mode"}
 
 
 def keep_wanted(controls: dict[str, Any]) -> Any:
-    """A callback for each control that the WebUI draws; the wanted ones are put into `controls` by their elem_ids.
+    """Return a callback for each control that the WebUI draws; it keeps the needed ones in `controls` by elem_id.
 
     The first of a name stays: txt2img is drawn before img2img, which has a list of scripts of the same name.
     """

@@ -6,45 +6,45 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lib_pm.core.errors import Faults, MergeInputError, quoted
-from lib_pm.prompt.parse import LoraTag, Request, check_one_mode, parse_lora, parse_pm
-from lib_pm.prompt.tag import check_text, tags_of
+from lib_pm.core.registry import Choice
+from lib_pm.prompt.parse import LoraTag, Request, collect_tags
+from lib_pm.prompt.tag import Tag, check_text, tags_of
+
+# Gives what is chosen beside the prompt, None for no merge.
+Panel = Callable[[], "Choice | None"]
 
 
-def read_request(p: Any, panel: Callable[[], str], data: Mapping[str, Any], hires: bool) -> Request:
-    """What is asked for. Without a mode the LoRAs are the WebUI's own affair, and their tags are not even read.
+def read_request(p: Any, panel: Panel, data: Mapping[str, Any], hires: bool) -> Request:
+    """Return what is asked for. Without a mode the LoRAs are the WebUI's own affair: their tags are not even read.
 
-    panel: gives the body of a `<pm:…>` tag, "" for none. data: the tags that the WebUI has read, by kind. hires: in the
-    prompts of that pass. A MergeInputError names all that is wrong.
+    data: the tags that the WebUI has read, by kind. hires: in the prompts of that pass. A MergeInputError names all
+    that is wrong.
     """
     texts = of_batch(p, p.all_hr_prompts if hires else p.all_prompts)
     negative = of_batch(p, p.all_hr_negative_prompts if hires else p.all_negative_prompts)
     faults = Faults()
-    bodies = [_body(tag) for tag in data.get("pm") or ()]
-    check_one_mode(len(bodies))
+    modes = _tags(data, "pm")
     # What the WebUI does not take for a tag would be words of the image's text.
     for text in (*texts, *negative):
         with faults.collected():
             check_text(text, ("pm",))
     with faults.collected():
         _check_negative(negative)
-    body = bodies[0] if bodies else panel()
-    if body or any(tag.kind == "pm" for text in texts for tag in tags_of(text)):
+    choice = None
+    with faults.collected():
+        choice = None if modes else panel()
+    if modes or choice or any(tag.kind == "pm" for text in texts for tag in tags_of(text)):
         with faults.collected():
             _check_equal(texts)
-    if not body:
+    if not modes and not choice:
         faults.tell()
         return Request(())
     for text in texts:
         with faults.collected():
             check_text(text)
-    with faults.collected():
-        mode = parse_pm(body)
-    tags = []
-    for tag in (tag for kind in ("lora", "lyco") for tag in data.get(kind) or ()):
-        with faults.collected():
-            tags.append(parse_lora(_body(tag)))
+    request = collect_tags([*modes, *_tags(data, "lora"), *_tags(data, "lyco")], faults)
     faults.tell()
-    return Request((*tags, *_added_by_setting(tags)), mode)
+    return Request((*request.loras, *_added_by_setting(request.loras)), request.choice or choice)
 
 
 def of_batch(p: Any, texts: Sequence[str]) -> Sequence[str]:
@@ -55,7 +55,7 @@ def of_batch(p: Any, texts: Sequence[str]) -> Sequence[str]:
 def _check_negative(texts: Sequence[str]) -> None:
     for tag in (tag for text in texts for tag in tags_of(text) if tag.kind == "pm"):
         raise MergeInputError(
-            f"{quoted(str(tag))} is in the negative prompt, where it would be words; it belongs in the prompt."
+            f"{quoted(str(tag))} is in the negative prompt, where it would be read as words; move it to the prompt."
         )
 
 
@@ -63,8 +63,8 @@ def _check_equal(texts: Sequence[str]) -> None:
     first, *others = map(tags_of, texts)
     if any(tags != first for tags in others):
         raise MergeInputError(
-            "The prompts of this batch have different tags, and the WebUI takes those of the first for all of them. "
-            "Set the batch size to 1; the batch count makes as many images."
+            "The prompts of this batch have different tags, but the WebUI uses those of the first one for all. Set "
+            "the batch size to 1 and raise the batch count instead."
         )
 
 
@@ -79,6 +79,6 @@ def _added_by_setting(tags: Sequence[LoraTag]) -> list[LoraTag]:
     return [LoraTag(name, strength, strength)]
 
 
-def _body(tag: Any) -> str:
-    """`name:0.8:lbw=MIDD`, as the prompt has it; the WebUI split it at the colons."""
-    return ":".join(str(item) for item in tag.items)
+def _tags(data: Mapping[str, Any], kind: str) -> list[Tag]:
+    """The tags of a kind as the prompt has them; the WebUI split them at the colons."""
+    return [Tag(kind, tuple(map(str, tag.items))) for tag in data.get(kind) or ()]

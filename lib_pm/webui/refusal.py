@@ -1,4 +1,4 @@
-"""How an image that cannot be made as it was asked for is stopped, with a message in the page and over the API."""
+"""How an image that cannot be made as requested is stopped, with a message in the page and over the API."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _STEPS = ("setup_conds", "calculate_hr_conds", "sample", "sample_hr_pass")
 
 
 class Refusal(HTTPException):
-    """What the user can mend, as it leaves the WebUI: `Power Merger: There is no mode 'tiess'…`.
+    """A user's error as it leaves the WebUI: `Power Merger: There is no mode 'tiess'…`.
 
     In the page it puts an error's class before the message, which is why this one has such a name. Over the API the
     status of an HTTPException is the answer's, without a traceback in the console; all others are a 500 with one.
@@ -41,7 +41,7 @@ class _Refused(dict[str, Any]):
 
 
 def in_page(p: Any) -> bool:
-    """Whether the page itself asked for this image, and shows its comments even if there is none.
+    """Return whether the page itself asked for this image, and shows its comments even without an image.
 
     Scripts, as the X/Y/Z plot, and the button that upscales want an image or an error.
     """
@@ -50,7 +50,7 @@ def in_page(p: Any) -> bool:
 
 
 def turn_away(p: Any, error: MergeInputError) -> None:
-    """Have no image made of this batch, before the WebUI reads its prompts: without any, it makes none.
+    """Stop this batch before the WebUI reads its prompts: without any, it makes none.
 
     The page shows the message, and the console has it in one line: an error would print its traceback there.
     """
@@ -60,7 +60,7 @@ def turn_away(p: Any, error: MergeInputError) -> None:
 
 
 def refused(p: Any) -> bool:
-    """Whether `stop` was called for this image."""
+    """Return whether `stop` was called for this image."""
     return isinstance(p.extra_generation_params, _Refused)
 
 
@@ -70,17 +70,17 @@ def stop(p: Any, error: Exception) -> None:
     The WebUI prints and swallows what a script raises, so the next step of this very image raises it instead. An X/Y/Z
     plot swallows that too, and leaves the cell black: its first cell stops the whole plot.
     """
-    told = Refusal(str(error)) if isinstance(error, MergeInputError) else error
+    refusal = Refusal(str(error)) if isinstance(error, MergeInputError) else error
     _tell(p, error)
 
     def refuse(*args: Any, **kwargs: Any) -> NoReturn:
-        raise told
+        raise refusal
 
     for step in _STEPS:
         setattr(p, step, refuse)
-    refused = _Refused(p.extra_generation_params)
-    refused.error = told
-    p.extra_generation_params = refused
+    parameters = _Refused(p.extra_generation_params)
+    parameters.error = refusal
+    p.extra_generation_params = parameters
 
 
 def _tell(p: Any, error: Exception) -> None:

@@ -25,27 +25,27 @@ class Settings:
     presets: Path | None = None
 
     def load_presets(self) -> dict[str, str]:
-        """Presets by name, read anew: the file can change while the WebUI runs."""
+        """Return the presets by name, read each time: the file can change while the WebUI runs."""
         return load_presets(self.presets)
 
 
 def add_settings() -> None:
-    """Called by the WebUI when it builds its settings page."""
+    """Add the section; the WebUI calls this when it builds its settings page."""
     from modules import shared
 
     default, new = Settings(), shared.OptionInfo
     options = {
         "cache_mb": new(
             default.cache_mb, "Memory for merges (MB)", gr.Slider, {"minimum": 0, "maximum": 16384, "step": 64}
-        ).info("a merge that is kept need not be made again; 0 keeps none"),
-        "device": new(default.device, "Device that merges", gr.Dropdown, {"choices": list(DEVICES)}).info(
-            "auto takes the GPU if there is one"
+        ).info("a merge kept in memory need not be repeated; 0 keeps none"),
+        "device": new(default.device, "Device for merging", gr.Dropdown, {"choices": list(DEVICES)}).info(
+            "auto uses the GPU if there is one"
         ),
         "mode": new(default.mode, "Default mode", gr.Dropdown, {"choices": list(MODES)})
         .info("takes effect after Reload UI")
         .needs_reload_ui(),
-        "presets": new("", "File of block weight presets").info(
-            "lines of NAME:1,1,0,…; empty: the one of sd-webui-lora-block-weight, if it is installed"
+        "presets": new("", "Block weight preset file").info(
+            "one NAME:1,1,0,… per line; leave empty to use the file of sd-webui-lora-block-weight"
         ),
     }
     for name, option in options.items():
@@ -67,7 +67,7 @@ def read_settings() -> Settings:
 
 
 def _presets_of_block_weight_extension() -> Path | None:
-    """The file in which sd-webui-lora-block-weight keeps its users' presets, if it is installed and switched on."""
+    """Return the preset file of sd-webui-lora-block-weight, if that is installed and enabled."""
     from modules import extensions
 
     files = (Path(extension.path) / "scripts" / "lbwpresets.txt" for extension in extensions.active())

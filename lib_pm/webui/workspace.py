@@ -11,7 +11,7 @@ from lib_pm.core.errors import MergeInputError
 from lib_pm.files.library import Library
 from lib_pm.merging.devices import choose_device
 from lib_pm.webui import a1111, forge
-from lib_pm.webui.adapter import find_lora, lora_extension, webui_library
+from lib_pm.webui.lora_extension import find_lora, lora_extension, webui_library
 from lib_pm.webui.settings import read_settings
 from lib_pm.workspace.card import find_picture
 from lib_pm.workspace.job_queue import Turn
@@ -33,7 +33,7 @@ class WebuiDesk(Desk):
         return webui_library()
 
     def titles(self) -> Mapping[Path, str]:
-        """The aliases that the WebUI read from the files' metadata."""
+        """Return the aliases that the WebUI read from the files' metadata."""
         try:
             known = lora_extension().available_networks.values()
         except MergeInputError:  # without the WebUI's Lora extension files are still files
@@ -41,7 +41,7 @@ class WebuiDesk(Desk):
         return {Path(os.path.abspath(disk.filename)): disk.alias for disk in known if disk.alias != disk.name}
 
     def thumb(self, path: Path, beside: Collection[str]) -> str:
-        """The link under which the WebUI's cards show it."""
+        """Return the link under which the WebUI's cards show the picture."""
         picture = find_picture(path, beside)
         if picture is None:
             return ""
@@ -54,7 +54,7 @@ class WebuiDesk(Desk):
         return read_settings().load_presets()
 
     def turn(self, device: str) -> Turn:
-        """On a GPU one after the other with the WebUI's images, whose memory it is. The CPU is shared."""
+        """Return the WebUI's own lock for a GPU, whose memory its images need. The CPU is shared."""
         from modules.call_queue import queue_lock
 
         return super().turn(device) if choose_device(device).type == "cpu" else queue_lock
@@ -71,7 +71,7 @@ class WebuiDesk(Desk):
 
 
 def _forget_conds() -> None:
-    """The WebUI keeps what the text encoder made of a prompt by the LoRAs' names; it was made with the old file."""
+    """Drop the encoded prompts that the WebUI keeps by the LoRAs' names: the old file made them."""
     from modules import processing
 
     image, hires = processing.StableDiffusionProcessing, processing.StableDiffusionProcessingTxt2Img

@@ -13,12 +13,12 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.core.registry import find_mode
 from lib_pm.prompt.edit import Tags, read_tags, rewrite
 from lib_pm.prompt.parse import parse_prompt
 from lib_pm.sweep.axes import MODE, PREFIX, Axis, Offered, make_axes
-from lib_pm.webui.adapter import find_lora, lora_extension
 from lib_pm.webui.infotext import note_of_cell
+from lib_pm.webui.lora_extension import find_lora, lora_extension
+from lib_pm.webui.prompts import Panel
 from lib_pm.webui.refusal import Refusal, stop
 from lib_pm.webui.settings import read_settings
 
@@ -34,35 +34,34 @@ def add_axes() -> None:
         plot.axis_options.extend(option for option in options if option.label not in known)
 
 
-def rewrite_prompts(p: Any, panel: Callable[[], str]) -> None:
-    """Write what the plot changes in this cell into its prompts; nothing outside a plot.
+def rewrite_prompts(p: Any, panel: Panel) -> None:
+    """Write this cell's values into its prompts; do nothing outside a plot.
 
-    p: the WebUI's processing object, prompts set up and tags not read yet. panel: gives the body of a `<pm:…>` tag that
-    the page asks for beside the prompt, "" for none.
+    p: the WebUI's processing object, prompts set up and tags not read yet.
     """
     values = getattr(p, _CELL, {})
     if not values:
         return
     try:
-        asked = panel()
+        choice = panel()
         edits = [partial(_with_value, axis.edit, values[axis.name]) for axis in _AXES if axis.name in values]
-        p.main_prompt = rewrite(p.main_prompt, edits, asked)
+        p.main_prompt = rewrite(p.main_prompt, edits, choice)
         for prompts in ("all_prompts", "all_hr_prompts"):
             if getattr(p, prompts, None):
-                setattr(p, prompts, [rewrite(text, edits, asked) for text in getattr(p, prompts)])
+                setattr(p, prompts, [rewrite(text, edits, choice) for text in getattr(p, prompts)])
         _note_idle_axes(p, values)
     except Exception as error:  # noqa: BLE001 (the WebUI would print it and make the image of another cell)
         stop(p, error)
 
 
 def _note_idle_axes(p: Any, values: Mapping[str, Any]) -> None:
-    """Tell of options that this cell's mode does not have; with the axis Mode one expects it of some cells."""
+    """Note options that this cell's mode does not have, unless the plot has the axis Mode, where that is normal."""
     options = {axis.option: axis.name for axis in _AXES if axis.option and axis.name in values}
     if options and MODE not in values:
-        mode = find_mode(parse_prompt(p.main_prompt).tag.mode)
+        choice = parse_prompt(p.main_prompt).choice
         for option, name in options.items():
-            if not mode.option(option):
-                note_of_cell(p, f"{name} changes nothing: mode {mode.id} has no {option}.")
+            if choice and not choice.mode.option(option):
+                note_of_cell(p, f"{name} changes nothing: mode {choice.mode.id} has no {option}.")
 
 
 def _with_value(edit: Callable[[Tags, Any], Tags], value: Any, tags: Tags) -> Tags:
@@ -70,7 +69,7 @@ def _with_value(edit: Callable[[Tags, Any], Tags], value: Any, tags: Tags) -> Ta
 
 
 def _plots() -> list[ModuleType]:
-    """The plot's module, loaded by path and so not to be imported; none if this WebUI has none."""
+    """Return the plot's modules, which are loaded by path and cannot be imported; none if this WebUI has no plot."""
     from modules import scripts
 
     modules = {id(data.module): data.module for data in scripts.scripts_data if Path(data.path).name == "xyz_grid.py"}
@@ -78,7 +77,7 @@ def _plots() -> list[ModuleType]:
 
 
 def _option(plot: ModuleType, axis: Axis) -> Any:
-    """An axis as the plot knows it: of its very own class, as it leaves others out."""
+    """Return an axis of the plot's own class: it ignores others."""
 
     def apply(p: Any, value: Any, values: Sequence[Any]) -> None:
         # Cells are shallow copies of one object, so the dict is replaced, never changed.
@@ -99,28 +98,28 @@ def _option(plot: ModuleType, axis: Axis) -> Any:
         PREFIX + axis.name,
         axis.type,
         apply,
-        format_value=_told(format_value),
-        confirm=_told(confirm),
+        format_value=_refusing(format_value),
+        confirm=_refusing(confirm),
         cost=axis.cost,
         choices=axis.choices,
-        prepare=_told(axis.split),
+        prepare=_refusing(axis.split),
     )
 
 
-def _told(work: Callable[..., Result]) -> Callable[..., Result]:
-    """What it refuses stops the plot, with its message in the page and over the API."""
+def _refusing(work: Callable[..., Result]) -> Callable[..., Result]:
+    """Return `work` so that its MergeInputError stops the plot, with the message in the page and over the API."""
 
-    def told(*args: Any) -> Result:
+    def check(*args: Any) -> Result:
         try:
             return work(*args)
         except MergeInputError as error:
             raise Refusal(str(error)) from None
 
-    return told
+    return check
 
 
 def _prompt(p: Any) -> str:
-    """The prompt as the user wrote it, with its styles."""
+    """Return the prompt as the user wrote it, with its styles."""
     from modules import shared
 
     prompt = p.prompt if isinstance(p.prompt, str) else p.prompt[0]

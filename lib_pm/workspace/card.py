@@ -25,13 +25,13 @@ class Card:
 
 
 def read_card(lora: Path) -> Card:
-    """The card beside a LoRA's file; an empty one if there is none, or none that can be read."""
+    """Return the card beside a LoRA's file, an empty one if there is none that can be read."""
     text = (_read(lora) or {}).get(_ACTIVATION, "")
     return Card(text.strip() if isinstance(text, str) else "", find_picture(lora))
 
 
 def find_picture(lora: Path, files: Collection[str] | None = None) -> Path | None:
-    """The picture beside a LoRA's file. files: the names of all files in its folder, where they are known."""
+    """Return the picture beside a LoRA's file, None without one. files: all names in its folder, if known."""
     names = (lora.stem + ending for ending in _PICTURES)
     there = files.__contains__ if files is not None else lambda name: lora.with_name(name).is_file()
     found = next(filter(there, names), None)
@@ -39,16 +39,16 @@ def find_picture(lora: Path, files: Collection[str] | None = None) -> Path | Non
 
 
 def joined_activation(cards: Iterable[Card]) -> str:
-    """The activation texts one after the other, each word group once."""
+    """Return the activation texts in one line, each word group once."""
     groups = (group.strip() for card in cards for group in card.activation.split(","))
     return ", ".join(dict.fromkeys(group for group in groups if group))
 
 
 def write_card(lora: Path, card: Card) -> None:
-    """Put the card beside a LoRA's file. What its `.json` says else stays, and so does a picture that is there."""
+    """Write the card beside a LoRA's file. Other values of its `.json` stay, and so does an existing picture."""
     value = _read(lora)
     if value is None:
-        raise MergeInputError(f"{lora.stem}.json cannot be read, and would be lost; mend it or take it away.")
+        raise MergeInputError(f"{lora.stem}.json cannot be read and would be overwritten; repair or remove it.")
     value[_ACTIVATION] = card.activation.strip()
     text = json.dumps(value, indent=4, ensure_ascii=False)
     write_text(lora.with_suffix(".json"), text, f"The card of {lora.stem}")
@@ -60,7 +60,7 @@ def write_card(lora: Path, card: Card) -> None:
 
 
 def _read(lora: Path) -> dict[str, object] | None:
-    """None if there is one that cannot be read."""
+    """Return the content of a card's file, None if it cannot be read."""
     try:
         value = parse_json(lora.with_suffix(".json").read_text(encoding="utf-8-sig"))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Jobs that run beside the page, one after the other, and can be watched and cancelled."""
+"""Jobs that run in the background, one after another, and can be watched and cancelled."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 class Job:
-    """A piece of work and how far it is. result: what it returned, once done. error: for the user, once failed."""
+    """A piece of work and its progress. result: what it returned, once done. error: for the user, once failed."""
 
     def __init__(self, what: str) -> None:
         self.id = uuid.uuid4().hex[:12]
@@ -46,7 +46,7 @@ class Job:
 
     @property
     def seconds_left(self) -> float | None:
-        """What the layers so far let expect; None in the first second, when they say little."""
+        """Return an estimate from the layers so far; None in the first second, when they say little."""
         seconds = time.monotonic() - self._first_layer
         if self.state != "running" or self.unit != "layers" or not self.done or seconds < 1:
             return None
@@ -60,11 +60,11 @@ class Job:
                 self._end("cancelled")
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Until it has ended, but no longer than that. True if it has ended."""
+        """Wait for its end, but no longer than that. Return whether it has ended."""
         return self._ended.wait(seconds)
 
     def run(self, work: Callable[[Progress], Any], turn: Turn) -> None:
-        """Do the work when it is its turn, and keep what becomes of it."""
+        """Do the work when its turn comes, and keep the result or the error."""
         try:
             with turn:
                 with self._lock:
@@ -96,11 +96,11 @@ class Job:
 
 
 class QueueFull(MergeInputError):
-    """Too much waits already; later there is room again."""
+    """Too many jobs are waiting; try again later."""
 
 
 class Queue:
-    """Runs jobs one after the other, in a thread that is there while there are any."""
+    """Runs jobs one after another, in a thread that is there while there are any."""
 
     def __init__(self) -> None:
         self._jobs: list[Job] = []
@@ -118,7 +118,7 @@ class Queue:
             self._forget_ended()
             if len(self._waiting) >= MOST_WAITING:
                 raise QueueFull(
-                    f"{len(self._waiting)} jobs are waiting already; allowed: {MOST_WAITING}. Wait for some to end, or "
+                    f"{len(self._waiting)} jobs are already waiting; allowed: {MOST_WAITING}. Wait for some to end, or "
                     "cancel them."
                 )
             self._waiting.append((job, partial(job.run, work, turn)))
@@ -129,20 +129,20 @@ class Queue:
 
     @property
     def jobs(self) -> list[Job]:
-        """All that have not ended, and the last of those that have, oldest first."""
+        """Return all jobs that have not ended and the last of those that have, oldest first."""
         with self._lock:
             self._forget_ended()
             return list(self._jobs)
 
     @property
     def current(self) -> Job | None:
-        """The one that runs, or is the next to."""
+        """Return the job that runs, or the next one, None if there is none."""
         return next((job for job in self.jobs if not job.ended), None)
 
     def find(self, id: str) -> Job:
         job = next((job for job in self.jobs if job.id == id), None)
         if job is None:
-            raise MergeInputError(f"There is no job {id!r}; of those that ended the last {KEPT} are kept.")
+            raise MergeInputError(f"There is no job {id!r}; only the last {KEPT} finished jobs are kept.")
         return job
 
     def _start(self) -> None:
@@ -150,7 +150,7 @@ class Queue:
             threading.Thread(target=self._work, name="Power Merger", daemon=True).start()
         except RuntimeError as error:  # nothing else waits: there would be a thread
             self._waiting.clear()
-            raise QueueFull(f"The system cannot start a thread for it ({error}); try again later.") from error
+            raise QueueFull(f"The system cannot start a thread for the job ({error}); try again later.") from error
         self._works = True
 
     def _work(self) -> None:
@@ -163,7 +163,7 @@ class Queue:
             run()
 
     def _forget_ended(self) -> None:
-        """Those that were cancelled while they waited hold nothing any more; of the ended ones the last are kept."""
+        """Drop jobs that were cancelled while waiting, and all but the last of the ended ones."""
         self._waiting = deque(waiting for waiting in self._waiting if not waiting[0].ended)
         ended = [job for job in self._jobs if job.ended]
         forgotten = set(ended[:-KEPT])

@@ -1,4 +1,4 @@
-"""Recipes that users keep by name, each a JSON file of its own, and the one that they worked on last."""
+"""Recipes that users save by name, each in its own JSON file, and the one that they worked on last."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lib_pm.workspace.draft import Draft, from_json
 
 @dataclass(frozen=True)
 class Recipes:
-    """folder: made when the first one is saved."""
+    """folder: created when the first recipe is saved."""
 
     folder: Path
 
@@ -32,7 +32,10 @@ class Recipes:
 
     @property
     def last(self) -> Draft:
-        """What was worked on last; an empty one at first, or if the file was damaged: it is nobody's only copy."""
+        """Return the last draft; an empty one at first, or if it cannot be read: it is nobody's only copy.
+
+        A damaged file cannot, nor one of a version that knew other modes.
+        """
         path = self.folder / "last.json"
         try:
             return _read(path, "The last recipe") if path.is_file() else Draft()
@@ -49,11 +52,11 @@ class Recipes:
     def _existing(self, name: str) -> Path:
         path = self._path(name)
         if not path.is_file():
-            raise MergeInputError(f"There is no recipe {name!r}; there are: {', '.join(self.names()) or 'none yet'}.")
+            raise MergeInputError(f"There is no recipe {name!r}; saved: {', '.join(self.names()) or 'none yet'}.")
         return path
 
     def _path(self, name: str) -> Path:
-        return self._named / f"{check_name(name, 'name of the recipe')}.json"
+        return self._named / f"{check_name(name, 'recipe name')}.json"
 
 
 def _read(path: Path, where: str) -> Draft:
@@ -66,6 +69,6 @@ def _read(path: Path, where: str) -> Draft:
 
 
 def _write(path: Path, draft: Draft, *, overwrite: bool = True) -> None:
-    """A page that is closed in between loses nothing."""
+    """Write the whole file or nothing."""
     text = json.dumps(draft.to_json(), indent=2, ensure_ascii=False)
     write_text(path, text, f"The recipe {path.stem!r}", overwrite=overwrite)

@@ -1,4 +1,4 @@
-"""What the tab and the REST interface ask for: checked at once, done in the queue, told without paths."""
+"""The jobs of the tab and the REST interface: checked at once, done in the queue, reported without paths."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _LONGEST = 60  # of a name that is made up here
 
 @dataclass(frozen=True)
 class Target:
-    """The file to write: its name, "" for one made of the LoRAs' names, and its folder below the LoRA folder.
+    """The file to write: its name, "" to make one from the LoRAs' names, and its folder inside the LoRA folder.
 
     keep: how much metadata, see `metadata.KEEP`. force: merge LoRAs of different base models.
     """
@@ -46,16 +46,16 @@ class Target:
 
 
 def read_draft(desk: Desk, draft: Draft) -> Recipe:
-    """The recipe of a draft. A MergeInputError names all that can be known to be wrong before it is merged."""
-    recipe = draft.recipe(desk.find, desk.presets())
+    """Return the recipe of a draft. A MergeInputError names all errors that show before the merge."""
+    recipe = draft.recipe(desk.find, desk.presets)
     check_block_weights_of(recipe)
     return recipe
 
 
 def submit_merge(desk: Desk, draft: Draft, target: Target, device: str) -> Job:
-    """Merge into a file. What is wrong with the draft, the name or the device is a MergeInputError here already."""
+    """Submit a merge into a file. Errors in the draft, the name or the device raise MergeInputError at once."""
     recipe = replace(read_draft(desk, draft), save_dtype=dtype_name("save_dtype", target.save_dtype))
-    note = draft.request().tag.note()
+    note = draft.request().note()
     choose_device(device)
     check_keep(target.keep)
     place = partial(_path, desk, target, default_name(recipe))
@@ -74,7 +74,7 @@ def submit_merge(desk: Desk, draft: Draft, target: Target, device: str) -> Job:
                 force=target.force,
             )
         report.notes += [note] if note else []
-        return [_told(desk, report, path)]
+        return [_public(desk, report, path)]
 
     return _submit(desk, f"Merging {counted(len(recipe.loras), 'LoRA')} into {path.stem}", work, device)
 
@@ -82,25 +82,25 @@ def submit_merge(desk: Desk, draft: Draft, target: Target, device: str) -> Job:
 def submit_resize(
     desk: Desk, names: Sequence[str], new: NewRank, target: Target, device: str, *, preview: bool = False
 ) -> Job:
-    """Resize LoRAs, each into a file of its own. preview: write nothing, find out what that would keep.
+    """Submit a resize of LoRAs, each into its own file. preview: write nothing, only report what would be kept.
 
-    Of several LoRAs the target's name is what is put behind their own names.
+    With several LoRAs, the target's name is appended to their own names.
     """
     if not names:
-        raise MergeInputError("There is no LoRA to resize; choose at least one.")
+        raise MergeInputError("There are no LoRAs to resize; choose at least one.")
     loras = [desk.find(name) for name in names]
     choose_device(device)
     check_keep(target.keep)
     dtype = dtype_name("save_dtype", target.save_dtype)
     if preview:
-        return _submit(desk, f"Looking at {_named(loras)}", partial(_look, loras, new, dtype, device), device)
+        return _submit(desk, f"Previewing {_named(loras)}", partial(_look, loras, new, dtype, device), device)
 
     def place(lora: Path) -> Path:
         return _path(desk, _of_one(target, lora, len(loras)), f"{lora.stem}_resized")
 
     for path, count in Counter(map(place, loras)).items():
         if count > 1:
-            raise MergeInputError(f"{path.stem} would be written twice; resize LoRAs of one name one after the other.")
+            raise MergeInputError(f"{path.stem} would be written twice; resize LoRAs with the same name one at a time.")
 
     def resized(lora: Path, progress: Progress) -> Report:
         path = place(lora)
@@ -115,7 +115,7 @@ def submit_resize(
                 overwrite=target.overwrite,
                 keep=target.keep,
             )
-        return _told(desk, report, path)
+        return _public(desk, report, path)
 
     def work(progress: Progress) -> list[Report]:
         return [resized(lora, _part(progress, index, len(loras))) for index, lora in enumerate(loras)]
@@ -135,7 +135,7 @@ def _of_one(target: Target, lora: Path, count: int) -> Target:
 
 
 def _part(progress: Progress, index: int, count: int) -> Progress:
-    """The progress of one of several files of about one size."""
+    """Return the progress of one of several files of about the same size."""
 
     def part(done: int, total: int, name: str, unit: Unit = "layers") -> None:
         if unit == "files":
@@ -151,7 +151,7 @@ def _named(loras: Sequence[Path]) -> str:
 
 
 def submit_analyse(desk: Desk, draft: Draft, device: str) -> Job:
-    """Compare the LoRAs of a draft; the job's result is an Analysis."""
+    """Submit a comparison of a draft's LoRAs; the job's result is an Analysis."""
     recipe = read_draft(desk, draft)
     choose_device(device)
 
@@ -162,13 +162,13 @@ def submit_analyse(desk: Desk, draft: Draft, device: str) -> Job:
 
 
 def default_name(recipe: Recipe) -> str:
-    """`style_char_ties_svd` for what is merged of the LoRAs style and char."""
+    """Return `style_char_ties_svd` for a merge of the LoRAs style and char."""
     names = "_".join(use.name.replace(" ", "_") for use in recipe.loras)
     return f"{names[:_LONGEST]}_{recipe.mode.id}"
 
 
 def _path(desk: Desk, target: Target, otherwise: str) -> Path:
-    """Where it is to be written, in a folder that need not be there yet; a MergeInputError if it cannot be."""
+    """Return the path to write, in a folder that need not exist yet. Raise MergeInputError if it cannot be written."""
     path = lora_file(desk.folder, target.folder, target.name.strip() or otherwise)
     try:
         if not target.name.strip() and not target.overwrite:
@@ -178,12 +178,12 @@ def _path(desk: Desk, target: Target, otherwise: str) -> Path:
         else:
             check_target(path, target.overwrite)
     except OSError as error:  # a folder that may not be entered, names that are too long together
-        raise MergeInputError(f"{path.stem} cannot be written there: {reason(error)}.") from error
+        raise MergeInputError(f"{path.stem} cannot be written to that folder: {reason(error)}.") from error
     return path
 
 
 def _free(path: Path) -> Path:
-    """The path, or the first one with a number behind it that no file has."""
+    """Return the path, or the first one with a number appended that no file has."""
     stem, number = path.stem, 1
     while path.exists() or twin(path):
         number += 1
@@ -191,7 +191,7 @@ def _free(path: Path) -> Path:
     return path
 
 
-def _told(desk: Desk, report: Report, path: Path) -> Report:
+def _public(desk: Desk, report: Report, path: Path) -> Report:
     desk.announce(path)
     return replace(report, file=path.relative_to(desk.folder).with_suffix("").as_posix())
 

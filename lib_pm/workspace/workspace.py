@@ -1,4 +1,4 @@
-"""Where merges are made and saved: a folder of LoRAs, and what the tab and the REST interface need beside it.
+"""Where merges are made and saved: a folder of LoRAs, and what else the tab and the REST interface need.
 
 Of a plain folder; a WebUI's has a kind of its own, with what the WebUI knows of its LoRAs.
 """
@@ -43,41 +43,41 @@ class Desk:
 
     @property
     def library(self) -> Library:
-        """The LoRAs that there are; new ones are written into its folder, not into its others."""
+        """Return the library of LoRAs; new ones are written into its first folder only."""
         return Library(self.folder, aliases=self._aliases)
 
     def loras(self) -> list[Shown]:
-        """All LoRAs by their shortest names that are clear, sorted as people do."""
+        """Return all LoRAs by their shortest unambiguous names, sorted as people do."""
         names, titles = self.library.names(), self.titles()
         stems = Counter(path.stem for path in names)
         beside = cache(lambda folder: frozenset(os.listdir(folder)))
-        shown = []
+        loras = []
         for path, full in names.items():
             name = path.stem if stems[path.stem] == 1 else clear_name(full)
             picture = self.thumb(path, beside(path.parent))
-            shown.append(Shown(name, full.rpartition("/")[0], titles.get(path, ""), picture))
-        return sorted(shown, key=lambda lora: (lora.folder.casefold(), lora.name.casefold()))
+            loras.append(Shown(name, full.rpartition("/")[0], titles.get(path, ""), picture))
+        return sorted(loras, key=lambda lora: (lora.folder.casefold(), lora.name.casefold()))
 
     def titles(self) -> Mapping[Path, str]:
-        """Second names, where they are known without opening the files."""
+        """Return second names, where they are known without opening the files."""
         return {}
 
     def thumb(self, path: Path, beside: Collection[str]) -> str:
-        """A link to a LoRA's picture, "" if there is none. beside: the names of all files in its folder."""
+        """Return a link to a LoRA's picture, "" if there is none. beside: the names of all files in its folder."""
         return ""
 
     def find(self, name: str) -> Path:
-        """The file of a LoRA's name, alias, or sub-folder and name; a MergeInputError names near ones."""
+        """Return the file of a LoRA's name, alias, or sub-folder and name. A MergeInputError suggests similar names."""
         return self.library.find(name)
 
     def name_of(self, path: Path) -> str:
-        """The name to write into a tag for that file."""
+        """Return the name to write into a tag for that file."""
         names = self.library.names()
         alone = sum(other.stem == path.stem for other in names) < 2
         return path.stem if alone or path not in names else clear_name(names[path])
 
     def folders(self) -> list[str]:
-        """The sub-folders, "" for the LoRA folder itself first."""
+        """Return the sub-folders, first "" for the LoRA folder itself."""
         below = (folder.relative_to(self.folder).as_posix() for folder, _ in walk(self.folder))
         return sorted("" if folder == "." else folder for folder in below)
 
@@ -85,14 +85,14 @@ class Desk:
         return load_presets()
 
     def turn(self, device: str) -> Turn:
-        """What is entered while a job works on that device, so that it does not take it from somebody else."""
+        """Return what a job enters while it works on that device, so that others can use it in turn."""
         return nullcontext()
 
     def announce(self, path: Path) -> None:
-        """A LoRA was written there."""
+        """Make a LoRA known that was written there."""
 
     def public(self, text: str) -> str:
-        """A message without the paths of the LoRA folders: whoever reads it may not be who owns the machine."""
+        """Return a message without the paths of the LoRA folders: its reader may not own the machine."""
         library = self.library
         for folder in (library.folder, *library.others):
             text = text.replace(f"{folder}{os.sep}", "").replace(str(folder), folder.name)

@@ -30,7 +30,7 @@ def test_a_search_finds_names_folders_and_titles(tab: Tab) -> None:
     assert found("ku mi") == ["miku"]
     assert found("hatsune") == ["miku"]
     assert found("nothing") == []
-    assert tab.page.get_by_text("No LoRA has all of these words.").is_visible()
+    assert tab.page.get_by_text("No LoRA matches all of these words.").is_visible()
 
 
 def test_arrows_choose_and_escape_closes(tab: Tab) -> None:
@@ -64,7 +64,7 @@ def test_another_lora_takes_the_place_of_one(tab: Tab) -> None:
     assert tab.text() == "<lora:miku:0.5:lbw=MIDD>\n<lora:detail:1>"
     assert tab.focused() == "Choose another LoRA"
     tab.page.keyboard.press("Enter")
-    assert tab.focused() == "In place of miku"
+    assert tab.focused() == "Replace miku"
     tab.page.keyboard.press("Escape")
     assert tab.names() == ["miku", "detail"]
     assert tab.focused() == "Choose another LoRA"

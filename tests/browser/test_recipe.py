@@ -126,7 +126,7 @@ def test_such_a_lora_is_listed_but_not_picked(page: Any) -> None:
     )
     search = page.get_by_label("Add")
     search.fill("odd")
-    assert "cannot be picked" in page.locator("[role=option] small").inner_text()
+    assert "cannot go into a tag" in page.locator("[role=option] small").inner_text()
     search.press("Enter")
     search.fill("plain")
     search.press("Enter")

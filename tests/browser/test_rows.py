@@ -28,7 +28,7 @@ def test_a_text_shows_as_rows(three: Tab) -> None:
     assert values == [["0.8", "0.8", ""], ["0.75", "0.6", "MIDD"], ["1", "1", ""]]
     assert [box.is_checked() for box in three.rows.get_by_role("checkbox").all()] == [True, True, False]
     assert three.rows.nth(1).locator("small").inner_text() == "char · Hatsune · start=5"
-    assert three.page.get_by_text("3 LoRAs, 1 off").is_visible()
+    assert three.page.get_by_text("3 LoRAs, 1 disabled").is_visible()
     assert three.text() == RECIPE
 
 
@@ -57,7 +57,7 @@ def test_equal_strengths_are_linked_until_they_are_set_apart(three: Tab) -> None
     assert lines(three)[0] == "<lora:style/watercolor_v2:0.85>"
     three.in_row(0, "Clip strength").fill("0.5")
     assert lines(three)[0] == "<lora:style/watercolor_v2:0.5>"
-    three.button(0, "Set model and clip strength apart").click()
+    three.button(0, "Set model and clip strength separately").click()
     assert lines(three)[0] == "<lora:style/watercolor_v2:0.5>"
     three.in_row(0, "Clip strength").fill("0.7")
     assert lines(three)[0] == "<lora:style/watercolor_v2:0.7:0.5>"
@@ -132,7 +132,7 @@ def test_every_control_is_reached_in_order(three: Tab) -> None:
         three.page.keyboard.press("Tab")
         reached.append(three.focused())
     assert reached == [
-        *("Use style/watercolor_v2", "Choose another LoRA", "Model strength", "Set model and clip strength apart"),
+        *("Use style/watercolor_v2", "Choose another LoRA", "Model strength", "Set model and clip strength separately"),
         *("Clip strength", "Block weights", "Move up (Alt+↑)", "Move down (Alt+↓)", "Remove (Delete)", "Use miku"),
     ]
     outline = three.page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
@@ -141,8 +141,8 @@ def test_every_control_is_reached_in_order(three: Tab) -> None:
 
 def test_what_the_list_does_not_have_is_marked(tab: Tab) -> None:
     tab.write("<lora:nobody:1>\n<lora:MIKU:1: PM = off>\n<lora:char/asuka:x>\n<lora:detail:te=1:TE=0>\n<pm>")
-    notes = ["not found", "pm=off · char · Hatsune", "a strength is not a number · char", "te is there twice"]
-    assert tab.rows.locator("small").all_inner_texts() == [*notes, "a tag that is not right"]
+    notes = ["not found", "pm=off · char · Hatsune", "a strength is not a number · char", "te is given twice"]
+    assert tab.rows.locator("small").all_inner_texts() == [*notes, "not a valid tag"]
     assert tab.page.get_by_text("4 LoRAs, 3 with a problem").is_visible()
     assert tab.page.locator(".pm-wrong").count() == 4
 

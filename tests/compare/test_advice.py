@@ -13,13 +13,13 @@ from lib_pm.core.registry import MODES
 
 BLOCKS = ("BASE", "IN04", "IN05", "MID", "OUT03", "OUT04")
 KINDS = {
-    "no layer": "have no layer in common",
-    "zero": "don't touch each other",
-    "unrelated": "hardly touch each other: concat or add_svd",
-    "partly": "partly pull the same way",
-    "aligned": "pull the same way: .*too strong.* lower the strengths, or use ties_svd, which averages",
+    "no layer": "have no layers in common",
+    "zero": "don't overlap",
+    "unrelated": "hardly affect each other: concat or add_svd",
+    "partly": "partly pull in the same direction",
+    "aligned": "pull in the same direction: .*too strong.* lower the strengths, or use ties_svd, which averages",
     "opposed": "work against each other.*ties_svd",
-    "same": "are the same but for their strength",
+    "same": "are the same except for their strength",
     "opposite": "are exact opposites",
 }
 
@@ -71,7 +71,7 @@ def test_the_blocks_that_oppose_are_named_the_worst_first() -> None:
     sentence = said(Relation(6, -0.2, 0.6), MID=Relation(1, -0.9, 0.9), IN04=Relation(1, -0.3, 0.6))
     assert "against each other in MID, IN04: " in sentence
     sentence = said(Relation(6, 0.0, 0.5), MID=Relation(1, 0.0, 0.7), IN04=Relation(1, 0.9, 0.1))
-    assert "hardly touch each other but for MID, where they work against each other" in sentence
+    assert "hardly affect each other except in MID, where they work against each other" in sentence
 
 
 def test_many_blocks_are_counted_and_all_of_them_not_named() -> None:

@@ -147,7 +147,7 @@ def test_the_same_lora_twice_and_its_opposite(uses: list[LoraUse]) -> None:
     assert [lora.name for lora in found.loras] == ["a", "a (2)", "a (3)"]
     assert [pair.whole.cosine for pair in found.pairs] == [pytest.approx(sign) for sign in (1, -1, -1)]
     assert [pair.whole.conflict for pair in found.pairs] == [pytest.approx(x, abs=1e-6) for x in (0, 1, 1)]
-    assert "same but for" in found.pairs[0].meaning
+    assert "same except for" in found.pairs[0].meaning
     assert "opposites" in found.pairs[1].meaning
     nothing = analyse([LoraUse(path), LoraUse(path, -1.0, -1.0)])
     assert (nothing.norm, nothing.spectrum.kept, nothing.spectrum.ranks) == (0, (), {})
@@ -160,7 +160,7 @@ def test_no_layer_in_common(uses: list[LoraUse], tmp_path: Path) -> None:
     (pair,) = found.pairs
     assert (pair.whole.layers, pair.whole.cosine, pair.whole.conflict) == (0, None, None)
     assert {relation.cosine for relation in pair.blocks.values()} == {None}
-    assert "no layer in common" in pair.meaning
+    assert "no layers in common" in pair.meaning
     assert "NaN" not in json.dumps(found.to_json())
     assert "nan" not in found.to_text().lower()
     # what one takes from a layer at weight 0 is not in common either
@@ -171,7 +171,7 @@ def test_nothing_has_a_weight(uses: list[LoraUse]) -> None:
     found = analyse([LoraUse(use.path, 0.0, 0.0) for use in uses])
     assert (found.layers, found.blocks, found.norm) == (0, (), 0)
     assert [lora.spectrum.ranks for lora in found.loras] == [{}, {}, {}]
-    assert all("no layer in common" in pair.meaning for pair in found.pairs)
+    assert all("no layers in common" in pair.meaning for pair in found.pairs)
     json.dumps(found.to_json(), allow_nan=False)
 
 

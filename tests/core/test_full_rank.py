@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from lib_pm import cli
 from lib_pm.core.errors import MergeInputError
-from lib_pm.core.registry import MODES, find_mode
+from lib_pm.core.registry import MODES, Choice, find_mode
 from lib_pm.merging.merge import merge, merge_to_file
 from lib_pm.merging.recipe import LoraUse, Recipe, make_recipe, recipe_from_json
 from lib_pm.prompt.parse import parse_pm, write_pm
@@ -71,23 +71,22 @@ def test_convolutions_may_be_truncated_all_the_same(paths: list[Path]) -> None:
 def test_a_value_that_the_dtype_cannot_hold_is_an_error(paths: list[Path]) -> None:
     strong = make_recipe([LoraUse(paths[0], 1e6)], "ties_svd", {"rank": "full", "lambda": 1e3})
     with pytest.raises(
-        MergeInputError, match=r"Layer .*, merged from 1.safetensors, has a value of .* in its delta, and"
+        MergeInputError, match=r"Layer .*, merged from 1.safetensors, has a value of .* in its delta, but"
     ):
         merge(strong)
 
 
 def test_it_is_not_saved(paths: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(MergeInputError, match="svd_rank is full, which is for merges that are applied and not saved"):
+    with pytest.raises(MergeInputError, match="svd_rank is full, which only works for applied merges"):
         merge_to_file(recipe(paths, "ties_svd", svd_rank="full"), tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
 
 
 def test_it_is_written_and_read_back_as_text_and_as_json(paths: list[Path]) -> None:
     full = recipe(paths, "ties_svd", svd_rank="full")
-    body = write_pm(full.mode, full.options)
-    assert body == "ties_svd:density=0.5:svd_rank=full:lambda=1"
-    tag = parse_pm(body)
-    assert find_mode(tag.mode).values(tag.options) == full.options
+    tag = write_pm(Choice(full.mode, full.options))
+    assert tag.body == "ties_svd:density=0.5:svd_rank=full:lambda=1"
+    assert parse_pm(tag).values == full.options
     assert recipe_from_json(full.to_json(["", ""]), paths).options == full.options
 
 

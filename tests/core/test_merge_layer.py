@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 
 import lib_pm.core.methods  # noqa: F401 (registers the modes)
 from lib_pm.core.layers import Layer, LayerShape
+from lib_pm.core.memo import Content
 from lib_pm.core.merge_layer import FullLayer, MergedLayer, Share, merge_layer
 from lib_pm.core.registry import MODES
 from lib_pm.core.scratch import Scratch
@@ -46,12 +48,16 @@ HARD = {
 
 
 def merged_delta(mode: str, shares: list[Share], values: dict) -> Tensor:
-    """The delta before it is truncated, in float64; a linear one by its formula, others as the method makes it."""
-    if MODES[mode].method.linear:
-        return sum(s.weight * s.layer.scale * s.layer.up.double() @ s.layer.down.double() for s in shares)
-    untruncated = merge_layer(MODES[mode], "layer", shares, {**values, "svd_rank": 300}, CPU, torch.float32)
-    assert untruncated
-    return untruncated.layer.delta().double()
+    """Return the delta before it is truncated: by the formula, and where that is not all, the method alone on that."""
+    method = MODES[mode].method
+    deltas = torch.stack([s.layer.scale * s.layer.up.double() @ s.layer.down.double() for s in shares])
+    weights = torch.tensor([s.weight for s in shares], dtype=torch.float64)
+    if method.linear:
+        return torch.einsum("n,nrc->rc", weights, deltas)
+    contents = [
+        Content(hashlib.sha256(s.content + b"layer").digest()) for s in shares
+    ]  # masks are the LoRA's and layer's
+    return method(deltas.float(), weights.float(), contents, values).double()
 
 
 @svd_modes

@@ -15,6 +15,7 @@ from demo.painter import Turns
 from demo.tiny.weights import LORAS, load_pipeline
 from lib_pm.core.errors import MergeInputError
 from lib_pm.workspace.workspace import Desk
+from tests.chosen import chosen
 
 WORDS = "a red star on a blue background"
 TAGS = "<lora:star:1> <lora:stripes:0.8>"
@@ -31,7 +32,7 @@ def generator(pipeline: Any, tmp_path: Path) -> Generator:
 
 
 def made(generator: Generator, text: str, panel: str = "", seeds: tuple[int, ...] = (1,)) -> Made:
-    return generator.generate(text, panel, seeds, steps=5, guidance=4.0)
+    return generator.generate(text, chosen(panel) if panel else None, seeds, steps=5, guidance=4.0)
 
 
 def test_tags_are_stacked_without_a_mode_and_merged_with_one(generator: Generator) -> None:

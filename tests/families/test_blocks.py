@@ -37,7 +37,7 @@ def test_named_blocks_ranges_kinds_and_aliases():
         ("1,1,1", SD1, r"a: 3 block weights; allowed for Stable Diffusion 1: 12 \(SDXL LoRA\), 17 \(SD1 LoRA\), 20 "),
         (",".join("1" * 61), SDXL, "61 block weights; allowed for Stable Diffusion XL: 12"),
         (",".join("1" * 17), FLUX, r"17 block weights; allowed for Flux.1: 61 \(Flux\)"),
-        ("IN04=0.5", OTHER, "block weights need a layout with blocks"),
+        ("IN04=0.5", OTHER, "block weights need a model with known blocks"),
         ("IN12=1", SD1, "no block 'IN12'; allowed: BASE, IN00, .*OUT11"),
         ("IN04-XX=1", SD1, "no block 'XX'"),
         ("D00=1", SD1, "no block 'D00'"),

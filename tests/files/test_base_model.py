@@ -94,7 +94,7 @@ def test_a_flux_lora_of_double_blocks_goes_with_a_whole_one(tmp_path: Path, spel
     assert plan.family.id == "flux1"
     assert len(plan.layers) == len(shapes)
     assert plan.model.notes == (
-        "double.safetensors may be for Flux.1 or HunyuanVideo, and is taken for Flux.1 as the others are",
+        "double.safetensors may be for Flux.1 or HunyuanVideo; it is treated as Flux.1, like the others",
     )
 
 
@@ -111,14 +111,14 @@ def test_qwen_and_flux_with_double_blocks_only(tmp_path: Path) -> None:
 class TestUnknown:
     def test_no_common_layer(self, tmp_path: Path) -> None:
         message = refusal(small(tmp_path, "a", "x.0.q"), small(tmp_path, "b", "y.0.q"))
-        assert "b.safetensors has no layer that another has" in message
+        assert "b.safetensors shares no layer" in message
 
     def test_every_lora_has_to_be_tied_to_the_others(self, tmp_path: Path) -> None:
         a, b = small(tmp_path, "a", "x.0.q", "x.1.q"), small(tmp_path, "b", "x.1.q", "x.2.q")
         c, d = small(tmp_path, "c", "x.2.q"), small(tmp_path, "d", "y.0.q", "y.1.q")
         assert len(planned(c, a, b).layers) == 3
-        assert "d.safetensors has no layer" in refusal(a, b, c, d)
-        assert "d.safetensors has no layer" in refusal(a, b, d, small(tmp_path, "e", "y.1.q"))
+        assert "d.safetensors shares no layer" in refusal(a, b, c, d)
+        assert "d.safetensors shares no layer" in refusal(a, b, d, small(tmp_path, "e", "y.1.q"))
 
     def test_common_layers_and_how_many(self, tmp_path: Path) -> None:
         a, b = small(tmp_path, "a", "x.0.q", "x.1.q"), small(tmp_path, "b", "x.1.q", "x.2.q")
@@ -148,14 +148,14 @@ class TestUnknown:
         wan = lora(tmp_path, "wan", shapes)
         more = lora(tmp_path, "more", {**shapes, "diffusion_model.wonder.0.q": (8, 8)})
         assert len(planned(wan, more).layers) == len(shapes) + 1
-        assert "other.safetensors has no layer" in refusal(
+        assert "other.safetensors shares no layer" in refusal(
             wan, lora(tmp_path, "other", {"diffusion_model.wonder.0.q": (8, 8)})
         )
 
     def test_forced(self, tmp_path: Path) -> None:
         a, b = small(tmp_path, "a", "x.0.q", **{ARCHITECTURE: "wonder"}), small(tmp_path, "b", "y.0.q")
         report = merge_to_file(recipe(a, b), tmp_path / "out.safetensors", force=True)
-        assert any(note.startswith("forced: b.safetensors has no layer") for note in report.notes)
+        assert any(note.startswith("forced: b.safetensors shares no layer") for note in report.notes)
         assert ARCHITECTURE not in metadata_of(tmp_path / "out.safetensors")
 
 

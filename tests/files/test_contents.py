@@ -50,7 +50,7 @@ def test_text(path: Path) -> None:
         "  model: Stable Diffusion 1",
         "  format: LoRA, kohya names, F16 1, F32 2",
         "  layers: 3 (te 1, other 1, attn 1)",
-        "  rank: 4 to 6, alpha: 2 to 6 (no alpha stored in 2 of 3 layers: taken as the rank)",
+        "  rank: 4 to 6, alpha: 2 to 6 (no alpha stored in 2 of 3 layers: the rank is used instead)",
         "  blocks: BASE 1, IN03 1, MID 1",
         "  tags: cat 10, red 9, " + ", ".join(f"tag{i} 1" for i in range(8)) + " …",
         f"  note: {'x' * 99}…",
@@ -71,7 +71,7 @@ def test_a_family_without_a_layout(tmp_path: Path) -> None:
     assert (found.family, found.naming) == ("an unknown model", "peft")
     assert found.layers["diffusion_model.blocks.0.ffn.0"]["block"] == ""
     assert "  blocks: (none) 1" in found.to_text().splitlines()
-    assert "  rank: 4, alpha: 4 (no alpha stored: taken as the rank)" in found.to_text().splitlines()
+    assert "  rank: 4, alpha: 4 (no alpha stored: the rank is used instead)" in found.to_text().splitlines()
 
 
 def test_a_merged_file_tells_its_recipe(path: Path, tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_merged_file_tells_its_recipe(path: Path, tmp_path: Path) -> None:
     assert found.recipe is not None
     assert [(lora["name"], lora["model"]) for lora in found.recipe["loras"]] == [("style", 0.5), ("style", 1.0)]
     lines = found.to_text().splitlines()
-    assert "  merged here: add of style, style" in lines
+    assert "  merged by Power Merger: add of style, style" in lines
     assert not any("power_merger_recipe" in line for line in lines)
 
 

@@ -39,14 +39,14 @@ def test_names(name: str) -> None:
     [
         ("", "The name is empty"),
         ("  ", "The name is empty"),
-        ("../style", "holds /"),
-        ("..\\style", "holds \\"),
-        ("c:style", "holds :"),
-        ("<lora>", "holds < >"),
-        ("a\0b", "'a\\x00b' holds U+0000"),
-        ("a\nb", "'a\\nb' holds U+000A"),
-        ("a\x1b[2Jb", "'a\\x1b[2Jb' holds U+001B"),
-        ("gpj.\u202esrotcafes", "'gpj.\\u202esrotcafes' holds U+202E RIGHT-TO-LEFT OVERRIDE"),
+        ("../style", "contains /"),
+        ("..\\style", "contains \\"),
+        ("c:style", "contains :"),
+        ("<lora>", "contains < >"),
+        ("a\0b", "'a\\x00b' contains U+0000"),
+        ("a\nb", "'a\\nb' contains U+000A"),
+        ("a\x1b[2Jb", "'a\\x1b[2Jb' contains U+001B"),
+        ("gpj.\u202esrotcafes", "'gpj.\\u202esrotcafes' contains U+202E RIGHT-TO-LEFT OVERRIDE"),
         ("\u2066a\u2069", "U+2066 LEFT-TO-RIGHT ISOLATE, U+2069 POP DIRECTIONAL ISOLATE"),
         ("a\u200bb", "U+200B ZERO WIDTH SPACE"),
         ("a\u3164", "U+3164 HANGUL FILLER"),
@@ -69,7 +69,7 @@ def test_names(name: str) -> None:
         ("style .", "is not allowed"),
         pytest.param("x" * (LONGEST + 1), f"has {LONGEST + 1} bytes; allowed: {LONGEST}", id="long"),
         pytest.param("漢" * 100, f"has 300 bytes; allowed: {LONGEST}", id="long in bytes"),
-        ("\ud800", "holds"),
+        ("\ud800", "contains U+D800"),
     ],
 )
 def test_what_is_no_name(name: str, message: str) -> None:
@@ -79,7 +79,7 @@ def test_what_is_no_name(name: str, message: str) -> None:
 
 
 def test_the_message_says_what_the_name_is_of() -> None:
-    with pytest.raises(MergeInputError, match=r"^The recipe 'a\*' holds \*"):
+    with pytest.raises(MergeInputError, match=r"^The recipe 'a\*' contains \*"):
         check_name("a*", "recipe")
 
 
@@ -94,15 +94,15 @@ def test_folders(folder: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("folder", "message"),
     [
-        ("/etc", "is absolute; allowed: one inside the LoRA folder"),
-        ("\\\\host\\share", "is absolute"),
-        ("C:/loras", "is absolute"),
-        ("d:loras", "is absolute"),
+        ("/etc", "is an absolute path; allowed: a folder inside the LoRA folder"),
+        ("\\\\host\\share", "absolute path"),
+        ("C:/loras", "absolute path"),
+        ("d:loras", "absolute path"),
         ("..", "The folder '..' is not allowed"),
         ("a/../../b", "The folder '..' is not allowed"),
         ("a/.", "The folder '.' is not allowed"),
         ("a/ /b", "The folder is empty"),
-        ("a/<b", "The folder '<b' holds <"),
+        ("a/<b", "The folder '<b' contains <"),
     ],
 )
 def test_what_is_no_folder(folder: str, message: str) -> None:
@@ -146,5 +146,5 @@ def test_how_deep_a_folder_may_be() -> None:
     deepest = "/".join("abcdefghijkl"[:DEEPEST])
     assert check_folder(deepest) == check_folder(f"{deepest}//") == deepest
     for count in (DEEPEST + 1, 100_000):
-        with pytest.raises(MergeInputError, match=rf"is {count} folders deep; allowed: {DEEPEST}"):
+        with pytest.raises(MergeInputError, match=rf"is nested {count} levels deep; allowed: {DEEPEST}"):
             check_folder("x/" * count)

@@ -74,7 +74,7 @@ def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
     (tmp_path / "gone.safetensors").symlink_to("nowhere")
     with no_waiting():
         for name in ("pipe", "link", "folder", "device", "gone", "other"):
-            with pytest.raises(MergeInputError, match="It holds 0 LoRAs"):
+            with pytest.raises(MergeInputError, match="It contains 0 LoRAs"):
                 Library(tmp_path).find(name)
 
 

@@ -54,23 +54,23 @@ def test_the_good_one_is_read(tmp_path: Path) -> None:
         (f"{{{UP}:{entry((2, 1), 0, 8)},{DOWN}:{entry((1, 2), 4, 12)}}}", "does not begin where"),
         (f"{{{UP}:{entry((2, 1), 0, 8)},{DOWN}:{entry((1, 1), 12, 16)}}}", "does not begin where"),
         (f"{{{UP}:{entry((2, 1), 0, 8)},{DOWN}:{entry((1, 1), 12, 8)}}}", ""),
-        (f"{{{UP}:{entry((2, 1), 0, 8)},{DOWN}:{entry((1, 1), 8, 12)}}}", "end at 12 of 16 bytes"),
-        (f"{{{UP}:{entry((2, 1), 0, 8)},{DOWN}:{entry((1, 2**60), 8, 16)}}}", "which is not what its shape"),
+        (f"{{{UP}:{entry((2, 1), 0, 8)},{DOWN}:{entry((1, 1), 8, 12)}}}", "end at byte 12 of 16"),
+        (f"{{{UP}:{entry((2, 1), 0, 8)},{DOWN}:{entry((1, 2**60), 8, 16)}}}", "does not match its shape"),
         (f"{{{UP}:{entry((2, 1), 0, 8)},{DOWN}:{entry((1, -2), 8, 16)}}}", "cannot be read"),
         (f'{{{UP}:{entry((2, 1), 0, 8)},{DOWN}:{{"dtype":"F32","shape":[1,2]}}}}', "cannot be read"),
         (f"{{{UP}:{entry((2, 1), 0, 8)},{DOWN}:{entry((1, 2), 8, 16).replace('2', 'true')}}}", "cannot be read"),
         (f"{{{UP}:{entry((2, 1), 0, 8)},{DOWN}:[]}}", "cannot be read"),
         (f"{{{UP}:{entry((2, 1), 0, 8)},{DOWN}:{entry([1] * 5000, 8, 12)}}}", "cannot be read"),
-        (f'{{"__metadata__":{{"a":1}},{GOOD}}}', "metadata a is no text"),
+        (f'{{"__metadata__":{{"a":1}},{GOOD}}}', "metadata a is not text"),
         (f'{{"__metadata__":[],{GOOD}}}', "should have {"),
-        (f'{{"__metadata__":{{"a":"\\ud800"}},{GOOD}}}', "text in its header cannot be read"),
+        (f'{{"__metadata__":{{"a":"\\ud800"}},{GOOD}}}', "string in its header cannot be read"),
         (f"{{{GOOD}", "should have ,"),
-        (f"{{{GOOD}}}x", "something behind"),
+        (f"{{{GOOD}}}x", "extra text after its header"),
         (f"{{{GOOD},}}", "name of a tensor is missing"),
         ("[" * 100_000, "should have {"),
         ('{"a":' * 100_000, "cannot be read"),
         (f'{{"{"x" * (MAX_NAME + 1)}":{entry((4,), 0, 16)}}}', f"{MAX_NAME + 1} characters"),
-        (b'{"\xff":1}', "no UTF-8"),
+        (b'{"\xff":1}', "not UTF-8"),
         ("", "should have {"),
         ("null", "should have {"),
     ],
@@ -99,7 +99,7 @@ def test_a_header_longer_than_the_format_allows(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["BOOL", "U16", "C64", "F8_E8M0", "X" * 500, "I32"])
 def test_a_dtype_that_no_factor_has(tmp_path: Path, dtype: str) -> None:
     path = file_of(tmp_path, f"{{{UP}:{entry((2, 1), 0, 8, dtype)},{DOWN}:{entry((1, 2), 8, 16)}}}")
-    with pytest.raises(MergeInputError, match=f"lora_up.weight is of dtype {dtype}; allowed: floating point"):
+    with pytest.raises(MergeInputError, match=f"lora_up.weight has dtype {dtype}; allowed: floating point"):
         open_lora(path)
 
 
@@ -171,19 +171,19 @@ def test_metadata_counts_in_what_a_cache_holds(tmp_path: Path) -> None:
 def test_tags_that_are_too_long_to_be_read_are_said_to_be(tmp_path: Path) -> None:
     tags = json.dumps({"img": {f"tag {i}": 1 for i in range(400_000)}})
     path = write(tmp_path / "style.safetensors", make_lora({NAME: (24, 16)}, 4), {"ss_tag_frequency": tags})
-    assert f"  tags: not read, as ss_tag_frequency has {len(tags)} characters" in inspect_file(path).to_text()
+    assert f"  tags: not read: ss_tag_frequency has {len(tags)} characters" in inspect_file(path).to_text()
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     if not hasattr(os, "mkfifo"):
         pytest.skip("this system has no named pipes")
     os.mkfifo(tmp_path / "pipe.safetensors")
-    with pytest.raises(MergeInputError, match=r"pipe\.safetensors is no file"):
+    with pytest.raises(MergeInputError, match=r"pipe\.safetensors is not a file"):
         open_lora(tmp_path / "pipe.safetensors")
 
 
 def test_names_that_are_no_path() -> None:
-    with pytest.raises(MergeInputError, match="zero byte"):
+    with pytest.raises(MergeInputError, match="null byte"):
         open_lora(Path("a\0.safetensors"))
 
 
@@ -194,7 +194,7 @@ def test_too_many_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr("lib_pm.files.tensors.FileIO", full)
-    with pytest.raises(MergeInputError, match=r"style\.safetensors cannot be read: .* open files; take fewer LoRAs"):
+    with pytest.raises(MergeInputError, match=r"style\.safetensors cannot be read: .* open files; use fewer LoRAs"):
         open_lora(path)
 
 

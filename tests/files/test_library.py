@@ -11,6 +11,7 @@ import torch
 from lib_pm.core.errors import MergeInputError
 from lib_pm.files.library import Library, clear_name
 from tests.loras import write
+from tests.messages import says
 
 
 @pytest.fixture
@@ -61,27 +62,27 @@ def test_a_new_file_is_found_at_once(library: Library) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("name", "facts"),
     [
-        ("anna", "'anna' could be any of chars/anna, old/anna; write it in full."),
-        ("ANNA", "'ANNA' could be any of chars/anna, old/anna; write it in full."),
-        ("twins", "'twins' could be any of chars/bob, old/anna; write it in full."),
-        ("stile", "There is no LoRA 'stile' in the folder {folder}. Did you mean style?"),
-        ("stile.safetensors", "There is no LoRA 'stile.safetensors' in the folder {folder}. Did you mean style?"),
-        ("zzz", "There is no LoRA 'zzz' in the folder {folder}. It holds 9 LoRAs."),
-        ("notes", "There is no LoRA 'notes' in the folder {folder}. It holds 9 LoRAs."),
+        ("anna", "'anna' … chars/anna, old/anna … full"),
+        ("ANNA", "'ANNA' … chars/anna, old/anna … full"),
+        ("twins", "'twins' … chars/bob, old/anna … full"),
+        ("stile", "LoRA 'stile' … folder {folder} … style"),
+        ("stile.safetensors", "LoRA 'stile.safetensors' … folder {folder} … style"),
+        ("zzz", "LoRA 'zzz' … folder {folder} … 9 LoRAs"),
+        ("notes", "LoRA 'notes' … folder {folder} … 9 LoRAs"),
     ],
 )
-def test_messages(library: Library, name: str, message: str) -> None:
+def test_messages(library: Library, name: str, facts: str) -> None:
     with pytest.raises(MergeInputError) as caught:
         library.find(name)
-    assert str(caught.value) == message.format(folder=library.folder.name)
+    assert says(caught.value, facts.format(folder=library.folder.name)), caught.value
 
 
 def test_folder_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(MergeInputError) as caught:
         Library(tmp_path / "no").find("style")
-    assert str(caught.value) == f"The LoRA folder {tmp_path / 'no'} does not exist."
+    assert says(caught.value, f"LoRA folder {tmp_path / 'no'}")
 
 
 def test_a_file_outside_of_all_sub_folders_has_a_name_of_its_own(tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def test_repeating_says_that_a_file_has_changed(tmp_path: Path) -> None:
     same = merge_to_file(recipe_from_json(written, [one.path, two.path]), tmp_path / "same.safetensors")
     changed = merge_to_file(recipe_from_json(written, [one.path, other.path]), tmp_path / "changed.safetensors")
     assert same.notes == []
-    assert changed.notes == ["three.safetensors is not the file that the recipe was made with"]
+    assert changed.notes == ["three.safetensors is not the file that the recipe was made from"]
 
 
 def test_names_of_files_that_are_no_text(tmp_path: Path) -> None:

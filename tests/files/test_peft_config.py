@@ -169,7 +169,7 @@ def test_a_file_without_its_config_says_that_its_alpha_is_a_guess(tmp_path: Path
             preview_resize(path, new).to_text(),
             report_html(report),
         ]
-        return [text for text in said if "no alpha stored: taken as the rank" in text]
+        return [text for text in said if "no alpha stored: the rank is used instead" in text]
 
     assert not texts()
     (tmp_path / "adapter_config.json").unlink()

@@ -150,7 +150,7 @@ def test_lora_of_a_whole_checkpoints_names(tmp_path: Path) -> None:
 
 def test_unknown_tensors(tmp_path: Path) -> None:
     message = refusal_of(tmp_path, LORA | ones("mystery", "riddle"))
-    assert message == "style.safetensors has 2 of 5 tensors that belong to no LoRA layer, first mystery."
+    assert message == "style.safetensors has 2 of 5 tensors that belong to no LoRA layer, the first is mystery."
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_missing_factor(tmp_path: Path, missing: list[str], says: str) -> None:
 def test_factors_that_do_not_fit(tmp_path: Path, changed: dict[str, Tensor], sizes: str) -> None:
     message = refusal_of(tmp_path, LORA | changed)
     assert message == (
-        f"style.safetensors: the factors of layer {NAME} do not fit each other: {sizes}; "
+        f"style.safetensors: the factors of layer {NAME} do not fit together: {sizes}; "
         "allowed: up out×rank, down rank×in (convolutions with their kernel)."
     )
 
@@ -225,12 +225,12 @@ def test_values_beyond_all_arithmetic(tmp_path: Path, mode: str, tensors: dict[s
 
 def test_alpha_of_several_entries(tmp_path: Path) -> None:
     message = refusal_of(tmp_path, LORA | {ALPHA: torch.ones(2)})
-    assert message == f"style.safetensors: layer {NAME} has 2 numbers in {ALPHA}; allowed: one."
+    assert message == f"style.safetensors: layer {NAME} has 2 values in {ALPHA}; allowed: one."
 
 
 def test_whole_numbers_in_a_factor(tmp_path: Path) -> None:
     message = refusal_of(tmp_path, LORA | {UP: torch.ones(24, 4, dtype=torch.int8)})
-    assert message == f"style.safetensors: {UP} is of dtype I8; allowed: floating point."
+    assert message == f"style.safetensors: {UP} has dtype I8; allowed: floating point."
 
 
 def test_factor_under_two_names(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_factor_under_two_names(tmp_path: Path) -> None:
         (struct.pack("<Q", ord("<")) + b'{"a"', "is not a .safetensors file, or is damaged or cut off"),
         (struct.pack("<Q", 50) + b"{" + b" " * 10, "is not a .safetensors file, or is damaged or cut off"),
         (b"", "is empty."),
-        (struct.pack("<Q", 2) + b"{}", "has no tensors in it."),
+        (struct.pack("<Q", 2) + b"{}", "contains no tensors."),
     ],
     ids=["pickle", "zip", "GGUF", "LFS", "web page", "cut 640", "cut 60", "cut header", "empty", "no tensors"],
 )

@@ -145,7 +145,7 @@ def test_a_change_in_place(path: Path) -> None:
         path.write_bytes(data)
         os.utime(path, ns=(1, 1))  # a file system may be too coarse to see the change
         for read in (lambda: file.read(LAYER), lambda: file.content):
-            with pytest.raises(MergeInputError, match=r"style\.safetensors was changed while it was read"):
+            with pytest.raises(MergeInputError, match=r"style\.safetensors was changed while it was being read"):
                 read()
 
 

@@ -73,7 +73,7 @@ def test_of_several_merges_into_one_new_name_one_is_written(
     with ThreadPoolExecutor(AT_ONCE) as pool:
         said = list(pool.map(merge, range(AT_ONCE)))
     assert said.count("") == 1
-    assert all("out.safetensors is already there" in text for text in said if text)
+    assert all("out.safetensors already exists" in text for text in said if text)
     assert f'"index":"{said.index("")}"'.encode() in target.read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["out.safetensors"]
 
@@ -153,7 +153,7 @@ class TestTexts:
 
     def test_none_is_overwritten_unasked(self, tmp_path: Path) -> None:
         write_text(tmp_path / "a", "old", "The text", overwrite=False)
-        with pytest.raises(MergeInputError, match=r"^The text is already there"):
+        with pytest.raises(MergeInputError, match=r"^The text already exists"):
             write_text(tmp_path / "a", "new", "The text", overwrite=False)
         assert (tmp_path / "a").read_text() == "old"
 

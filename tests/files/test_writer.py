@@ -26,6 +26,7 @@ from lib_pm.merging.progress import Cancelled
 from lib_pm.merging.recipe import LoraUse, Recipe, make_recipe
 from tests.layouts import Shapes
 from tests.loras import deltas, make_lora, total_error, write
+from tests.messages import says
 
 NAMES = [f"lora_unet_down_blocks_{level}_attentions_{index}_proj_in" for level in range(3) for index in range(2)]
 METADATA = {"ss_output_name": "größe", "modelspec.title": 'a "b" \\ c'}
@@ -119,27 +120,27 @@ def test_stopped_halfway(tmp_path: Path, workers: int, stop: type[BaseException]
 
 
 @pytest.mark.parametrize(
-    ("target", "message"),
+    ("target", "facts"),
     [
-        ("out.ckpt", "The output {} should end in .safetensors."),
-        ("no/such/out.safetensors", "The output folder {folder} does not exist."),
-        ("folder.safetensors", "The output {} is a folder."),
-        ("old.safetensors", "{} is already there; choose another name or allow overwriting."),
+        ("out.ckpt", "{} … .safetensors"),
+        ("no/such/out.safetensors", "folder {folder}"),
+        ("folder.safetensors", "{} … folder"),
+        ("old.safetensors", "{} … already"),
     ],
 )
-def test_targets_that_are_refused_before_the_work(tmp_path: Path, target: str, message: str) -> None:
+def test_targets_that_are_refused_before_the_work(tmp_path: Path, target: str, facts: str) -> None:
     (tmp_path / "folder.safetensors").mkdir()
     (tmp_path / "old.safetensors").write_text("old")
     path = tmp_path / target
     with pytest.raises(MergeInputError) as caught:
         merge_to_file(recipe(tmp_path), path, progress=lambda *_: pytest.fail("began to work"))
-    assert str(caught.value) == message.format(path, folder=path.parent)
+    assert says(caught.value, facts.format(path, folder=path.parent)), caught.value
     assert (tmp_path / "old.safetensors").read_text() == "old"
 
 
 def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
     target = tmp_path / "out.safetensors"
-    with pytest.raises(MergeInputError, match="is already there"):
+    with pytest.raises(MergeInputError, match="already exists"):
         merge_to_file(recipe(tmp_path), target, progress=lambda *_: target.write_text("theirs") and None)
     assert target.read_text() == "theirs"
     assert not list(tmp_path.glob(".*"))
@@ -176,7 +177,7 @@ def test_the_system_refuses_a_write(tmp_path: Path, width: int, size: int) -> No
 
 
 REASONS = {
-    errno.EACCES: "the folder or file may not be written to",
+    errno.EACCES: "writing to the folder or file is not permitted",
     errno.EROFS: "the folder is read-only",
     errno.ENOSPC: "the disk is full",
     errno.EIO: os.strerror(errno.EIO),
@@ -228,6 +229,6 @@ def test_a_name_that_elsewhere_is_another_spelling_of_a_files(
 
 @pytest.mark.parametrize("name", ["CON", "com¹.x", "a:b", "a\u202eb", "a."])
 def test_names_that_some_system_cannot_hold(tmp_path: Path, name: str) -> None:
-    with pytest.raises(MergeInputError, match="output's name"):
+    with pytest.raises(MergeInputError, match="output name"):
         merge_to_file(recipe(tmp_path), tmp_path / f"{name}.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["in.safetensors"]

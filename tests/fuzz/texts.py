@@ -19,11 +19,12 @@ from lib_pm.files.file_names import check_folder, check_name
 from lib_pm.files.json_text import load_json
 from lib_pm.merging.resize import parse_dynamic
 from lib_pm.prompt import edit as rewrite
-from lib_pm.prompt.parse import parse_file, parse_lora, parse_pm, parse_prompt
+from lib_pm.prompt.parse import parse_file, parse_lora, parse_prompt
 from lib_pm.prompt.presets import BUILT_IN
-from lib_pm.prompt.tag import check_text, split_text
+from lib_pm.prompt.tag import Tag, check_text, split_text
 from lib_pm.sweep.axes import Offered, make_axes
 from lib_pm.workspace.draft import Draft, from_json, from_prompt, from_recipe
+from tests.chosen import chosen
 from tests.fuzz.junk import changed_json, check_message, junk_json
 from tests.fuzz.near import near
 from tests.fuzz.samples import RECIPE
@@ -94,7 +95,7 @@ def _edit(random: Random, text: str) -> None:
         partial(rewrite.set_name, number=1, name=random.choice(["y", text])),
         partial(rewrite.set_strength, number=1, model=random.choice([0.5, 1e200, float("inf")])),
     )
-    rewrite.rewrite(text, [random.choice(edits)], random.choice(["", "ties", text]))
+    rewrite.rewrite(text, [random.choice(edits)], random.choice([None, chosen("ties")]))
 
 
 def _option(random: Random, text: str) -> None:
@@ -139,12 +140,12 @@ READERS: tuple[Callable[[str], object], ...] = (
     _lossless,
     check_text,
     parse_prompt,
-    parse_pm,
-    parse_lora,
+    chosen,
+    lambda text: parse_lora(Tag.of("lora", text)),
     parse_file,
     lambda text: request_of([text, "x.safetensors"]),
-    lambda text: Draft(text).recipe(_find, BUILT_IN),
-    lambda text: Draft("<lora:x:1>", text).recipe(_find, BUILT_IN),
+    lambda text: Draft(text).recipe(_find, lambda: BUILT_IN),
+    lambda text: Draft("<lora:x:1>", chosen(text)).recipe(_find, lambda: BUILT_IN),
     lambda text: Draft("<lora:x:1>").insert_into(text),
     lambda text: from_prompt(text, lambda name: name),
     lambda text: from_json(text, "It"),

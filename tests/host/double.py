@@ -6,6 +6,7 @@ import importlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +60,7 @@ class Double:
 
     @property
     def layers(self) -> Mapping[str, LayerShape]:
-        from tiny_pipeline import build  # the same layers, whatever is loaded
-
-        unet, text_encoder = build(self.checkpoints[0])
-        weights = {f"lora_unet_{path}": weight for path, weight in unet.named_parameters()}
-        weights |= {
-            f"lora_te_{path.removeprefix('transformer.')}": weight for path, weight in text_encoder.named_parameters()
-        }
-        return layer_shapes({name: tuple(weight.shape) for name, weight in weights.items()})
+        return _tiny_layers()
 
     def txt2img(self, prompt: str, **payload: Any) -> Result:
         return self._answer(self._api.text2imgapi, prompt, payload)
@@ -107,6 +101,19 @@ class Double:
         self.module("script_callbacks").infotext_pasted_callback(infotext, params)
         fields = utils.paste_fields[tab]["fields"]
         return {control.label: value for control, value in utils.pasted(params, fields).items()}
+
+
+@cache
+def _tiny_layers() -> Mapping[str, LayerShape]:
+    """The same for every checkpoint of either kind."""
+    from tiny_pipeline import build  # there while a double runs
+
+    unet, text_encoder = build("any")
+    weights = {f"lora_unet_{path}": weight for path, weight in unet.named_parameters()}
+    weights |= {
+        f"lora_te_{path.removeprefix('transformer.')}": weight for path, weight in text_encoder.named_parameters()
+    }
+    return layer_shapes({name: tuple(weight.shape) for name, weight in weights.items()})
 
 
 def layer_shapes(weights: Mapping[str, tuple[int, ...]]) -> dict[str, LayerShape]:

@@ -9,15 +9,21 @@ import torch
 from torch import Tensor
 
 from lib_pm.core.layers import LayerShape
+from lib_pm.families.families import SD1
 from tests.host.server import Server
 from tests.loras import make_lora, write
 
 PREFIX = "pm_contract_"
+PER_BLOCK = 2
 
 
-def shapes(layers: Mapping[str, LayerShape], part: str = "", every: int = 5) -> dict[str, tuple[int, ...]]:
-    """Some of the layers whose name starts with `part`, spread over all blocks."""
-    chosen = sorted(name for name in layers if name.startswith(part))[::every]
+def shapes(layers: Mapping[str, LayerShape], part: str = "") -> dict[str, tuple[int, ...]]:
+    """Some of the layers whose name starts with `part`, of every block of the model."""
+    blocks: dict[str | None, list[str]] = {}
+    for name in sorted(layers):
+        if name.startswith(part):
+            blocks.setdefault(SD1.block(name), []).append(name)
+    chosen = [name for names in blocks.values() for name in names[:: -(-len(names) // PER_BLOCK)]]
     return {name: (layers[name].out, layers[name].inner, *layers[name].kernel) for name in chosen}
 
 

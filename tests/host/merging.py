@@ -6,7 +6,7 @@ import hashlib
 
 from lib_pm.files.library import Library
 from lib_pm.merging.merge import merge_to_file
-from lib_pm.merging.recipe import LoraUse, make_recipe
+from lib_pm.merging.recipe import recipe_from_request
 from lib_pm.prompt.parse import parse_prompt
 from lib_pm.prompt.presets import load_presets
 from tests.host.lora_files import PREFIX, put, tensors
@@ -27,9 +27,8 @@ def saved(server: Server, tags: str) -> str:
     """A `<lora:…>` tag for the file that the merge of these tags is saved to."""
     request = parse_prompt(tags)
     library = Library(server.lora_folder)
-    uses = [LoraUse(library.find(tag.name), tag.model, tag.clip, tag.lbw) for tag in request.loras if not tag.stacked]
-    recipe = make_recipe(uses, request.tag.mode, request.tag.options, presets=load_presets())
-    key = hashlib.sha256(repr((tags, [use.path.stat() for use in uses])).encode()).hexdigest()[:12]
+    recipe = recipe_from_request(request, library.find, load_presets)
+    key = hashlib.sha256(repr((tags, [use.path.stat() for use in recipe.loras])).encode()).hexdigest()[:12]
     name = f"{PREFIX}merged_{key}"
     merge_to_file(recipe, server.lora_folder / f"{name}.safetensors", device="cpu", overwrite=True)
     return f"<lora:{name}:1>"

@@ -141,6 +141,6 @@ def test_a_model_of_another_family_is_refused(files: list[Path], again: bool) ->
     cache = MergeCache(MEGABYTE)
     if again:
         cache.merge(recipe(*files), model="sd1")
-    with pytest.raises(MergeInputError, match=r"for Stable Diffusion 1, and the loaded model is Stable Diffusion XL\."):
+    with pytest.raises(MergeInputError, match=r"for Stable Diffusion 1, but the loaded model is Stable Diffusion XL\."):
         cache.merge(recipe(*files), model="sdxl")
     cache.merge(recipe(*files), model="")

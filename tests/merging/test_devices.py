@@ -51,7 +51,9 @@ def test_float32_on_every_device_is_float64_on_the_cpu(tmp_path: Path, mode: str
 def test_unknown_device() -> None:
     with pytest.raises(MergeInputError) as caught:
         choose_device("npu")
-    assert str(caught.value) == f"device is 'npu'; allowed: {', '.join(DEVICES)}, or one of several GPUs as cuda:1."
+    assert (
+        str(caught.value) == f"device is 'npu'; allowed: {', '.join(DEVICES)}, or one of several GPUs, such as cuda:1."
+    )
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:1", "mps"])
@@ -157,8 +159,8 @@ def test_auto_falls_back_to_the_cpu(tmp_path: Path, full_gpu: FullGpu, error: Ex
     assert [call for call in calls if " lora" in call] == [*full[0], *full[1], f"cuda {NAMES[2]}"]
     assert all(torch.equal(tensors[name], expected[name]) for name in expected)
     assert plain.notes == []
-    assert report.notes == ["2 layers were done on the CPU: the device's memory was full"]
-    assert "  note: 2 layers were done on the CPU: the device's memory was full" in report.to_text().splitlines()
+    assert report.notes == ["2 layers computed on the CPU: the device ran out of memory"]
+    assert "  note: 2 layers computed on the CPU: the device ran out of memory" in report.to_text().splitlines()
 
 
 @pytest.mark.parametrize(
@@ -168,14 +170,14 @@ def test_auto_falls_back_to_the_cpu(tmp_path: Path, full_gpu: FullGpu, error: Ex
             NotImplementedError(
                 "The operator 'aten::kthvalue.values' is not currently implemented for the MPS device."
             ),
-            "mps cannot compute them (The operator 'aten::kthvalue.values'",
+            "mps does not support them (The operator 'aten::kthvalue.values'",
         ),
         (
             TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64."),
-            "mps cannot compute them (Cannot convert a MPS Tensor to float64",
+            "mps does not support them (Cannot convert a MPS Tensor to float64",
         ),
-        (RuntimeError("MPS: mm op not supported for Double"), "mps cannot compute them (MPS: mm op"),
-        (RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"), "the device's memory was full"),
+        (RuntimeError("MPS: mm op not supported for Double"), "mps does not support them (MPS: mm op"),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"), "the device ran out of memory"),
     ],
     ids=["operation", "dtype", "operation of a dtype", "memory"],
 )
@@ -188,7 +190,7 @@ def test_mps_falls_back_to_the_cpu(tmp_path: Path, full_gpu: FullGpu, error: Exc
     assert calls == [*full[0], *full[1], f"mps {NAMES[2]}"]
     assert all(torch.equal(tensors[name], expected[name]) for name in expected)
     (found,) = report.notes
-    assert found.startswith(f"2 layers were done on the CPU: {note}")
+    assert found.startswith(f"2 layers computed on the CPU: {note}")
 
 
 @pytest.mark.parametrize("error", [TypeError("unsupported operand"), RuntimeError("illegal instruction")])
@@ -212,7 +214,7 @@ def test_a_device_that_was_asked_for_does_not_fall_back(tmp_path: Path, full_gpu
     with pytest.raises(MergeInputError) as caught:
         merge(make_recipe(loras(tmp_path), "ties_svd"), device="cuda")
     assert str(caught.value) == (
-        f"The memory of cuda is full at layer {NAMES[0]}; device auto puts such layers on the CPU."
+        f"cuda ran out of memory at layer {NAMES[0]}; device auto computes such layers on the CPU."
     )
 
 
@@ -235,7 +237,7 @@ def test_a_layer_that_would_not_fit_is_not_tried(tmp_path: Path, full_gpu: FullG
         *("stream", f"cuda {NAMES[2]}", "done"),
     ]
     assert all(torch.equal(tensors[name], expected[name]) for name in expected)
-    assert report.notes == ["1 layers were done on the CPU: the device's memory was full"]
+    assert report.notes == ["1 layer computed on the CPU: the device ran out of memory"]
     calls.clear()
     assert merge(recipe, device="cuda", workers=1)[1].notes == []
     assert f"cuda {NAMES[1]}" in calls

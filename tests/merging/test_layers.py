@@ -184,7 +184,7 @@ def test_overflow_names_layer_and_loras(tmp_path: Path) -> None:
     message = str(caught.value)
     assert message.startswith(f"Layer {NAMES[0]}, merged from 0.safetensors, 1.safetensors, has a value of ")
     assert message.endswith(
-        " factor, and float16 ends at 6.55e+04; use smaller strengths, or save as float32 or bfloat16."
+        " factor, but float16 ends at 6.55e+04; use smaller strengths, or save as float32 or bfloat16."
     )
     assert not (tmp_path / "out.safetensors").exists()
     recipe = make_recipe(recipe.loras, "concat", save_dtype="bfloat16")

@@ -112,7 +112,7 @@ def test_known_families_are_written_with_kohyas_names(tmp_path: Path, dotted: bo
 def test_names_of_an_unknown_family_are_not_translated(tmp_path: Path, one: Shapes, other: Shapes, family: str) -> None:
     assert refusal(lora(tmp_path, "a", one), lora(tmp_path, "b", other)) == (
         f"a.safetensors and b.safetensors name their layers differently ({min(one)}, {min(other)}), "
-        f"and names of {family} cannot be translated yet. Use LoRAs of one naming scheme."
+        f"and names for {family} cannot be converted yet. Use LoRAs with the same naming scheme."
     )
 
 
@@ -123,7 +123,7 @@ def test_layers_of_different_shapes(tmp_path: Path) -> None:
     ]
     assert refusal(*uses) == (
         "Layer lora_unet_down_blocks_0_attentions_0_proj_in changes weights of different shapes: "
-        "a.safetensors 4×4, b.safetensors 6×4. Different base models?"
+        "a.safetensors 4×4, b.safetensors 6×4. Are the LoRAs for different base models?"
     )
 
 

@@ -18,6 +18,7 @@ from lib_pm.core.errors import MergeInputError
 from lib_pm.core.params import FACTOR
 from lib_pm.core.registry import MODES
 from lib_pm.merging.recipe import DTYPES, PRECISIONS, LoraUse, Recipe, make_recipe, recipe_from_json
+from tests.messages import says
 
 A, B = LoraUse(Path("a.safetensors"), 0.8), LoraUse(Path("b.safetensors"), -0.4, 0.2, "IN04=0.5")
 CONTENTS = ["aa", "bb"]
@@ -44,33 +45,33 @@ def test_short_dtypes_and_the_order_of_layer_kinds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("settings", "facts"),
     [
-        ({"mode": "tie"}, f"There is no mode 'tie'; the modes are: {', '.join(MODES)}. Did you mean ties?"),
-        ({"options": {"density": 2}}, "density is 2; allowed: a number from 0 to 1."),
-        ({"options": {"density": "nan"}}, "density is 'nan'; allowed: a number from 0 to 1."),
-        ({"options": {"rank": 0}}, "svd_rank is 0; allowed: a whole number, 1 or more, or full."),
-        ({"options": {"rank": 2.5}}, "svd_rank is 2.5; allowed: a whole number, 1 or more, or full."),
+        ({"mode": "tie"}, f"mode 'tie' … {', '.join(MODES)} … ties"),
+        ({"options": {"density": 2}}, "density … 2 … 0 … 1"),
+        ({"options": {"density": "nan"}}, "density … 'nan' … 0 … 1"),
+        ({"options": {"rank": 0}}, "svd_rank … 0 … 1 … full"),
+        ({"options": {"rank": 2.5}}, "svd_rank … 2.5 … 1 … full"),
         (
             {"options": {"conv_rank": -1}},
-            "svd_conv_rank is -1; allowed: a whole number, 0 or more (or empty: same as svd_rank).",
+            "svd_conv_rank … -1 … 0 … empty … svd_rank",
         ),
         (
             {"options": {"seed": 7}},
-            "Mode ties_svd has no option 'seed'; its options are: density, svd_rank, svd_conv_rank, lambda.",
+            "ties_svd … 'seed' … density, svd_rank, svd_conv_rank, lambda",
         ),
-        ({"apply": "unet"}, "apply is 'unet'; allowed: model + clip, model, clip."),
-        ({"layers": ["conv"]}, "layers is 'conv'; allowed: attn, mlp, te, other."),
-        ({"dtype": "int8"}, "dtype is 'int8'; allowed: float32, float16, bfloat16, float64."),
-        ({"precision": "high"}, "precision is 'high'; allowed: normal, exact."),
-        ({"save_dtype": "fp8"}, "save_dtype is 'fp8'; allowed: float32, float16, bfloat16, float64."),
+        ({"apply": "unet"}, "apply … 'unet' … model + clip, model, clip"),
+        ({"layers": ["conv"]}, "layers … 'conv' … attn, mlp, te, other"),
+        ({"dtype": "int8"}, "dtype … 'int8' … float32, float16, bfloat16, float64"),
+        ({"precision": "high"}, "precision … 'high' … normal, exact"),
+        ({"save_dtype": "fp8"}, "save_dtype … 'fp8' … float32, float16, bfloat16, float64"),
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_messages(settings: dict[str, Any], message: str) -> None:
+def test_messages(settings: dict[str, Any], facts: str) -> None:
     with pytest.raises(MergeInputError) as caught:
         made(**settings)
-    assert str(caught.value) == message
+    assert says(caught.value, facts), caught.value
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_strength_that_is_no_number(strength: Any) -> None:
 
 
 def test_no_lora() -> None:
-    with pytest.raises(MergeInputError, match=r"There is no LoRA to merge; give at least one\."):
+    with pytest.raises(MergeInputError, match=r"no LoRAs to merge"):
         make_recipe([], "concat")
 
 
@@ -200,12 +201,12 @@ def with_first_lora(field: str, value: object) -> dict[str, Any]:
     ids=lambda value: str(value)[:60],
 )
 def test_what_is_no_recipe(written: Any) -> None:
-    with pytest.raises(MergeInputError, match=r"^This is not a recipe of Power Merger: "):
+    with pytest.raises(MergeInputError, match=r"^This is not a Power Merger recipe: "):
         recipe_from_json(written, [A.path, B.path])
 
 
 def test_recipe_of_another_number_of_loras() -> None:
-    with pytest.raises(MergeInputError, match=r"^The recipe is of 2 LoRAs, 1 were given\.$"):
+    with pytest.raises(MergeInputError, match=r"^The recipe has 2 LoRAs, but 1 were given\.$"):
         recipe_from_json(made().to_json(CONTENTS), [A.path])
 
 

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import pytest
 import torch
-from tests.merge.test_layers import LAYERS
 
 from lib_pm.merging import threads
 from lib_pm.merging.layers import run_layers
@@ -20,6 +19,7 @@ from lib_pm.merging.precision import Settings, full_precision
 from lib_pm.merging.progress import silent
 from lib_pm.merging.recipe import LoraUse, make_recipe
 from tests.loras import make_lora, write
+from tests.merging.test_layers import LAYERS
 
 NAMES = [f"lora_unet_down_blocks_{level}_attentions_0_proj_in" for level in range(3)]
 Value = TypeVar("Value")

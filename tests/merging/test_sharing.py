@@ -6,7 +6,7 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable
 from pathlib import Path
 
 import pytest
@@ -16,11 +16,13 @@ from torch import Tensor
 import lib_pm.core.steps
 import lib_pm.merging.merge
 from lib_pm.core.lowrank import Factors
-from lib_pm.core.registry import MODES
+from lib_pm.core.memo import Memo, Value
+from lib_pm.core.registry import MODES, Method
 from lib_pm.core.truncation import SMALL_SIDE
 from lib_pm.files.reader import LoraFile
 from lib_pm.merging.cache import MergeCache
-from lib_pm.merging.merge import merge
+from lib_pm.merging.merge import merge, merge_plan
+from lib_pm.merging.plan import open_plan
 from lib_pm.merging.recipe import LoraUse, Recipe, make_recipe
 from tests.loras import make_lora, write
 
@@ -53,12 +55,33 @@ def cell(files: list[Path], mode: str, strengths: tuple[float, ...] = (1.0, 0.7,
     return make_recipe(uses, mode, known, save_dtype="float32", dtype=dtype, precision=precision)
 
 
-def assert_alone(cache: MergeCache, recipes: list[Recipe]) -> None:
+class Alone:
+    """Merges of each cell alone, computed once for all tests."""
+
+    def __init__(self) -> None:
+        self._merges: dict[str, tuple[list[object], dict[str, Tensor]]] = {}
+
+    def merge(self, recipe: Recipe) -> tuple[list[object], dict[str, Tensor]]:
+        """Return what the report says of the layers, and the tensors."""
+        key = repr(recipe)  # all of it, and no key that the cache goes by
+        if key not in self._merges:
+            tensors, report = merge(recipe, device="cpu", workers=1)
+            self._merges[key] = list(report.layers), dict(tensors)
+        return self._merges[key]
+
+
+@pytest.fixture(scope="module")
+def alone() -> Alone:
+    return Alone()
+
+
+def assert_alone(alone: Alone, cache: MergeCache, recipes: list[Recipe]) -> None:
     """Every cell has the bytes that it has alone, and the cache stays within its limit."""
     for recipe in recipes:
-        shared, alone = cache.merge(recipe, device="cpu"), merge(recipe, device="cpu", workers=1)
-        assert shared.report.layers == alone[1].layers
-        assert same_bytes(shared.tensors, alone[0]), recipe
+        shared = cache.merge(recipe, device="cpu")
+        layers, tensors = alone.merge(recipe)
+        assert list(shared.report.layers) == layers
+        assert same_bytes(shared.tensors, tensors), recipe
         assert cache.all_bytes <= cache.limit
 
 
@@ -69,18 +92,18 @@ def same_bytes(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 @pytest.mark.parametrize("mode", SVD)
 @pytest.mark.parametrize("ranks", [(4, 8, 20, 32, 33, 60, 90), (90, 60, 33, 32, 20, 8, 4)], ids=["rising", "falling"])
 @pytest.mark.parametrize("precision", ["normal", "exact"])
-def test_ranks(files: list[Path], mode: str, ranks: tuple[int, ...], precision: str) -> None:
-    assert_alone(MergeCache(LIMIT), [cell(files, mode, svd_rank=rank, precision=precision) for rank in ranks])
+def test_ranks(files: list[Path], alone: Alone, mode: str, ranks: tuple[int, ...], precision: str) -> None:
+    assert_alone(alone, MergeCache(LIMIT), [cell(files, mode, svd_rank=rank, precision=precision) for rank in ranks])
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_strengths(files: list[Path], mode: str) -> None:
+def test_strengths(files: list[Path], alone: Alone, mode: str) -> None:
     steps = (-0.5, 0.0, 0.25, 1.0)
-    assert_alone(MergeCache(LIMIT), [cell(files, mode, (a, b, 0.5)) for a in steps for b in steps])
+    assert_alone(alone, MergeCache(LIMIT), [cell(files, mode, (a, b, 0.5)) for a in steps for b in steps])
 
 
 @pytest.mark.parametrize("limit", [0, 300_000, LIMIT], ids=["no room", "little room", "room"])
-def test_everything_in_any_order(files: list[Path], limit: int) -> None:
+def test_everything_in_any_order(files: list[Path], alone: Alone, limit: int) -> None:
     numbers = random.Random(4)
     cells = [
         cell(
@@ -97,7 +120,7 @@ def test_everything_in_any_order(files: list[Path], limit: int) -> None:
         )
         for _ in range(120)
     ]
-    assert_alone(MergeCache(limit), cells)
+    assert_alone(alone, MergeCache(limit), cells)
 
 
 def test_a_cell_is_the_merge_of_a_fresh_process(files: list[Path], tmp_path: Path) -> None:
@@ -119,35 +142,25 @@ def test_a_cell_is_the_merge_of_a_fresh_process(files: list[Path], tmp_path: Pat
     assert same_bytes(shared.tensors, load_file(out))
 
 
-def test_two_workers_share_as_one_does(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_workers_share_as_one_does(files: list[Path], alone: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lib_pm.merging.merge, "default_workers", lambda *_: 4)
     recipes = [cell(files, mode, svd_rank=rank) for rank in (24, 8, 60) for mode in SVD]
-    assert_alone(MergeCache(LIMIT), recipes)
+    assert_alone(alone, MergeCache(LIMIT), recipes)
 
 
 @pytest.fixture
-def work(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def work(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is read, made dense or given inner products, in order."""
     done: list[str] = []
-    for owner, name in ((LoraFile, "read"), (Factors, "of")):
+    for owner, name in ((LoraFile, "read"), (Factors, "of"), (Method, "__call__")):
         original = getattr(owner, name)
 
-        def counted(*given: object, original: object = original, name: str = name) -> object:
+        def counted(*given: object, original: Callable[..., object] = original, name: str = name) -> object:
             done.append(name)
-            return original(*given)  # type: ignore[operator]
+            return original(*given)
 
         monkeypatch.setattr(owner, name, counted)
-    for mode in {MODES[id].method for id in SVD}:
-        function = mode.function
-
-        def method(*given: Tensor, function: object = function, **options: object) -> Tensor:
-            done.append("method")
-            return function(*given, **options)  # type: ignore[operator]
-
-        object.__setattr__(mode, "function", method)
-    yield done
-    for mode in {MODES[id].method for id in SVD}:
-        object.__setattr__(mode, "function", mode.function.__kwdefaults__["function"])
+    return done
 
 
 @pytest.mark.parametrize("mode", SVD)
@@ -178,16 +191,30 @@ def test_a_factor_on_all_strengths_computes_no_delta_and_reads_nothing(
 
 @pytest.mark.parametrize("mode", SVD)
 def test_what_is_counted_is_what_is_held(files: list[Path], mode: str) -> None:
-    cache = MergeCache(LIMIT)
+    memo = SeenMemo(LIMIT)
     for rank in (4, 100):
-        cache.merge(cell(files, mode, svd_rank=rank), device="cpu")
+        with open_plan(cell(files, mode, svd_rank=rank)) as plan:
+            merge_plan(plan, device="cpu", memo=memo)
     held = {}
-    for entry in cache._memo._entries.values():
-        for tensor in vars(entry.value).values():
+    for value in memo.values.values():
+        for tensor in vars(value).values():
             if isinstance(tensor, Tensor):
                 storage = tensor.untyped_storage()
                 held[storage.data_ptr()] = storage.nbytes()
-    assert sum(held.values()) <= 1.05 * cache._memo.nbytes
+    assert held
+    assert sum(held.values()) <= 1.05 * memo.nbytes
+
+
+class SeenMemo(Memo):
+    """With so much room that nothing gives way: what it has answered is what it holds."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self.values: dict[Hashable, object] = {}
+
+    def once(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        value = self.values[key] = super().once(key, make)
+        return value
 
 
 def test_other_strengths_of_add_svd_read_nothing_and_have_the_inner_products(

@@ -125,7 +125,7 @@ def test_wrong_family_is_refused_with_names(sd1: Any) -> None:
         for index in range(3, 10)
         for part in ("lora_up", "lora_down")
     }
-    with pytest.raises(MergeInputError, match=r"7 of 211 layers fit no module of this StableDiffusionPipeline: "
+    with pytest.raises(MergeInputError, match=r"7 of 211 layers match no module of this StableDiffusionPipeline: "
                        r"lora_unet_input_blocks_7_1_transformer_blocks_3_attn1_to_q, .* and 2 more"):  # fmt: skip
         apply(sd1, good | bad)
     assert lora_modules(sd1) == 0
@@ -136,8 +136,8 @@ def test_wrong_family_is_refused_with_names(sd1: Any) -> None:
     [
         ({}, "no layer"),
         ({"lora_unet_mid_block_attentions_0_proj_in.hada_w1_a": torch.zeros(2, 2)}, "LoHa"),
-        ({"something.else": torch.zeros(2)}, "something.else is not a part of a plain LoRA"),
-        ({"unet.conv_in.lora_A.weight": torch.zeros(2, 4, 3, 3)}, "conv_in has down only"),
+        ({"something.else": torch.zeros(2)}, "something.else is not part of a plain LoRA"),
+        ({"unet.conv_in.lora_A.weight": torch.zeros(2, 4, 3, 3)}, "conv_in has only down"),
         (
             {
                 "unet.conv_in.lora_A.weight": torch.zeros(2, 4, 1, 1),

@@ -40,7 +40,7 @@ def test_what_a_tag_says(case: dict[str, Any]) -> None:
     tag = one(case["tag"])
     if case.get("wrong"):
         with pytest.raises(MergeInputError):
-            parse_lora(tag.body)
+            parse_lora(tag)
         return
     assert (tag.name, *tag.strengths) == (case["name"], case["model"], case["clip"])
     assert (tag.lbw, tag.off, list(tag.other)) == (case.get("lbw", ""), case.get("out", False), case.get("other", []))
@@ -125,7 +125,7 @@ def test_what_is_no_tag_is_told_with_its_place(text: str, place: str, how: str) 
 
 def test_all_of_them_are_told_and_kinds_can_be_left_to_others() -> None:
     text = "<lora:a:1\n<pm>\n<LYCO:b>"
-    with pytest.raises(MergeInputError, match=r"(?s)3 things are wrong.*Line 1.*Line 2.*Line 3"):
+    with pytest.raises(MergeInputError, match=r"(?s)3 problems.*Line 1.*Line 2.*Line 3"):
         check_text(text)
     with pytest.raises(MergeInputError, match=r"\ALine 2, column 1: '<pm>'"):
         check_text(text, ("pm",))
@@ -188,7 +188,7 @@ def webui(text: str) -> tuple[str, float, float]:
 
 @given(texts)
 def test_no_text_raises_anything_else(text: str) -> None:
-    for work in (check_text, lambda text: [parse_lora(tag.body) for tag in tags_of(text)]):
+    for work in (check_text, lambda text: [parse_lora(tag) for tag in tags_of(text)]):
         try:
             work(text)
         except MergeInputError as error:

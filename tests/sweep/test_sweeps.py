@@ -33,10 +33,10 @@ def test_sweeps(sweep: Sweep, expected: Sweep) -> None:
 
 
 def test_messages() -> None:
-    with pytest.raises(MergeInputError, match="Mode ties has no rank to choose; allowed: add_svd, ties_svd, "):
+    with pytest.raises(MergeInputError, match="Mode ties has no rank; allowed: add_svd, ties_svd, "):
         sweep_ranks("ties")
     with pytest.raises(
-        MergeInputError, match="0 steps from 0 to 1; allowed: 1 or more, from a lower to a higher number"
+        MergeInputError, match="0 steps from 0 to 1; allowed: 1 step or more, from a lower to a higher number"
     ):
         sweep_modes(steps=0)
     with pytest.raises(MergeInputError, match="Apply to is 'unet'; allowed: model "):

@@ -11,10 +11,11 @@ import gradio as gr
 import pytest
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.core.registry import MODES, find_mode
-from lib_pm.prompt.parse import parse_pm
+from lib_pm.core.registry import MODES
+from lib_pm.prompt.parse import write_pm
 from lib_pm.ui import accordion
 from lib_pm.ui.mode_controls import OPTIONS
+from tests.chosen import chosen
 
 
 @contextmanager
@@ -43,15 +44,13 @@ def test_it_is_off_and_every_control_has_a_value(drawn: accordion.Accordion) -> 
     assert values[0] is False
     assert None not in values, "the WebUI's API cannot set a control whose value is None"
     assert json.loads(json.dumps(values)) == values
-    assert accordion.requested(*values) == ""
+    assert accordion.requested(*values) is None
 
 
 def test_its_own_values_ask_for_the_mode_with_its_defaults(drawn: accordion.Accordion) -> None:
     values = [control.value for control in drawn.controls]
     for id, mode in MODES.items():
-        asked = parse_pm(accordion.requested(True, id, *values[2:]))
-        assert asked.mode == id
-        assert find_mode(id).values(asked.options) == mode.values({})
+        assert accordion.requested(True, id, *values[2:]) == mode.choice()
 
 
 def test_only_the_options_of_the_chosen_mode_show(drawn: accordion.Accordion) -> None:
@@ -67,8 +66,8 @@ def test_a_bad_value_names_what_is_allowed(drawn: accordion.Accordion) -> None:
 
 
 def test_over_the_api_a_tags_body_is_enough() -> None:
-    assert accordion.requested(True, "dare_ties:density=0.4:seed=7") == "dare_ties:density=0.4:seed=7"
-    assert accordion.requested(True, "concat") == "concat:lambda=1"
+    assert accordion.requested(True, "dare_ties:density=0.4:seed=7") == chosen("dare_ties:density=0.4:seed=7")
+    assert accordion.requested(True, "concat") == chosen("concat:lambda=1")
 
 
 @pytest.mark.parametrize(
@@ -93,7 +92,7 @@ def test_arguments_of_another_kind_are_named(arguments: list[object], said: str)
 
 @pytest.mark.parametrize("off", [False, None, 0])
 def test_while_it_is_off_the_others_do_not_matter(off: object) -> None:
-    assert accordion.requested(off, {}, "nonsense") == accordion.requested(off) == ""
+    assert accordion.requested(off, {}, "nonsense") is accordion.requested(off) is None
 
 
 @pytest.mark.parametrize("mode", list(MODES))
@@ -102,11 +101,11 @@ def test_what_an_image_was_made_with_comes_back(drawn: accordion.Accordion, mode
     values[:2] = [True, mode]
     for position, name in enumerate(OPTIONS, start=2):
         values[position] = {"density": 0.25, "seed": 7, "lambda": -1.5, "svd_rank": "8", "svd_conv_rank": "4"}[name]
-    body = accordion.requested(*values)
-    after = [
-        new if new is not None else old for old, new in zip(values, pasted(drawn, {"Power Merger": body}), strict=True)
-    ]
-    assert accordion.requested(*after) == body
+    choice = accordion.requested(*values)
+    assert choice
+    infotext = {"Power Merger": write_pm(choice).body}
+    after = [new if new is not None else old for old, new in zip(values, pasted(drawn, infotext), strict=True)]
+    assert accordion.requested(*after) == choice
 
 
 def test_an_image_without_the_key_switches_it_off(drawn: accordion.Accordion) -> None:

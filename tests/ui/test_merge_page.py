@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from contextlib import nullcontext
@@ -15,7 +16,9 @@ from lib_pm.ui import tab
 from lib_pm.ui.save_form import ROOT, target_of
 from lib_pm.workspace.draft import Draft
 from lib_pm.workspace.submit import Target, submit_merge
+from tests.chosen import chosen
 from tests.desks import SeenDesk, done
+from tests.messages import says
 from tests.ui.page import Page
 
 TEXT = "<lora:style:0.8>\n<lora:char:0.6:lbw=MIDD>\n# <lora:other:1>"
@@ -66,15 +69,15 @@ def test_adding_lines(page: Page) -> None:
 class TestCheck:
     def test_what_it_would_merge(self, page: Page, desk: SeenDesk) -> None:
         page.change("pm_recipe", TEXT)
-        assert "2 LoRAs, 1 switched off." in page.values["pm_check"]
+        assert "2 LoRAs, 1 disabled." in page.values["pm_check"]
         assert page.shown["pm_save_name"]["placeholder"] == "style_char_concat"
         page.change("pm_recipe", "<lora:style:1>\n<pm:ties>")
-        assert "1 LoRA, mode ties as the text&#x27;s &lt;pm:…&gt; tag says." in page.values["pm_check"]
+        assert "1 LoRA, mode ties from the &lt;pm:…&gt; tag." in page.values["pm_check"]
         page.change("pm_recipe", "<lora:style:1>\n# <pm:ties>")
         assert "1 LoRA." in page.values["pm_check"], "that tag is switched off"
         page.change("pm_recipe", "")
         assert page.values["pm_check"] == ""
-        assert desk.recipes.last == Draft("", "concat:lambda=1")
+        assert desk.recipes.last == Draft("", chosen("concat:lambda=1"))
 
     def test_a_draft_that_cannot_be_kept_is_still_checked(self, page: Page, desk: SeenDesk) -> None:
         desk.recipes.folder.parent.mkdir(exist_ok=True)
@@ -84,13 +87,13 @@ class TestCheck:
             page.change("pm_recipe", TEXT)
         finally:
             desk.recipes.folder.unlink()
-        assert "2 LoRAs, 1 switched off." in page.values["pm_check"]
+        assert "2 LoRAs, 1 disabled." in page.values["pm_check"]
         assert "could not be written" in page.values["pm_check"]
 
     def test_all_that_is_wrong_is_said_together(self, page: Page) -> None:
         page.change("pm_recipe", "<lora:style:1>\n<lora:gone:x>\n<lora:gone:1>\n<lora:char:1:lbw=NOPE>\n<lora:char:1")
         told = page.values["pm_check"]
-        assert "4 things are wrong" in told
+        assert "4 problems" in told
         for text in (
             "Line 5, column 1",
             "The strength &#x27;x&#x27;",
@@ -104,30 +107,30 @@ class TestCheck:
         assert "1 LoRA." in page.values["pm_check"]
 
     @pytest.mark.parametrize(
-        ("text", "message"),
+        ("text", "facts"),
         [
-            ("<lora:styl:1>", "Did you mean style?"),
-            ("<lora:style:strong>", "The strength &#x27;strong&#x27;"),
-            ("<lora:style:1:lbw=NOPE>", "there is no block weight preset"),
-            ("<lora:../style:1>", "There is no LoRA &#x27;../style&#x27; in the folder loras."),
-            ("<lora:style:1:pm=off>", "pm=off leaves a LoRA out of a merge"),
-            ("<lora:style:1><pm:tie>", "There is no mode"),
-            ("<lora:style:1>\n<lora:char:0.7", "Line 2, column 1: &#x27;&lt;lora:char:0.7&#x27; is not a tag"),
-            ("# <lora:char:1>\n<lora:style:1><pm>", "Line 2, column 15: &#x27;&lt;pm&gt;&#x27; is not a tag"),
-            ("<lora:style:1>\nchar:1", "Line 2, column 1: &#x27;char:1&#x27; is not a tag"),
-            ("<char:1:lbw=MIDD>", "Line 1, column 2: &#x27;char:1:lbw=MIDD&#x27; is not a tag"),
-            ("<lora:style:1:lbw=1,0,0>", "3 block weights; allowed for Stable Diffusion 1"),
-            (f"<lora:style:1:lbw={','.join('1' * 61)}>", "style: 61 block weights; allowed for Stable Diffusion 1"),
-            ("<lora:style:1:lbw=D00=1>", "there is no block &#x27;D00&#x27;"),
-            ("<lora:style:1:lbw=IN44=1>", "there is no block &#x27;IN44&#x27;"),
-            ("# <lora:style:1>", "There is no LoRA to merge"),
-            ("a cat", "There is no LoRA to merge"),
+            ("<lora:styl:1>", "&#x27;styl&#x27; … style"),
+            ("<lora:style:strong>", "strength &#x27;strong&#x27;"),
+            ("<lora:style:1:lbw=NOPE>", "block weight preset &#x27;NOPE&#x27;"),
+            ("<lora:../style:1>", "LoRA &#x27;../style&#x27; … folder"),
+            ("<lora:style:1:pm=off>", "pm=off"),
+            ("<lora:style:1><pm:tie>", "mode &#x27;tie&#x27;"),
+            ("<lora:style:1>\n<lora:char:0.7", "Line 2, column 1 … &#x27;&lt;lora:char:0.7&#x27;"),
+            ("# <lora:char:1>\n<lora:style:1><pm>", "Line 2, column 15 … &#x27;&lt;pm&gt;&#x27;"),
+            ("<lora:style:1>\nchar:1", "Line 2, column 1 … &#x27;char:1&#x27;"),
+            ("<char:1:lbw=MIDD>", "Line 1, column 2 … &#x27;char:1:lbw=MIDD&#x27;"),
+            ("<lora:style:1:lbw=1,0,0>", "3 block weights … Stable Diffusion 1"),
+            (f"<lora:style:1:lbw={','.join('1' * 61)}>", "style: 61 block weights … Stable Diffusion 1"),
+            ("<lora:style:1:lbw=D00=1>", "block &#x27;D00&#x27;"),
+            ("<lora:style:1:lbw=IN44=1>", "block &#x27;IN44&#x27;"),
+            ("# <lora:style:1>", "LoRAs to merge"),
+            ("a cat", "LoRAs to merge"),
         ],
     )
-    def test_what_is_wrong_is_said_at_once(self, page: Page, desk: SeenDesk, text: str, message: str) -> None:
+    def test_what_is_wrong_is_said_at_once(self, page: Page, desk: SeenDesk, text: str, facts: str) -> None:
         page.change("pm_recipe", text)
         assert 'role="alert"' in page.values["pm_check"]
-        assert message in page.values["pm_check"]
+        assert says(page.values["pm_check"], facts), page.values["pm_check"]
         assert str(desk.folder) not in page.values["pm_check"]
 
     def test_the_last_draft_is_there_when_the_page_is_opened_again(self, page: Page, desk: SeenDesk) -> None:
@@ -139,7 +142,8 @@ class TestCheck:
         page.load()
         assert page.values["pm_recipe"] == "<lora:typed:1>", "before the page was whole"
         page.values["pm_recipe"] = ""
-        desk.recipes.keep_last(Draft("<lora:a:1>", "slerp:t=1"))
+        last = Draft("<lora:a:1>").to_json() | {"pm": "no_such_mode:t=1"}
+        (desk.recipes.folder / "last.json").write_text(json.dumps(last))
         page.load()
         assert page.values["pm_recipe"] == "", "of a version that knew other modes"
 
@@ -159,7 +163,7 @@ class TestPrompts:
         ]
         assert (page.values["pm_mode"], page.values["pm_density"]) == ("ties", 0.3)
         page.click(f"pm_get_{where}", **{f"{where}_prompt": "a cat"})
-        assert "There is no &lt;lora:…&gt; in the prompt." in page.values["pm_check"]
+        assert "There is no &lt;lora:…&gt; tag in the prompt." in page.values["pm_check"]
 
     def test_inserting_into_a_prompt(self, page: Page) -> None:
         page.click("pm_insert_img2img", img2img_prompt="a cat <lora:x:1>", **MERGE)
@@ -175,7 +179,7 @@ class TestMerging:
     def test_merge_and_save(self, page: Page, desk: SeenDesk) -> None:
         steps = page.click("pm_merge", pm_save_name="both", pm_save_folder="sub", pm_save_save_dtype="float32", **MERGE)
         written = load_file(str(desk.folder / "sub" / "both.safetensors"))
-        expected = submit_merge(desk, Draft(TEXT, "add"), Target("same", "", "float32"), "cpu")
+        expected = submit_merge(desk, Draft(TEXT, chosen("add")), Target("same", "", "float32"), "cpu")
         done(expected)
         assert all(
             tensor.equal(written[name]) for name, tensor in load_file(str(desk.folder / "same.safetensors")).items()
@@ -185,26 +189,26 @@ class TestMerging:
         assert page.shown["pm_merge_cancel"]["visible"] is False
 
     @pytest.mark.parametrize(
-        ("values", "message"),
+        ("values", "facts"),
         [
             ({"pm_recipe": "<lora:styl:1>"}, "Did you mean style?"),
-            ({"pm_recipe": ""}, "There is no LoRA to merge"),
-            ({"pm_save_name": "../both"}, "holds /"),
-            ({"pm_save_folder": "/tmp"}, "is absolute"),
+            ({"pm_recipe": ""}, "no LoRAs to merge"),
+            ({"pm_save_name": "../both"}, "contains /"),
+            ({"pm_save_folder": "/tmp"}, "absolute path"),
             ({"pm_save_folder": ".."}, "is not allowed"),
-            ({"pm_save_name": "style"}, "style.safetensors is already there"),
+            ({"pm_save_name": "style"}, "style.safetensors already exists"),
             ({"pm_lambda": None}, "lambda is None"),
             ({"pm_recipe": "<lora:style:1>\n<lora:other:1>"}, "for different models"),
         ],
     )
     def test_what_is_wrong_is_said_where_the_report_would_be(
-        self, page: Page, desk: SeenDesk, values: dict[str, Any], message: str
+        self, page: Page, desk: SeenDesk, values: dict[str, Any], facts: str
     ) -> None:
         before = sorted(desk.folder.rglob("*"))
         page.click("pm_merge", **MERGE | values)
         said = page.values["pm_merge_status"]
         assert 'role="alert"' in said
-        assert message in said
+        assert says(said, facts), said
         assert str(desk.folder) not in said
         assert sorted(desk.folder.rglob("*")) == before
         assert page.shown["pm_merge_cancel"]["visible"] is False
@@ -222,7 +226,7 @@ class TestMerging:
         desk.queue.submit("Something long", lambda progress: go_on.wait(30), nullcontext())
         steps = page.start("pm_merge", "click", **MERGE)
         first = next(steps)
-        assert "Merging 2 LoRAs into style_char_add: waiting for its turn." in first["pm_merge_status"]
+        assert "Merging 2 LoRAs into style_char_add: waiting in the queue." in first["pm_merge_status"]
         assert page.shown["pm_merge_cancel"]["visible"] is True
         page.click("pm_merge_cancel")
         last = list(steps)[-1]

@@ -101,7 +101,7 @@ def test_a_report_says_what_was_done() -> None:
         "style2 of 31",
         "char3 of 3",
         "Result: 3 layers, rank 2 to 4.",
-        "Kept energy: 85.00% in all, least 80.00% in two.",
+        "Kept energy: 85.00% overall, lowest 80.00% in two.",
         "Left out: 2 layers, every weight is 0.",
         "on the CPU",
         "3 min 20 s.",
@@ -109,7 +109,7 @@ def test_a_report_says_what_was_done() -> None:
     ):
         assert said in text
     report.file = ""
-    assert "Nothing is written yet. The file would be about 1.5 MB." in Parsed(report_html(report)).text
+    assert "Nothing has been written yet. The file would be about 1.5 MB." in Parsed(report_html(report)).text
 
 
 def test_a_report_without_layers() -> None:
@@ -118,12 +118,12 @@ def test_a_report_without_layers() -> None:
 
 def test_progress() -> None:
     job = Job("Merging 2 LoRAs")
-    assert Parsed(progress_html(job)).text == "Merging 2 LoRAs: waiting for its turn."
+    assert Parsed(progress_html(job)).text == "Merging 2 LoRAs: waiting in the queue."
     job.state = "running"
-    assert Parsed(progress_html(job)).text == "Merging 2 LoRAs: opening the files"
+    assert Parsed(progress_html(job)).text == "Merging 2 LoRAs: opening files"
     job.done, job.total = 12, 500
     parsed = Parsed(progress_html(job))
-    assert parsed.text == "Merging 2 LoRAs: reading the files, 12 of 500"
+    assert parsed.text == "Merging 2 LoRAs: reading files, 12 of 500"
     assert (parsed.attributes["value"], parsed.attributes["max"]) == ("12", "500")
     job.done, job.total, job.unit = 5, 20, "layers"  # since the machine was started: no time is left
     parsed = Parsed(progress_html(job))

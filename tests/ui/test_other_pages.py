@@ -10,8 +10,10 @@ import pytest
 from lib_pm.files.metadata import RECIPE_KEY
 from lib_pm.workspace.draft import Draft
 from lib_pm.workspace.submit import Target, submit_merge
+from tests.chosen import chosen
 from tests.desks import SHAPES, SeenDesk, done, files
 from tests.loras import make_lora, write
+from tests.messages import says
 from tests.ui.conftest import PLOT
 from tests.ui.page import Page
 
@@ -23,7 +25,7 @@ class TestResize:
         asked = {"pm_resize_loras": ["style", "char"], "pm_resize_rank": 2, "pm_resize_device": "cpu"}
         before = files(desk)
         page.click("pm_resize_look", **asked)
-        assert page.values["pm_resize_status"].count("Nothing is written yet") == 2
+        assert page.values["pm_resize_status"].count("Nothing has been written yet") == 2
         assert files(desk) == before
         page.click("pm_resize_go", **asked)
         assert "Written: style_resized" in page.values["pm_resize_status"]
@@ -44,32 +46,32 @@ class TestResize:
 
     @pytest.mark.parametrize("button", ["pm_resize_look", "pm_resize_go"])
     @pytest.mark.parametrize(
-        ("values", "message"),
+        ("values", "facts"),
         [
-            ({"pm_resize_loras": []}, "There is no LoRA to resize"),
-            ({"pm_resize_loras": None}, "There is no LoRA to resize"),
-            ({"pm_resize_loras": ["gone"]}, "There is no LoRA &#x27;gone&#x27;"),
-            ({"pm_resize_rank": 0}, "The rank is 0; allowed"),
-            ({"pm_resize_rank": None}, "The rank is 0; allowed"),
-            ({"pm_resize_rank": -1}, "The rank is -1; allowed"),
-            ({"pm_resize_conv": -1}, "The conv rank is -1; allowed"),
-            ({"pm_resize_rule": "sv_fro", "pm_resize_value": 2}, "sv_fro is &#x27;2&#x27;; allowed"),
-            ({"pm_resize_rule": "sv_fro", "pm_resize_value": None}, "sv_fro is &#x27;None&#x27;; allowed"),
+            ({"pm_resize_loras": []}, "LoRAs to resize"),
+            ({"pm_resize_loras": None}, "LoRAs to resize"),
+            ({"pm_resize_loras": ["gone"]}, "LoRA &#x27;gone&#x27;"),
+            ({"pm_resize_rank": 0}, "rank … 0"),
+            ({"pm_resize_rank": None}, "rank … 0"),
+            ({"pm_resize_rank": -1}, "rank … -1"),
+            ({"pm_resize_conv": -1}, "conv rank … -1"),
+            ({"pm_resize_rule": "sv_fro", "pm_resize_value": 2}, "sv_fro … &#x27;2&#x27;"),
+            ({"pm_resize_rule": "sv_fro", "pm_resize_value": None}, "sv_fro … &#x27;None&#x27;"),
         ],
     )
-    def test_what_is_wrong_is_said(self, page: Page, button: str, values: dict[str, Any], message: str) -> None:
+    def test_what_is_wrong_is_said(self, page: Page, button: str, values: dict[str, Any], facts: str) -> None:
         page.click(button, **{"pm_resize_loras": ["style"], "pm_resize_rank": 2} | values)
         assert 'role="alert"' in page.values["pm_resize_status"]
-        assert message in page.values["pm_resize_status"]
+        assert says(page.values["pm_resize_status"], facts), page.values["pm_resize_status"]
 
 
 class TestInspect:
     def test_a_merged_file_and_its_recipe(self, page: Page, desk: SeenDesk) -> None:
-        draft = Draft("<lora:style:0.5:0.8>\n<lora:char:1>", "ties:density=0.3", "model", "float64")
+        draft = Draft("<lora:style:0.5:0.8>\n<lora:char:1>", chosen("ties:density=0.3"), "model", "float64")
         done(submit_merge(desk, draft, Target("both"), "cpu"))
         page.change("pm_inspect_lora", "both")
         assert "both.safetensors" in page.values["pm_inspect_found"]
-        assert "merged here: ties of style, char" in page.values["pm_inspect_found"]
+        assert "merged by Power Merger: ties of style, char" in page.values["pm_inspect_found"]
         assert page.shown["pm_inspect_load"]["visible"] is True
         page.click("pm_inspect_load")
         assert page.values["pm_recipe"] == draft.text
@@ -133,19 +135,19 @@ class TestSweeps:
         assert page.values["txt2img_prompt"] == "a cat"
 
     @pytest.mark.parametrize(
-        ("button", "values", "message"),
+        ("button", "values", "facts"),
         [
-            ("pm_fill_strengths", {"pm_sweep_strengths_steps": 0}, "allowed: 1 or more"),
+            ("pm_fill_strengths", {"pm_sweep_strengths_steps": 0}, "0 steps … 1"),
             ("pm_fill_strengths", {"pm_sweep_strengths_low": None}, "A number is missing"),
             ("pm_fill_ranks", {"pm_sweep_ranks_steps": None}, "A number is missing"),
-            ("pm_fill_modes", {"pm_sweep_modes": "add, tie"}, "There is no mode &#x27;tie&#x27;"),
-            ("pm_fill_modes", {"pm_recipe": "<lora:gone:1>"}, "There is no LoRA &#x27;gone&#x27;"),
+            ("pm_fill_modes", {"pm_sweep_modes": "add, tie"}, "mode &#x27;tie&#x27;"),
+            ("pm_fill_modes", {"pm_recipe": "<lora:gone:1>"}, "LoRA &#x27;gone&#x27;"),
         ],
     )
-    def test_what_is_wrong_is_said(self, page: Page, button: str, values: dict[str, Any], message: str) -> None:
+    def test_what_is_wrong_is_said(self, page: Page, button: str, values: dict[str, Any], facts: str) -> None:
         page.click(button, txt2img_prompt="a cat", **values)
         assert 'role="alert"' in page.values["pm_sweep_status"]
-        assert message in page.values["pm_sweep_status"]
+        assert says(page.values["pm_sweep_status"], facts), page.values["pm_sweep_status"]
         assert page.values["txt2img_prompt"] == "a cat"
         assert "script_list" not in page.values
 
@@ -153,14 +155,14 @@ class TestSweeps:
 class TestRecipes:
     def test_saved_and_loaded(self, page: Page) -> None:
         page.click("pm_recipe_save", pm_recipe_name="mine", pm_recipe="<lora:style:1>", pm_mode="ties", pm_exact=True)
-        assert "The recipe mine is saved." in page.values["pm_check"]
+        assert "Saved the recipe mine." in page.values["pm_check"]
         assert page.shown["pm_recipe_name"]["choices"] == ["mine"]
         page.values |= {"pm_recipe": "", "pm_mode": "add", "pm_exact": False}
         page.click("pm_recipe_load")
         assert (page.values["pm_recipe"], page.values["pm_mode"]) == ("<lora:style:1>", "ties")
         assert page.values["pm_exact"] is True
         page.click("pm_recipe_delete")
-        assert "The recipe mine is deleted." in page.values["pm_check"]
+        assert "Deleted the recipe mine." in page.values["pm_check"]
         assert page.shown["pm_recipe_name"]["choices"] == []
 
     @pytest.mark.parametrize("button", ["pm_recipe_save", "pm_recipe_load", "pm_recipe_delete"])
@@ -173,9 +175,9 @@ class TestRecipes:
     def test_one_of_that_name_is_there(self, page: Page) -> None:
         for _ in range(2):
             page.click("pm_recipe_save", pm_recipe_name="mine", pm_recipe="<lora:style:1>")
-        assert "&#x27;mine&#x27; is already there" in page.values["pm_check"]
+        assert "&#x27;mine&#x27; already exists" in page.values["pm_check"]
         page.click("pm_recipe_save", pm_recipe_overwrite=True)
-        assert "is saved" in page.values["pm_check"]
+        assert "Saved the" in page.values["pm_check"]
 
 
 class TestCards:
@@ -188,7 +190,7 @@ class TestCards:
         assert page.values["pm_card_activation"] == "red, cat, hat"
         assert page.values["pm_card_picture"] == "char"
         page.click("pm_card_save", pm_card_activation="red cat")
-        assert "The card of both is saved." in page.values["pm_card_status"]
+        assert "Saved the card of both." in page.values["pm_card_status"]
         assert json.loads((desk.folder / "both.json").read_text())["activation text"] == "red cat"
         assert (desk.folder / "both.png").read_bytes() == b"picture"
         assert desk.announced[-1] == "both.safetensors"
@@ -209,6 +211,6 @@ class TestCards:
         other.touch()
         monkeypatch.setattr(desk, "find", lambda name: other)
         page.click("pm_card_save", pm_card_activation="red cat", pm_card_picture=None)
-        assert "is saved" in page.values["pm_card_status"]
+        assert "Saved the" in page.values["pm_card_status"]
         assert (desk.folder / "both.json").is_file()
         assert not other.with_suffix(".json").exists()

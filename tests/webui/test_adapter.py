@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.webui import a1111, forge
-from lib_pm.webui.adapter import find_host, layer_of, weight_sizes
+from lib_pm.webui.adapter import layer_of, weight_sizes
+from lib_pm.webui.hosts import find_host
 
 DOTTED = "transformer.single_transformer_blocks.0.attn.to_q"
 
@@ -161,7 +162,7 @@ def test_a_first_convolution_of_four_channels_fits_an_inpainting_model(channels:
     ("model", "networks", "message"),
     [
         (None, SimpleNamespace(), "No model is loaded; choose a checkpoint first."),
-        (SimpleNamespace(), SimpleNamespace(), "This WebUI's Lora extension is of a kind that is not known here."),
+        (SimpleNamespace(), SimpleNamespace(), "This WebUI's Lora extension is not supported."),
     ],
 )
 def test_a_webui_that_can_take_no_lora_is_told(model: Any, networks: Any, message: str) -> None:

@@ -20,6 +20,7 @@ from lib_pm.webui.origin import Origins
 from lib_pm.workspace.draft import Draft
 from lib_pm.workspace.job_queue import KEPT, MOST_WAITING
 from lib_pm.workspace.submit import Target, submit_merge
+from tests.chosen import chosen
 from tests.desks import SeenDesk, done, files, make_desk
 
 MERGE = {"text": "<lora:style:0.8>\n<lora:char:0.6>", "mode": "add", "device": "cpu"}
@@ -83,7 +84,7 @@ def test_modes(client: Client) -> None:
 
 def test_recipes(client: Client, desk: SeenDesk) -> None:
     assert client("GET", "recipe") == []
-    draft = Draft("<lora:style:1>", "ties:density=0.5", "model")
+    draft = Draft("<lora:style:1>", chosen("ties:density=0.5"), "model")
     desk.recipes.save("my own", draft)
     assert client("GET", "recipe") == ["my own"]
     assert client("GET", "recipe/my own") == draft.to_json()
@@ -98,7 +99,7 @@ def test_a_merge_is_the_tabs(client: Client, desk: SeenDesk) -> None:
     assert job["done"] == job["total"] > 0
     (report,) = job["result"]
     assert report["file"] == "made/both"
-    same = Draft(MERGE["text"], "ties_svd:density=0.3:rank=2", "model")
+    same = Draft(MERGE["text"], chosen("ties_svd:density=0.3:rank=2"), "model")
     done(submit_merge(desk, same, Target("same", save_dtype="float32"), "cpu"))
     written, expected = load_file(str(desk.find("both"))), load_file(str(desk.find("same")))
     assert written.keys() == expected.keys()
@@ -151,7 +152,7 @@ def test_too_many_jobs_are_refused_for_now(client: Client, desk: SeenDesk) -> No
         for job in jobs:
             assert client("DELETE", f"jobs/{job['id']}")["state"] == "cancelled"
         assert len(client("GET", "jobs")) == KEPT + 1
-        assert "last 50 are kept" in client("GET", f"jobs/{jobs[0]['id']}", 404)["detail"]
+        assert "last 50 finished jobs" in client("GET", f"jobs/{jobs[0]['id']}", 404)["detail"]
     finally:
         go_on.set()
 
@@ -161,21 +162,21 @@ def test_too_many_jobs_are_refused_for_now(client: Client, desk: SeenDesk) -> No
     [
         ("merge", {"text": "<lora:styl:1>"}, "Did you mean style?"),
         ("merge", {"text": "<lora:../../etc/passwd:1>"}, "There is no LoRA"),
-        ("merge", {"text": ""}, "There is no LoRA to merge"),
+        ("merge", {"text": ""}, "no LoRAs to merge"),
         ("merge", {"mode": "tie"}, "There is no mode 'tie'"),
         ("merge", {"options": {"density": 0.5}}, "has no option 'density'"),
         ("merge", {"options": {"lambda": [1]}}, "lambda is [1]"),
         ("merge", {"apply": "unet"}, "apply is 'unet'"),
         ("merge", {"dtype": "int8"}, "dtype is 'int8'"),
         ("merge", {"mode": "ties_svd", "precision": "most"}, "precision is 'most'"),
-        ("merge", {"name": "../both"}, "holds /"),
+        ("merge", {"name": "../both"}, "contains /"),
         ("merge", {"name": ".."}, "is not allowed"),
         ("merge", {"folder": "../x"}, "is not allowed"),
-        ("merge", {"folder": "/tmp"}, "is absolute"),
-        ("merge", {"name": "style"}, "style.safetensors is already there"),
+        ("merge", {"folder": "/tmp"}, "absolute path"),
+        ("merge", {"name": "style"}, "style.safetensors already exists"),
         ("merge", {"metadata": "some"}, "metadata is 'some'"),
         ("merge", {"device": "tpu"}, "tpu"),
-        ("resize", {"loras": []}, "There is no LoRA to resize"),
+        ("resize", {"loras": []}, "no LoRAs to resize"),
         ("resize", {"loras": ["gone"]}, "There is no LoRA 'gone'"),
         ("resize", {"rank": 0}, "The rank is 0"),
         ("resize", {"rank": 2, "rule": "best=1"}, "There is no dynamic rule 'best'"),

@@ -141,7 +141,7 @@ def stopped(server: Server, prompt: str, x: Values, *texts: str) -> None:
 def test_what_is_wrong_with_the_prompt_stops_the_plot(
     server: Server, tags: str, texts: tuple[str, ...], x: Values
 ) -> None:
-    """An axis of the WebUI's has no word in it, and the WebUI leaves what cannot be made black."""
+    """An axis of the WebUI's has no word in it, and the WebUI leaves what cannot be created black."""
     stopped(server, PLAIN + tags, x, *texts)
 
 

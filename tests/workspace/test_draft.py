@@ -12,13 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.core.registry import MODES, find_mode
+from lib_pm.core.registry import MODES
 from lib_pm.files.contents import inspect_file
 from lib_pm.merging.merge import merge_to_file
 from lib_pm.merging.recipe import LoraUse, make_recipe
-from lib_pm.prompt.parse import LoraTag, Request, write_lora, write_pm
-from lib_pm.workspace.draft import Draft, from_json, from_prompt, from_recipe
+from lib_pm.prompt.parse import LoraTag, Request, write_lora
+from lib_pm.workspace.draft import DEFAULT_CHOICE, Draft, from_json, from_prompt, from_recipe
+from tests.chosen import chosen
 from tests.loras import make_lora, write
+from tests.messages import says
 
 SHAPES = {"lora_unet_mid_block_attentions_0_proj_in": (8, 8)}
 
@@ -28,32 +30,30 @@ def same_name(name: str) -> str:
 
 
 def options_of(request: Request) -> dict[str, Any]:
-    return dict(find_mode(request.tag.mode).values(request.tag.options))
+    return dict((request.choice or DEFAULT_CHOICE).values)
 
 
 class TestRequest:
     def test_a_lora_a_line_and_the_mode_beside_it(self) -> None:
-        draft = Draft("<lora:a:0.8>\n\n  <lora:sub/b:0.5:0.25:lbw=MIDD>  \n", "ties_svd:density=0.3:rank=8")
+        draft = Draft("<lora:a:0.8>\n\n  <lora:sub/b:0.5:0.25:lbw=MIDD>  \n", chosen("ties_svd:density=0.3:rank=8"))
         request = draft.request()
         assert request.loras == (LoraTag("a", 0.8, 0.8), LoraTag("sub/b", 0.25, 0.5, "MIDD"))
-        assert request.tag.mode == "ties_svd"
-        assert options_of(request)["density"] == 0.3
-        assert options_of(request)["svd_rank"] == 8
+        assert request.choice == chosen("ties_svd:density=0.3:rank=8")
 
     def test_a_line_that_is_off_is_not_read(self) -> None:
         text = "<lora:a:1>\n# <lora:b:1>\n  #<lora:c:nonsense>\n# <pm:no_such_mode>\n<lora:d:0>"
-        request = Draft(text, "add").request()
+        request = Draft(text, chosen("add")).request()
         assert [tag.name for tag in request.loras] == ["a", "d"]
-        assert request.tag.mode == "add"
+        assert request.choice == chosen("add")
 
     def test_a_tag_in_the_text_wins(self) -> None:
-        request = Draft("<lora:a:1>\n<pm:ties:density=0.2>", "add_svd:rank=4").request()
-        assert (request.tag.mode, options_of(request)["density"]) == ("ties", 0.2)
+        request = Draft("<lora:a:1>\n<pm:ties:density=0.2>", chosen("add_svd:rank=4")).request()
+        assert request.choice == chosen("ties:density=0.2")
 
     def test_all_that_is_wrong_is_named(self) -> None:
         with pytest.raises(MergeInputError) as error:
             Draft("<lora:a:x>\n<lora:b:y>\n<lora:c:1><pm:tie>\n<lora:d:1\n").request()
-        for text in ("4 things are wrong", "'x'", "'y'", "'tie'", "Line 4, column 1"):
+        for text in ("4 problems", "'x'", "'y'", "'tie'", "Line 4, column 1"):
             assert text in str(error.value)
 
     @pytest.mark.parametrize("line", ["heart:1", " sub/heart v2 : -0.5:lbw=MIDD", "<heart:.5>"])
@@ -69,24 +69,25 @@ class TestRequest:
         assert len(Draft(f"<lora:a:1>\n{line}").request().loras) == 1
 
     @pytest.mark.parametrize(
-        ("text", "pm", "message"),
+        ("text", "pm", "facts"),
         [
-            ("<lora:a:1:pm=off>\n<lora:b:1>\n<lora:c:1:pm=off>", "concat", "a, c: pm=off leaves a LoRA out of a merge"),
-            ("<lora:a:strong>", "concat", "The strength 'strong' in '<lora:a:strong>' is not a number"),
-            ("<lora:a:1:start=5>", "concat", "start=5 in '<lora:a:1:start=5>' cannot be merged"),
-            ("<lora:a:1>\n<pm:ties>\n<pm:add>", "concat", "There are 2 <pm:…> tags; allowed: one"),
-            ("<lora:a:1>", "tie", "There is no mode 'tie'"),
-            ("<lora:a:1>", "ties:density=2", "density is '2'; allowed: a number from 0 to 1"),
+            ("<lora:a:1:pm=off>\n<lora:b:1>\n<lora:c:1:pm=off>", "concat", "a, c … pm=off"),
+            ("<lora:a:strong>", "concat", "strength 'strong' … '<lora:a:strong>'"),
+            ("<lora:a:1:start=5>", "concat", "start=5 … '<lora:a:1:start=5>'"),
+            ("<lora:a:1>\n<pm:ties>\n<pm:add>", "concat", "2 <pm:…> … one"),
+            ("<lora:a:1><pm:tie>", "concat", "mode 'tie'"),
         ],
     )
-    def test_what_is_wrong_is_named(self, text: str, pm: str, message: str) -> None:
+    def test_what_is_wrong_is_named(self, text: str, pm: str, facts: str) -> None:
         with pytest.raises(MergeInputError) as error:
-            Draft(text, pm).request()
-        assert message in str(error.value)
+            Draft(text, chosen(pm)).request()
+        assert says(error.value, facts), error.value
 
     def test_a_recipe_of_it(self) -> None:
-        draft = Draft("<lora:a:0.8:0.5:lbw=HALF>\n# <lora:b:1>", "dare_ties_svd:seed=3", "model", "float64", "exact")
-        recipe = draft.recipe(lambda name: Path(f"/loras/{name}.safetensors"), {"HALF": "mlp=0.5"})
+        draft = Draft(
+            "<lora:a:0.8:0.5:lbw=HALF>\n# <lora:b:1>", chosen("dare_ties_svd:seed=3"), "model", "float64", "exact"
+        )
+        recipe = draft.recipe(lambda name: Path(f"/loras/{name}.safetensors"), lambda: {"HALF": "mlp=0.5"})
         expected = make_recipe(
             [LoraUse(Path("/loras/a.safetensors"), 0.5, 0.8, "mlp=0.5")],
             "dare_ties_svd",
@@ -96,8 +97,8 @@ class TestRequest:
             precision="exact",
         )
         assert recipe == expected
-        with pytest.raises(MergeInputError, match="There is no LoRA to merge"):
-            Draft("# <lora:b:1>").recipe(Path, {})
+        with pytest.raises(MergeInputError, match="no LoRAs to merge"):
+            Draft("# <lora:b:1>").recipe(Path, dict)
 
 
 class TestFromPrompt:
@@ -108,10 +109,10 @@ class TestFromPrompt:
             lambda name: known.get(name, name),
         )
         assert draft.text == "<lora:sub/style:0.8>\n<lora:char:1:0.5:lbw=MIDD>\n<lora:gone:1>"
-        assert draft.pm == "ties:density=0.5:lambda=1"
+        assert draft.choice == chosen("ties:density=0.5")
 
     def test_without_a_mode_it_is_what_the_webui_would_do(self) -> None:
-        assert find_mode(Draft(pm=from_prompt("<lora:a:1>", same_name).pm).request().tag.mode).id == "concat"
+        assert from_prompt("<lora:a:1>", same_name).choice == chosen("concat")
 
     def test_what_is_left_out_of_the_merge_comes_switched_off(self) -> None:
         draft = from_prompt("<lora:a:1><lora:b:0.5:pm=off><lora:c:1: PM = Off :start=5>", same_name)
@@ -119,40 +120,41 @@ class TestFromPrompt:
         assert [tag.name for tag in draft.request().loras] == ["a"]
 
     @pytest.mark.parametrize(
-        ("prompt", "message"),
+        ("prompt", "facts"),
         [
-            ("a cat", "There is no <lora:…> in the prompt"),
-            ("a cat <pm:ties>", "There is no <lora:…> in the prompt"),
-            ("<lora:a:1><pm:tie>", "There is no mode 'tie'"),
-            ("<lora:a:1><pm:ties><pm:add>", "There are 2 <pm:…> tags"),
-            ("<lora:a:1>, <pm:ties", "Line 1, column 13: '<pm:ties' is not a tag"),
+            ("a cat", "no <lora:…>"),
+            ("a cat <pm:ties>", "no <lora:…>"),
+            ("<lora:a:1><pm:tie>", "mode 'tie'"),
+            ("<lora:a:1><pm:ties><pm:add>", "2 <pm:…>"),
+            ("<lora:a:1>, <pm:ties", "Line 1, column 13 … '<pm:ties'"),
         ],
     )
-    def test_what_is_wrong_is_named(self, prompt: str, message: str) -> None:
-        with pytest.raises(MergeInputError, match=message):
+    def test_what_is_wrong_is_named(self, prompt: str, facts: str) -> None:
+        with pytest.raises(MergeInputError) as error:
             from_prompt(prompt, same_name)
+        assert says(error.value, facts), error.value
 
 
 class TestInsert:
     def test_the_tags_take_the_place_of_the_prompts_own(self) -> None:
-        draft = Draft("<lora:b:0.5>\n# <lora:c:1>", "add")
+        draft = Draft("<lora:b:0.5>\n# <lora:c:1>", chosen("add"))
         inserted = draft.insert_into("a cat <lora:a:1>, <pm:ties> red<lyco:d:1>")
         assert inserted == "a cat ,  red <lora:b:0.5> <pm:add:lambda=1>"
         assert draft.insert_into(inserted) == inserted
 
     def test_what_is_left_out_of_merges_stays(self) -> None:
-        inserted = Draft("<lora:b:1>", "concat").insert_into("<lora:light:1:pm=off> a cat <lora:a:1>")
+        inserted = Draft("<lora:b:1>", chosen("concat")).insert_into("<lora:light:1:pm=off> a cat <lora:a:1>")
         assert inserted == "<lora:light:1:pm=off> a cat <lora:b:1> <pm:concat:lambda=1>"
 
     def test_into_an_empty_prompt(self) -> None:
-        assert Draft("<lora:b:1>", "concat").insert_into("") == "<lora:b:1> <pm:concat:lambda=1>"
+        assert Draft("<lora:b:1>", chosen("concat")).insert_into("") == "<lora:b:1> <pm:concat:lambda=1>"
 
     @pytest.mark.parametrize(
         ("apply", "expected"),
         [("model + clip", "<lora:a:0.5:0.8>"), ("model", "<lora:a:0:0.8>"), ("clip", "<lora:a:0.5:0>")],
     )
     def test_the_part_that_it_is_applied_to_is_a_matter_of_strengths_there(self, apply: str, expected: str) -> None:
-        assert Draft("<lora:a:0.5:0.8>", "concat", apply).insert_into("").startswith(f"{expected} ")
+        assert Draft("<lora:a:0.5:0.8>", chosen("concat"), apply).insert_into("").startswith(f"{expected} ")
 
     def test_a_draft_that_is_wrong_is_not_inserted(self) -> None:
         with pytest.raises(MergeInputError, match="pm=off"):
@@ -172,13 +174,12 @@ modes = st.sampled_from(list(MODES.values()))
     st.text("a cat,(:1.2)"),
 )
 def test_what_was_inserted_comes_back(loras: list[LoraTag], off: list[str], mode: Any, prompt: str) -> None:
-    draft = Draft("\n".join([*map(write_lora, loras), *off]), write_pm(mode, mode.values({})))
+    draft = Draft("\n".join([*map(write_lora, loras), *off]), mode.choice())
     inserted = draft.insert_into(prompt)
     assert inserted.startswith(prompt.strip())
     back = from_prompt(inserted, same_name)
     assert back.request().loras == draft.request().loras == tuple(loras)
-    assert back.request().tag.mode == mode.id
-    assert options_of(back.request()) == options_of(draft.request())
+    assert back.request().choice == draft.request().choice == mode.choice()
 
 
 class TestRecipes:
@@ -189,13 +190,15 @@ class TestRecipes:
         def find(name: str) -> Path:
             return tmp_path / f"{name}.safetensors"
 
-        draft = Draft("<lora:a:0.5:0.8>\n<lora:b:-1:lbw=mlp=0.5>", "ties_svd:density=0.3:rank=2", "model", "float64")
-        merge_to_file(draft.recipe(find, {}), tmp_path / "out.safetensors")
+        draft = Draft(
+            "<lora:a:0.5:0.8>\n<lora:b:-1:lbw=mlp=0.5>", chosen("ties_svd:density=0.3:rank=2"), "model", "float64"
+        )
+        merge_to_file(draft.recipe(find, dict), tmp_path / "out.safetensors")
         recipe = inspect_file(tmp_path / "out.safetensors").recipe
         assert recipe
         back = from_recipe(recipe)
         assert back.text == draft.text
-        assert back.recipe(find, {}) == draft.recipe(find, {})
+        assert back.recipe(find, dict) == draft.recipe(find, dict)
 
     @pytest.mark.parametrize(
         "change",
@@ -225,14 +228,19 @@ class TestRecipes:
 
 
 class TestJson:
-    @given(st.builds(Draft, st.text(), st.text(), st.text(), st.text(), st.text()))
+    @given(st.builds(Draft, st.text(), st.sampled_from([mode.choice() for mode in MODES.values()]), *[st.text()] * 3))
     def test_it_comes_back(self, draft: Draft) -> None:
         assert from_json(json.dumps(draft.to_json()), "It") == draft
 
     def test_parts_of_other_versions_are_passed_over(self) -> None:
         assert from_json('{"text": "<lora:a:1>", "new": 7}', "It") == Draft("<lora:a:1>")
 
+    @pytest.mark.parametrize("pm", ["no_such_mode", "ties:density=2", ""])
+    def test_a_mode_of_another_version_is_refused(self, pm: str) -> None:
+        with pytest.raises(MergeInputError, match=r"'no_such_mode'|density is '2'|There is no mode ''"):
+            from_json(json.dumps({"text": "<lora:a:1>", "pm": pm}), "It")
+
     @pytest.mark.parametrize("text", ["", "{", "[]", "7", "null", '"text"', '{"text": 7}', '{"text": null}'])
     def test_what_is_none_is_refused(self, text: str) -> None:
-        with pytest.raises(MergeInputError, match="The recipe 'x' holds no recipe"):
+        with pytest.raises(MergeInputError, match="The recipe 'x' contains no recipe"):
             from_json(text, "The recipe 'x'")

@@ -11,8 +11,9 @@ import pytest
 from lib_pm.core.errors import MergeInputError
 from lib_pm.workspace.draft import Draft
 from lib_pm.workspace.saved_recipes import Recipes
+from tests.chosen import chosen
 
-DRAFT = Draft("<lora:größe:0.5>\n# <lora:b:1>", "ties:density=0.5", "model", "float64", "exact")
+DRAFT = Draft("<lora:größe:0.5>\n# <lora:b:1>", chosen("ties:density=0.5"), "model", "float64", "exact")
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def test_nothing_is_there_or_made_at_first(recipes: Recipes) -> None:
     assert recipes.names() == []
     assert recipes.last == Draft()
     assert not recipes.folder.exists()
-    with pytest.raises(MergeInputError, match="There is no recipe 'a'; there are: none yet"):
+    with pytest.raises(MergeInputError, match="There is no recipe 'a'; saved: none yet"):
         recipes.load("a")
 
 
@@ -39,13 +40,13 @@ def test_they_come_back_by_name(recipes: Recipes) -> None:
     assert recipes.load("both") == Recipes(recipes.folder).load("both ") == DRAFT
     assert files(recipes) == ["recipes/Zebra.json", "recipes/both.json"]
     assert "größe" in (recipes.folder / "recipes" / "both.json").read_text(encoding="utf-8")
-    with pytest.raises(MergeInputError, match="There is no recipe 'c'; there are: both, Zebra"):
+    with pytest.raises(MergeInputError, match="There is no recipe 'c'; saved: both, Zebra"):
         recipes.load("c")
 
 
 def test_none_is_overwritten_unasked(recipes: Recipes) -> None:
     recipes.save("a", DRAFT)
-    with pytest.raises(MergeInputError, match="The recipe 'a' is already there; choose another name or allow"):
+    with pytest.raises(MergeInputError, match="The recipe 'a' already exists; choose another name or allow"):
         recipes.save("a ", Draft("<lora:new:1>"))
     assert recipes.load("a") == DRAFT
     recipes.save("a", Draft("<lora:new:1>"), overwrite=True)
@@ -58,14 +59,14 @@ def test_deleting(recipes: Recipes) -> None:
     recipes.save("b", DRAFT)
     recipes.delete("a")
     assert recipes.names() == ["b"]
-    with pytest.raises(MergeInputError, match="There is no recipe 'a'; there are: b"):
+    with pytest.raises(MergeInputError, match="There is no recipe 'a'; saved: b"):
         recipes.delete("a")
 
 
 @pytest.mark.parametrize("name", ["../a", "", "/a", "..", pytest.param("漢" * 100, id="long in bytes")])
 def test_names_that_are_none(recipes: Recipes, name: str) -> None:
     for act in (recipes.load, recipes.delete, lambda name: recipes.save(name, DRAFT)):
-        with pytest.raises(MergeInputError, match="The name of the recipe"):
+        with pytest.raises(MergeInputError, match="The recipe name"):
             act(name)
 
 
@@ -95,7 +96,7 @@ def test_a_file_is_plain_json(recipes: Recipes) -> None:
     written = json.loads((recipes.folder / "recipes" / "a.json").read_text(encoding="utf-8"))
     assert written == {
         "text": DRAFT.text,
-        "pm": "ties:density=0.5",
+        "pm": "ties:density=0.5:lambda=1",
         "apply": "model",
         "dtype": "float64",
         "precision": "exact",
@@ -119,7 +120,9 @@ def test_what_cannot_be_written_or_read_is_said_without_a_path(
         with pytest.raises(MergeInputError) as unwritten:
             recipes.save("b", DRAFT, overwrite=True)
     assert str(unread.value) == "The recipe 'a' cannot be read: Permission denied."
-    assert str(unwritten.value) == "The recipe 'b' could not be written: the folder or file may not be written to."
+    assert (
+        str(unwritten.value) == "The recipe 'b' could not be written: writing to the folder or file is not permitted."
+    )
     assert files(recipes) == ["recipes/a.json"], "nothing is left behind"
 
 

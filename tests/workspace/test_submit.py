@@ -23,9 +23,11 @@ from lib_pm.workspace.draft import Draft
 from lib_pm.workspace.job_queue import Job
 from lib_pm.workspace.submit import Target, read_draft, submit_merge, submit_resize
 from lib_pm.workspace.workspace import Desk
+from tests.chosen import chosen
 from tests.desks import SHAPES, SeenDesk, done, failed, files, make_desk
+from tests.messages import says
 
-DRAFT = Draft("<lora:style:0.8>\n<lora:char:0.6:0.5>", "ties_svd:density=0.5:rank=3")
+DRAFT = Draft("<lora:style:0.8>\n<lora:char:0.6:0.5>", chosen("ties_svd:density=0.5:rank=3"))
 
 
 @pytest.fixture
@@ -80,9 +82,9 @@ class TestMerge:
 
     def test_a_name_that_is_taken_is_only_overwritten_when_told(self, desk: SeenDesk) -> None:
         before = (desk.folder / "style.safetensors").read_bytes()
-        with pytest.raises(MergeInputError, match="already there; choose another name or allow overwriting") as error:
+        with pytest.raises(MergeInputError, match="already exists; choose another name or allow overwriting") as error:
             submit_merge(desk, DRAFT, Target("style"), "cpu")
-        assert "style.safetensors is already" in desk.public(str(error.value))
+        assert "style.safetensors already exists" in desk.public(str(error.value))
         assert (desk.folder / "style.safetensors").read_bytes() == before
         assert merged(desk, DRAFT, Target("style.safetensors", overwrite=True)).file == "style"
         assert (desk.folder / "style.safetensors").read_bytes() != before
@@ -111,10 +113,10 @@ class TestMerge:
         assert merged(desk, draft, Target("out", force=True)).file == "out"
 
     def test_an_option_that_does_nothing_is_noted(self, desk: SeenDesk) -> None:
-        assert merged(desk, Draft("<lora:style:1>", "add:rank=4")).notes == ["rank does nothing in mode add"]
+        assert merged(desk, Draft("<lora:style:1>", chosen("add:rank=4"))).notes == ["rank does nothing in mode add"]
 
     def test_lines_that_are_off_are_not_merged(self, desk: SeenDesk) -> None:
-        report = merged(desk, Draft("<lora:style:1>\n# <lora:no_such_lora:1>", "add"))
+        report = merged(desk, Draft("<lora:style:1>\n# <lora:no_such_lora:1>", chosen("add")))
         assert [lora.name for lora in report.loras] == ["style"]
 
     def test_cancelling_leaves_nothing_behind(self, desk: SeenDesk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,36 +157,36 @@ class TestRefusals:
     """At once, not in the queue, and without a file or folder made."""
 
     @pytest.mark.parametrize(
-        ("draft", "target", "device", "message"),
+        ("draft", "target", "device", "facts"),
         [
             (
                 Draft("<lora:styl:1>"),
                 Target(),
                 "cpu",
-                "There is no LoRA 'styl' in the folder loras. Did you mean style",
+                "LoRA 'styl' … folder … style",
             ),
-            (Draft(""), Target(), "cpu", "There is no LoRA to merge"),
-            (Draft("<lora:style:1:lbw=NOPE>"), Target(), "cpu", "there is no block weight preset 'NOPE'"),
-            (Draft("<lora:style:1>", "tie"), Target(), "cpu", "There is no mode 'tie'"),
-            (Draft("<lora:style:1>", apply="unet"), Target(), "cpu", "apply is 'unet'"),
-            (Draft("<lora:style:1>", dtype="int8"), Target(), "cpu", "dtype is 'int8'"),
-            (DRAFT, Target("../out"), "cpu", "holds /"),
-            (DRAFT, Target("/tmp/out"), "cpu", "holds /"),
-            (DRAFT, Target("out", ".."), "cpu", "The folder '..' is not allowed"),
-            (DRAFT, Target("out", "new/../.."), "cpu", "The folder '..' is not allowed"),
-            (DRAFT, Target("out", "/tmp"), "cpu", "is absolute; allowed: one inside the LoRA folder"),
-            (DRAFT, Target("out", "style.safetensors"), "cpu", "cannot be made"),
-            (DRAFT, Target("out", save_dtype="int8"), "cpu", "save_dtype is 'int8'"),
-            (DRAFT, Target("out", "new", keep="some"), "cpu", "metadata is 'some'; allowed: all, no tags, minimal"),
+            (Draft(""), Target(), "cpu", "LoRAs to merge"),
+            (Draft("<lora:style:1:lbw=NOPE>"), Target(), "cpu", "block weight preset 'NOPE'"),
+            (Draft("<lora:style:1><pm:tie>"), Target(), "cpu", "mode 'tie'"),
+            (Draft("<lora:style:1>", apply="unet"), Target(), "cpu", "apply … 'unet'"),
+            (Draft("<lora:style:1>", dtype="int8"), Target(), "cpu", "dtype … 'int8'"),
+            (DRAFT, Target("../out"), "cpu", "contains /"),
+            (DRAFT, Target("/tmp/out"), "cpu", "contains /"),
+            (DRAFT, Target("out", ".."), "cpu", "folder '..' is not allowed"),
+            (DRAFT, Target("out", "new/../.."), "cpu", "folder '..' is not allowed"),
+            (DRAFT, Target("out", "/tmp"), "cpu", "absolute … LoRA folder"),
+            (DRAFT, Target("out", "style.safetensors"), "cpu", "cannot be created"),
+            (DRAFT, Target("out", save_dtype="int8"), "cpu", "save_dtype … 'int8'"),
+            (DRAFT, Target("out", "new", keep="some"), "cpu", "metadata … 'some'"),
             (DRAFT, Target("out", "new"), "tpu", "tpu"),
         ],
     )
-    def test_a_merge(self, desk: SeenDesk, draft: Draft, target: Target, device: str, message: str) -> None:
+    def test_a_merge(self, desk: SeenDesk, draft: Draft, target: Target, device: str, facts: str) -> None:
         before, folders = files(desk), desk.folders()
         with pytest.raises(MergeInputError) as error:
             submit_merge(desk, draft, target, device)
         said = desk.public(str(error.value))
-        assert message in said
+        assert says(said, facts), said
         assert str(desk.folder.parent) not in said.replace("/tmp/out", "")
         assert (files(desk), desk.folders(), desk.queue.jobs) == (before, folders, [])
 
@@ -206,7 +208,7 @@ class TestRefusals:
 
         monkeypatch.setattr(Path, "mkdir", refuse)
         said = desk.public(failed(submit_merge(desk, DRAFT, Target("out", "new/sub"), "cpu")))
-        assert said == "The folder 'new/sub' cannot be made: the folder or file may not be written to."
+        assert said == "The folder 'new/sub' cannot be created: writing to the folder or file is not permitted."
 
 
 class TestNewFolder:
@@ -265,7 +267,9 @@ class TestNewFolder:
         assert [folder for folder in desk.folders() if "new" in folder] == ["sub/new"]
 
     def test_what_is_in_its_way_is_said_at_once(self, desk: SeenDesk) -> None:
-        with pytest.raises(MergeInputError, match=r"'style.safetensors/a' cannot be made: style.safetensors is a file"):
+        with pytest.raises(
+            MergeInputError, match=r"'style.safetensors/a' cannot be created: style.safetensors is a file"
+        ):
             submit_merge(desk, DRAFT, Target("out", "style.safetensors/a"), "cpu")
 
 

@@ -13,6 +13,7 @@ from lib_pm.merging.resize import NewRank, parse_dynamic, resize_to_file
 from lib_pm.workspace.submit import Target, submit_resize
 from tests.desks import SHAPES, SeenDesk, done, files, make_desk
 from tests.loras import make_lora, write
+from tests.messages import says
 
 
 @pytest.fixture
@@ -69,19 +70,20 @@ def test_of_a_resized_file_less_metadata_can_be_kept(desk: SeenDesk) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "target", "message"),
+    ("names", "target", "facts"),
     [
-        ([], Target(), "There is no LoRA to resize"),
-        (["styl"], Target(), "There is no LoRA 'styl'"),
-        (["style"], Target("../x"), "holds /"),
-        (["style"], Target("other"), "already there"),
-        (["style"], Target(save_dtype="int8"), "save_dtype is 'int8'"),
-        (["style", "style"], Target(), "style_resized would be written twice"),
+        ([], Target(), "LoRAs to resize"),
+        (["styl"], Target(), "LoRA 'styl'"),
+        (["style"], Target("../x"), "contains /"),
+        (["style"], Target("other"), "already exists"),
+        (["style"], Target(save_dtype="int8"), "save_dtype … 'int8'"),
+        (["style", "style"], Target(), "style_resized … twice"),
     ],
 )
-def test_what_is_refused_at_once(desk: SeenDesk, names: list[str], target: Target, message: str) -> None:
+def test_what_is_refused_at_once(desk: SeenDesk, names: list[str], target: Target, facts: str) -> None:
     before = files(desk)
     with pytest.raises(MergeInputError) as error:
         submit_resize(desk, names, NewRank(2), target, "cpu")
-    assert message in desk.public(str(error.value))
+    said = desk.public(str(error.value))
+    assert says(said, facts), said
     assert (files(desk), desk.queue.jobs) == (before, [])

@@ -97,8 +97,8 @@ _OTHER_FILES = {
 }
 # How a file begins that is no .safetensors.
 _BEGINNINGS = {
-    b"PK\x03\x04": "a PyTorch file (.pt, .ckpt, .bin), which is not opened as it could run any program",
-    b"\x80": "a PyTorch file (.pt, .ckpt, .bin), which is not opened as it could run any program",
+    b"PK\x03\x04": "a PyTorch file (.pt, .ckpt, .bin), which is not opened because it could run any program",
+    b"\x80": "a PyTorch file (.pt, .ckpt, .bin), which is not opened because it could run any program",
     b"GGUF": "a GGUF file",
     b"version https://git-lfs": "a Git LFS pointer, not the file itself",
     b"<": "a web page, perhaps a download that needed a login",

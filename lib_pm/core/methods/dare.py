@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     "dare_linear",
     title="DARE linear",
     formula="Σ wᵢ·drop_random(ΔWᵢ) / density",
-    when="Fewer collisions between LoRAs at the price of noise; try a few seeds. Low densities get noisy.",
+    when="Fewer collisions between LoRAs at the cost of noise, more of it at low densities; try a few seeds.",
     source="arXiv:2311.03099",
 )
 def dare_linear(
@@ -38,7 +38,7 @@ def dare_linear(
     "dare_ties",
     title="DARE TIES",
     formula="mean over agreeing i of wᵢ·drop_random(ΔWᵢ) / density",
-    when="As TIES, with random dropping in place of trimming the small entries.",
+    when="Like TIES, but drops entries at random instead of trimming the small ones.",
     source="arXiv:2311.03099, arXiv:2306.01708",
 )
 def dare_ties(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     "ties",
     title="TIES",
     formula="mean over agreeing i of wᵢ·keep_largest(ΔWᵢ)",
-    when="LoRAs that pull the same weights in opposite directions. It averages: two that agree stay as strong as one.",
+    when="For LoRAs that pull weights in opposite directions. Averages those that agree: two stay as strong as one.",
     source="arXiv:2306.01708",
 )
 def ties(deltas: Tensor, weights: Tensor, contents: Sequence[Content], *, density: Density = 0.5) -> Tensor:

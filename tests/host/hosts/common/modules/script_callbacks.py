@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import os
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -32,12 +32,20 @@ def clear_callbacks() -> None:
 def add_callback(callbacks: list[ScriptCallback], fun: Any, *, name=None, category="unknown", filename=None) -> None:
     """filename: of the script that it belongs to; found on the stack if not given."""
     if filename is None:
-        filename = next(frame.filename for frame in inspect.stack() if frame.filename != __file__)
+        filename = _caller()
     extension = extensions.find_extension(filename)
     owner = extension.canonical_name if extension else "base"
     full = f"{owner}/{os.path.basename(filename)}/{category}" + (f"/{name}" if name else "")
     number = sum(callback.name.startswith(full) for callback in callbacks)
     callbacks.append(ScriptCallback(filename, fun, f"{full}-{number}" if number else full))
+
+
+def _caller() -> str:
+    """Return the file of the nearest function on the stack that is not this module's."""
+    frame = sys._getframe()
+    while frame.f_code.co_filename == __file__:
+        frame = frame.f_back
+    return frame.f_code.co_filename
 
 
 def sort_callbacks(callbacks: list[ScriptCallback]) -> list[ScriptCallback]:
