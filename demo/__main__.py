@@ -7,6 +7,7 @@ import io
 import shutil
 import sys
 import time
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +30,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, help="of the page; default: the first free one from 7860 on")
     options = parser.parse_args(arguments)
     out: Path = options.out.absolute()
-    hush_libraries()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a Windows pipe may lack a letter
-    torch.set_num_threads(1)  # so small a model only makes the threads wait for each other
+    torch.set_num_threads(1)  # on so small a model, threads only wait for each other
     out.mkdir(parents=True, exist_ok=True)
     print(f"A small Stable Diffusion 1.x, trained on drawn pictures, with its LoRAs in {LORAS}.", flush=True)
     if options.no_page:
         return 0 if draw(out) else 1
-    show_page(load_pipeline(), out, options.port)
+    show_page(out, options.port)
     return 0
 
 
 def draw(out: Path) -> bool:
     """Draw and print everything; return True if the merge is what it should be."""
     start = time.perf_counter()
+    hush_libraries()
     with drawing(out) as files:
         images, report = ways(Painter(load_pipeline(), Library(LORAS)), out / "merged.safetensors")
         text, good = compare(images)
@@ -55,18 +56,24 @@ def draw(out: Path) -> bool:
     return good
 
 
-def show_page(pipeline: Any, out: Path, port: int | None) -> None:
-    """Serve the page until it is stopped. Its LoRAs are copies, beside which a merge may be saved."""
+def show_page(out: Path, port: int | None) -> None:
+    """Serve the page until it is stopped; the model is loaded when it is there, and sheets are drawn after that.
+
+    Its LoRAs are copies, beside which a merge may be saved.
+    """
     from demo.drawing import Drawing
     from demo.page import DemoDesk, build, launch
 
     desk = DemoDesk(out / "loras", out / "data", "cpu")
     shutil.copytree(LORAS, desk.folder, dirs_exist_ok=True)
-    turns = Turns()
-    sheets = Drawing(pipeline, out, desk.folder, turns)
+    turns, pipeline = Turns(), Future[Any]()
+    sheets = Drawing(out, desk.folder, turns)
     page = build(pipeline, desk, turns, sheets)
-    sheets.start()
-    launch(page, desk, server_port=port, inbrowser=True, folders=[out])
+    launch(page, desk, server_port=port, inbrowser=True, folders=[out], prevent_thread_lock=True)
+    hush_libraries()
+    pipeline.set_result(load_pipeline())
+    sheets.start(pipeline.result())
+    page.block_thread()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ import hashlib
 import logging
 import os
 import threading
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -57,58 +59,59 @@ def kept(path: Path, key: str) -> bool:
 
 
 class Drawing:
-    """All sheets, and before them the LoRAs' own pictures, in a thread of their own.
+    """The sheets, and before them the LoRAs' own pictures, drawn in a thread.
 
-    done, total: pictures. sheets: the files of those that are ready, by name. what: is being drawn, "" at the end.
-    error: what stopped it, for the user.
+    done, total: pictures. sheets: files of those that are ready, by name. what: is being done, "" at the end.
+    errors: of what could not be drawn, for the user.
     """
 
-    def __init__(self, pipeline: Any, out: Path, loras: Path, turns: Turns) -> None:
-        """loras: the folder that the LoRAs' pictures go to."""
-        self.done, self.total = 0, WAYS + len(KINDS) + sum(len(list(cells(sheet))) for sheet in SHEETS.values())
-        self.sheets: dict[str, Path] = {}
-        self.what = "LoRAs"
-        self.error = ""
-        self._out, self._loras = out, loras
-        self._painter = Painter(pipeline, Library(LORAS), turns, self._count)
+    def __init__(self, out: Path, loras: Path, turns: Turns) -> None:
+        """loras: the folder that the LoRAs' pictures go to. What is kept from an earlier start is ready at once."""
+        self._out, self._loras, self._turns = out, loras, turns
+        self._key = state()
+        self.sheets = {name: self._file(name) for name in NAMES if kept(self._file(name), self._key)}
+        self.total = len(KINDS) + sum(map(_pictures, NAMES))
+        self.done = sum(map(_pictures, self.sheets))
+        self.what = "loading the model"
+        self.errors: list[str] = []
 
-    def start(self) -> None:
-        threading.Thread(target=self.run, name="sheets", daemon=True).start()
+    def start(self, pipeline: Any) -> None:
+        threading.Thread(target=self.run, args=(pipeline,), name="sheets", daemon=True).start()
 
-    def run(self) -> None:
-        """Draw what is not kept."""
-        try:
-            self._run(state())
-        except Exception as error:  # noqa: BLE001 (nobody is above this: the log gets it, the page its message)
-            _log.exception("The sheets could not be drawn")
-            self.error = f"{self.what}: {type(error).__name__}: {error}"
-        self.what = ""
-
-    def _run(self, key: str) -> None:
-        for name in NAMES:  # what is there is shown at once
-            if kept(self._file(name), key):
-                self.sheets[name] = self._file(name)
-                self.done += self._pictures(name)
+    def run(self, pipeline: Any) -> None:
+        """Draw what is not kept. What fails is left out."""
+        painter = Painter(pipeline, Library(LORAS), self._turns, self._count)
         for name in KINDS:
-            self._thumb(name, key)
+            self._try(name, 1, partial(self._thumb, painter, name))
         for name in NAMES:
             if name not in self.sheets:
-                self.what = name
-                keep(self._overview() if name == OVERVIEW else self._painter.sheet(SHEETS[name]), self._file(name), key)
-                self.sheets[name] = self._file(name)
+                self._try(name, _pictures(name), partial(self._sheet, painter, name))
+        self.what = ""
 
-    def _thumb(self, name: str, key: str) -> None:
+    def _try(self, name: str, pictures: int, draw: Callable[[], None]) -> None:
+        self.what, before = name, self.done
+        try:
+            draw()
+        except Exception as error:  # noqa: BLE001 (nobody is above this: the log gets it, the page its message)
+            _log.exception("%s could not be drawn", name)
+            self.errors.append(f"{name} could not be drawn: {type(error).__name__}: {error}")
+        self.done = before + pictures
+
+    def _thumb(self, painter: Painter, name: str) -> None:
         """The picture beside a LoRA's file, which its row in the tab shows."""
-        use = LoraUse(self._painter.library.find(name))
         file = self._loras / f"{name}.png"
-        if kept(file, key):
-            self.done += 1
-            return
-        shape = name if name in NEW_SHAPES else "circle"
-        keep(self._painter.picture(f"a red {shape} on a yellow background", read(use)), file, key)
+        if not kept(file, self._key):
+            shape = name if name in NEW_SHAPES else "circle"
+            use = LoraUse(painter.library.find(name))
+            keep(painter.picture(f"a red {shape} on a yellow background", read(use)), file, self._key)
 
-    def _overview(self) -> Image.Image:
-        images, _ = ways(self._painter, self._out / "merged.safetensors")
+    def _sheet(self, painter: Painter, name: str) -> None:
+        image = self._overview(painter) if name == OVERVIEW else painter.sheet(SHEETS[name])
+        keep(image, self._file(name), self._key)
+        self.sheets[name] = self._file(name)
+
+    def _overview(self, painter: Painter) -> Image.Image:
+        images, _ = ways(painter, self._out / "merged.safetensors")
         text, good = compare(images)
         if not good:
             raise RuntimeError(f"a merge is not what it should be. {text}")
@@ -117,8 +120,9 @@ class Drawing:
     def _file(self, name: str) -> Path:
         return self._out / f"{name}.png"
 
-    def _pictures(self, name: str) -> int:
-        return WAYS if name == OVERVIEW else len(list(cells(SHEETS[name])))
+    def _count(self, pictures: int) -> None:
+        self.done += pictures
 
-    def _count(self) -> None:
-        self.done += 1
+
+def _pictures(name: str) -> int:
+    return WAYS if name == OVERVIEW else len(list(cells(SHEETS[name])))

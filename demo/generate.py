@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,7 +37,8 @@ class Made:
 class Generator:
     """One at a time: the LoRAs are on the pipeline while it draws."""
 
-    def __init__(self, pipeline: Any, desk: Desk, turns: Turns) -> None:
+    def __init__(self, pipeline: Future[Any], desk: Desk, turns: Turns) -> None:
+        """pipeline: is waited for when pictures are asked for."""
         self._pipeline = pipeline
         self._desk = desk
         self._turns = turns
@@ -59,8 +61,9 @@ class Generator:
         elif request.choice:
             notes.append("there is no <lora:…> in the prompt to merge")
         prompt = " ".join(" ".join(part for part in split_text(text) if isinstance(part, str)).split())
-        with self._turns.user(), stacked(self._pipeline, loras):
-            pictures = render(self._pipeline, [prompt] * len(seeds), seeds, steps=steps, guidance=guidance)
+        pipeline = self._pipeline.result()
+        with self._turns.user(), stacked(pipeline, loras):
+            pictures = render(pipeline, [prompt] * len(seeds), seeds, steps=steps, guidance=guidance)
         return Made(pictures, merged, tuple(filter(None, notes)))
 
     def _stacked(self, tag: LoraTag) -> Stacked:

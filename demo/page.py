@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Collection, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ class DemoDesk(Desk):
         return f"/gradio_api/file={picture.as_posix()}" if picture else ""
 
 
-def build(pipeline: Any, desk: Desk, turns: Turns, sheets: Drawing) -> Any:
+def build(pipeline: Future[Any], desk: Desk, turns: Turns, sheets: Drawing) -> Any:
     """Return the page as Blocks."""
     generator = Generator(pipeline, desk, turns)
     with gr.Blocks(analytics_enabled=False) as pictures:
@@ -115,13 +116,13 @@ def _open_accordion(value: bool, label: str, elem_id: str) -> Iterator[Any]:
 
 
 def _progress_html(sheets: Drawing) -> str:
-    """Return how far the sheets are; "" when all are there."""
-    if sheets.error:
-        return problem_html(f"The sheets could not be drawn: {sheets.error}")
+    """Return how far the sheets are, and what went wrong; "" when all are there."""
+    problems = "".join(map(problem_html, sheets.errors))
     if not sheets.what:
-        return ""
+        return problems
     bar = f'<progress value="{sheets.done}" max="{sheets.total}"></progress>'
-    return f"<p>{bar}Drawing the sheets: {sheets.done} of {sheets.total} pictures ({html.escape(sheets.what)})</p>"
+    now = f"Sheets: {sheets.done} of {sheets.total} pictures, now {html.escape(sheets.what)}"
+    return f"<p>{bar}{now}</p>{problems}"
 
 
 def _sheets_html(sheets: Drawing) -> str:
