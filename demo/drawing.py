@@ -81,12 +81,16 @@ class Drawing:
     def run(self, pipeline: Any) -> None:
         """Draw what is not kept. What fails is left out."""
         painter = Painter(pipeline, Library(LORAS), self._turns, self._count)
-        for name in KINDS:
-            self._try(name, 1, partial(self._thumb, painter, name))
+        self.thumbs(painter)
         for name in NAMES:
             if name not in self.sheets:
                 self._try(name, _pictures(name), partial(self._sheet, painter, name))
         self.what = ""
+
+    def thumbs(self, painter: Painter) -> None:
+        """Draw the LoRAs' own pictures, which their rows in the tab show."""
+        for name in KINDS:
+            self._try(name, 1, partial(self._thumb, painter, name))
 
     def _try(self, name: str, pictures: int, draw: Callable[[], None]) -> None:
         self.what, before = name, self.done
@@ -98,7 +102,6 @@ class Drawing:
         self.done = before + pictures
 
     def _thumb(self, painter: Painter, name: str) -> None:
-        """The picture beside a LoRA's file, which its row in the tab shows."""
         file = self._loras / f"{name}.png"
         if not kept(file, self._key):
             shape = name if name in NEW_SHAPES else "circle"

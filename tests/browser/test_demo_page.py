@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def page(browser: Any, folder: Path) -> Iterator[Any]:
     desk = DemoDesk(folder / "loras", folder / "data", "cpu")
-    pipeline, turns = load_pipeline(), Turns()
-    blocks = build(pipeline, desk, turns, Drawing(pipeline, folder, desk.folder, turns))
+    pipeline, turns = Future[Any](), Turns()
+    pipeline.set_result(load_pipeline())
+    blocks = build(pipeline, desk, turns, Drawing(folder, desk.folder, turns))
     launch(blocks, desk, prevent_thread_lock=True, quiet=True)
     context = browser.new_context()
     page, complaints = context.new_page(), []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ def pipeline() -> Any:
 
 @pytest.fixture
 def generator(pipeline: Any, tmp_path: Path) -> Generator:
-    return Generator(pipeline, Desk(LORAS, tmp_path), Turns())
+    loaded = Future[Any]()
+    loaded.set_result(pipeline)
+    return Generator(loaded, Desk(LORAS, tmp_path), Turns())
 
 
 def made(generator: Generator, text: str, panel: str = "", seeds: tuple[int, ...] = (1,)) -> Made:
