@@ -76,7 +76,12 @@ def test_what_takes_minutes_has_a_help_that_knows_it(command, capsys, monkeypatc
 
 
 def test_there_are_others_to_try():
-    assert {"run.py demo", "-m demo.pictures --only stacked-merged", "-m tests.browser.pictures"} <= set(OTHERS)
+    assert {
+        "run.py demo",
+        "-m demo.pictures",
+        "-m demo.pictures --only stacked-merged",
+        "-m tests.browser.pictures",
+    } <= set(OTHERS)
 
 
 def test_who_opens_the_readme_reads_it_whole():
