@@ -27,6 +27,7 @@ from lib_pm.merging.merge import merge, merge_to_file
 from lib_pm.merging.recipe import LoraUse, Recipe, make_recipe
 from lib_pm.pipeline.apply import Stacked
 from lib_pm.prompt.parse import parse_prompt
+from lib_pm.render.text import report_text
 
 PROMPT = "a red star on a blue background"
 TAGS = "<lora:star> <lora:stripes:0.8>"
@@ -80,7 +81,7 @@ def ways(pipeline: Any, library: Library, merged: Path) -> dict[str, Image]:
     # In float32, so that no rounding to the file's dtype is in the comparison
     recipe: Recipe = make_recipe(uses, "concat", save_dtype="float32")
     report = merge_to_file(recipe, merged, overwrite=True)
-    print(f"\n{TAGS} <pm:concat>\n{report.to_text()}\n")
+    print(f"\n{TAGS} <pm:concat>\n{report_text(report)}\n")
     images["merged"] = picture(pipeline, PROMPT, Stacked(merge(recipe)[0]))
     pipeline.load_lora_weights(str(merged.parent), weight_name=merged.name, local_files_only=True)
     images["saved"] = picture(pipeline, PROMPT)

@@ -15,8 +15,8 @@ from demo.tiny.checks import look
 from demo.tiny.model import GUIDANCE, STEPS
 from lib_pm.core.errors import MergeInputError
 from lib_pm.merging.recipe import DEFAULT_MODE
+from lib_pm.render.messages import note_html, problem_html
 from lib_pm.ui import accordion, tab
-from lib_pm.ui.messages import note_html, problem_html
 from lib_pm.workspace.card import find_picture
 from lib_pm.workspace.workspace import Desk
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from lib_pm.cli import main
-from lib_pm.cli.modes import modes_markdown
 from lib_pm.families.blocks import BLOCK_LISTS
 from lib_pm.prompt.presets import BUILT_IN
+from lib_pm.render.modes import modes_markdown
 from lib_pm.sweep.axes import Offered, make_axes
 from lib_pm.sweep.sweeps import sweep_modes, sweep_ranks, sweep_strengths
 from tests.loras import make_lora, write

@@ -11,7 +11,8 @@ from lib_pm.cli.arguments import EPILOG, add_loras, add_running, print_result, r
 from lib_pm.cli.progress_bar import progress_bar
 from lib_pm.core.errors import MergeInputError
 from lib_pm.files.whole_file import write_text
-from lib_pm.ui.charts import blocks_svg, spectrum_svg
+from lib_pm.render.charts import blocks_svg, spectrum_svg
+from lib_pm.render.text import analysis_text
 
 PLOTS = {"blocks.svg": blocks_svg, "spectrum.svg": spectrum_svg}
 
@@ -42,4 +43,4 @@ def _analyse(options: argparse.Namespace) -> None:
         found = analyse(recipe, device=options.device, progress=progress, workers=options.threads)
     for target, plot in zip(targets, PLOTS.values(), strict=False):
         write_text(target, plot(found), str(target), overwrite=options.overwrite)
-    print_result(options, found.to_json, found.to_text)
+    print_result(options, found.to_json, lambda: analysis_text(found))

@@ -16,6 +16,7 @@ from lib_pm.merging.recipe import Recipe, recipe_from_request
 from lib_pm.prompt.parse import Request, check_one_mode, parse_file, parse_prompt
 from lib_pm.prompt.presets import load_presets
 from lib_pm.prompt.tag import has_tags
+from lib_pm.render.text import report_text
 
 if TYPE_CHECKING:
     from lib_pm.merging.report import Report
@@ -95,7 +96,7 @@ def show(options: argparse.Namespace, report: Report) -> None:
     if options.json or not options.quiet:
         # a resize is asked for to see what each layer keeps
         every_layer = options.verbose or options.command == "resize"
-        print_result(options, report.to_json, lambda: report.to_text(every_layer=every_layer))
+        print_result(options, report.to_json, lambda: report_text(report, every_layer=every_layer))
 
 
 def print_result(options: argparse.Namespace, as_json: Callable[[], Any], as_text: Callable[[], str]) -> None:

@@ -11,7 +11,7 @@ import gradio as gr
 from lib_pm.core.errors import MergeInputError
 from lib_pm.files.library import clear_name
 from lib_pm.merging.report import Report
-from lib_pm.ui.messages import note_html, problem_html
+from lib_pm.render.messages import note_html, problem_html
 from lib_pm.workspace.card import Card, find_picture, joined_activation, read_card, write_card
 from lib_pm.workspace.workspace import Desk
 

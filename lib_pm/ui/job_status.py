@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +11,9 @@ import gradio as gr
 
 from lib_pm.compare.findings import Analysis
 from lib_pm.core.errors import MergeInputError
-from lib_pm.ui.findings_html import analysis_html
-from lib_pm.ui.messages import note_html, problem_html, progress_html, report_html
+from lib_pm.render.analysis_html import analysis_html
+from lib_pm.render.messages import note_html, problem_html, seconds_text
+from lib_pm.render.report_html import report_html
 from lib_pm.workspace.job_queue import Job
 from lib_pm.workspace.workspace import Desk
 
@@ -87,6 +89,22 @@ def watch_current(desk: Desk) -> Iterator[list[Any]]:
         yield from watch(desk, job)
     else:
         yield [gr.update(), "", gr.update(visible=False)]
+
+
+def progress_html(job: Job) -> str:
+    """Return the progress of a job, in words and as a bar."""
+    what = html.escape(job.what)
+    if job.state == "waiting":
+        return f'<p class="pm-progress" role="status">{what}: waiting in the queue.</p>'
+    left = job.seconds_left
+    time = "" if left is None else f", {seconds_text(left)} left"
+    far = f"{job.done} of {job.total} {job.unit}{time}" if job.total else "opening files"
+    if job.total and job.unit == "files":
+        far = f"reading files, {job.done} of {job.total}"
+    return (
+        f'<p class="pm-progress" role="status">{what}: {far}</p>'
+        f'<progress class="pm-bar" aria-label="{what}" value="{job.done}" max="{job.total or 1}"></progress>'
+    )
 
 
 def _end(desk: Desk, job: Job) -> str:

@@ -13,12 +13,12 @@ from lib_pm.merging.recipe import DEFAULT_MODE
 from lib_pm.merging.report import Report
 from lib_pm.prompt.parse import LoraTag, write_lora
 from lib_pm.prompt.tag import tags_of
+from lib_pm.render.messages import note_html, problem_html
 from lib_pm.ui.card_form import draw_card_form
 from lib_pm.ui.draft_controls import DraftControls, draft_of, draft_values, draw_mode, draw_text
 from lib_pm.ui.inputs import Inputs
 from lib_pm.ui.job_status import Working, draw_working, run_on_click
 from lib_pm.ui.lora_lists import Listing, choices_of, data_html, marker
-from lib_pm.ui.messages import note_html, problem_html
 from lib_pm.ui.recipe_form import draw_recipe_form
 from lib_pm.ui.save_form import EMPTY_NAME, draw_save_form, target_of
 from lib_pm.workspace.draft import Draft, from_prompt

@@ -8,9 +8,9 @@ from typing import Any
 import gradio as gr
 
 from lib_pm.core.errors import MergeInputError
+from lib_pm.render.messages import note_html, problem_html
 from lib_pm.ui.draft_controls import DraftControls, draft_of, draft_values
 from lib_pm.ui.lora_lists import Listing
-from lib_pm.ui.messages import note_html, problem_html
 from lib_pm.workspace.workspace import Desk
 
 

@@ -10,12 +10,12 @@ import gradio as gr
 from lib_pm.core.choices import APPLY
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.registry import MODES
+from lib_pm.render.messages import note_html, problem_html
 from lib_pm.sweep.axes import PREFIX
 from lib_pm.sweep.sweeps import MODES_TO_COMPARE, Sweep, sweep_modes, sweep_ranks, sweep_strengths
 from lib_pm.ui.draft_controls import DraftControls, draft_of
 from lib_pm.ui.inputs import Inputs
 from lib_pm.ui.lora_lists import marker
-from lib_pm.ui.messages import note_html, problem_html
 from lib_pm.workspace.submit import read_draft
 from lib_pm.workspace.workspace import Desk
 

@@ -9,11 +9,11 @@ from typing import Any
 import gradio as gr
 
 from lib_pm.core.errors import MergeInputError
+from lib_pm.render.messages import problem_html
 from lib_pm.ui.draft_controls import draft_values
 from lib_pm.ui.inspect_page import draw_inspect
 from lib_pm.ui.job_status import watch_current
 from lib_pm.ui.merge_page import draw_merge
-from lib_pm.ui.messages import problem_html
 from lib_pm.ui.resize_page import draw_resize
 from lib_pm.ui.sweep_page import draw_sweeps
 from lib_pm.workspace.workspace import Desk

@@ -21,11 +21,11 @@ from lib_pm.files.metadata import KEEP
 from lib_pm.merging.recipe import DEFAULT_MODE, PRECISIONS
 from lib_pm.merging.report import Report
 from lib_pm.merging.resize import NO_LIMIT, NewRank, parse_dynamic
+from lib_pm.render.modes import modes_json
 from lib_pm.webui.guard import Answer, GuardedRoute
 from lib_pm.webui.origin import Origins, check_sender
 from lib_pm.workspace.draft import Draft
 from lib_pm.workspace.job_queue import Job, QueueFull
-from lib_pm.workspace.modes import modes_json
 from lib_pm.workspace.submit import Target, submit_analyse, submit_merge, submit_resize
 from lib_pm.workspace.workspace import Desk
 

@@ -17,6 +17,7 @@ from lib_pm.compare.findings import Analysis, Spectrum, number
 from lib_pm.core.errors import MergeInputError
 from lib_pm.merging.progress import Cancelled
 from lib_pm.merging.recipe import LoraUse, make_recipe
+from lib_pm.render.text import analysis_text
 from tests.layouts import Shapes
 from tests.loras import KOHYA, deltas, make_lora, write
 
@@ -137,8 +138,8 @@ def test_one_lora_alone(uses: list[LoraUse]) -> None:
     assert found.pairs == ()
     assert found.loras[0].spectrum == spectrum(list(weighted(uses[:1])[0].values()))
     assert (found.norm, found.spectrum) == (pytest.approx(found.loras[0].norm), found.loras[0].spectrum)
-    assert "1 LoRA for" in found.to_text()
-    assert "sum:" not in found.to_text()
+    assert "1 LoRA for" in analysis_text(found)
+    assert "sum:" not in analysis_text(found)
 
 
 def test_the_same_lora_twice_and_its_opposite(uses: list[LoraUse]) -> None:
@@ -151,7 +152,7 @@ def test_the_same_lora_twice_and_its_opposite(uses: list[LoraUse]) -> None:
     assert "opposites" in found.pairs[1].meaning
     nothing = analyse([LoraUse(path), LoraUse(path, -1.0, -1.0)])
     assert (nothing.norm, nothing.spectrum.kept, nothing.spectrum.ranks) == (0, (), {})
-    assert "sum: norm 0\n    energy kept: nothing" in nothing.to_text()
+    assert "sum: norm 0\n    energy kept: nothing" in analysis_text(nothing)
 
 
 def test_no_layer_in_common(uses: list[LoraUse], tmp_path: Path) -> None:
@@ -162,7 +163,7 @@ def test_no_layer_in_common(uses: list[LoraUse], tmp_path: Path) -> None:
     assert {relation.cosine for relation in pair.blocks.values()} == {None}
     assert "no layers in common" in pair.meaning
     assert "NaN" not in json.dumps(found.to_json())
-    assert "nan" not in found.to_text().lower()
+    assert "nan" not in analysis_text(found).lower()
     # what one takes from a layer at weight 0 is not in common either
     assert analyse([LoraUse(d, 1.0, 0.0), LoraUse(d)]).pairs[0].whole.layers == 0
 

@@ -19,6 +19,7 @@ from lib_pm.files.reader import open_lora
 from lib_pm.merging.merge import merge, merge_to_file
 from lib_pm.merging.recipe import DTYPES, LoraUse, make_recipe
 from lib_pm.merging.resize import NewRank, parse_dynamic, preview_resize
+from lib_pm.render.text import inspection_text
 from lib_pm.workspace.draft import from_recipe
 from tests.fuzz.junk import changed_bytes, changed_json, check_message, junk_json
 from tests.fuzz.samples import SIZES, Sample, put, random_name, samples
@@ -236,7 +237,7 @@ def _read(path: Path) -> None:
 
 def _inspect(path: Path) -> None:
     found = inspect_file(path)
-    found.to_text().encode("utf-8")
+    inspection_text(found).encode("utf-8")
     json.dumps(found.to_json())
     if found.recipe:
         try:
