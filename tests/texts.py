@@ -50,7 +50,8 @@ SECTIONS = {
         javascript/pm_rows.js javascript/pm_picker.js javascript/pm_recipe.js javascript/*.js""",
     "The tab: progress and reports": """
         lib_pm/ui/job_status.py lib_pm/render/report_html.py lib_pm/render/messages.py
-        lib_pm/workspace/submit.py lib_pm/workspace/job_queue.py lib_pm/workspace/*.py lib_pm/render/text.py lib_pm/merging/report.py lib_pm/merging/merge.py""",
+        lib_pm/workspace/submit.py lib_pm/workspace/job_queue.py lib_pm/workspace/*.py
+        lib_pm/render/text.py lib_pm/merging/report.py lib_pm/merging/merge.py""",
     "The tab: Analyse": """
         lib_pm/compare/advice.py lib_pm/render/analysis_html.py lib_pm/render/charts.py lib_pm/compare/*.py""",
     "The tab: Resize": "lib_pm/ui/resize_page.py lib_pm/merging/resize.py",

@@ -24,24 +24,23 @@ from lib_pm.merging.layers import dense_workers, read_layer, run_layers
 from lib_pm.merging.memory import Need
 from lib_pm.merging.plan import Plan, PlannedLayer, open_plan
 from lib_pm.merging.progress import Progress, silent
-from lib_pm.merging.recipe import LoraUse, Recipe, make_recipe
+from lib_pm.merging.recipe import Recipe
 
 
 def analyse(
-    what: Recipe | Sequence[LoraUse],
+    recipe: Recipe,
     open_file: Callable[[Path], LoraFile] = open_lora,
     *,
     device: str = "auto",
     progress: Progress = silent,
     workers: int | None = None,
 ) -> Analysis:
-    """Compare the LoRAs of a recipe, whose mode and options do not matter, at their strengths and block weights.
+    """Return how the LoRAs of a recipe relate at their strengths and block weights; its mode makes no difference.
 
     One layer of all LoRAs is held at a time for each worker. open_file: see `open_plan`. A MergeInputError says which
     LoRAs do not belong together.
     """
     start = time.perf_counter()
-    recipe = what if isinstance(what, Recipe) else make_recipe(what, "concat")
     where = Device(device)
     with open_plan(recipe, open_file, progress=progress, way_out="Compare LoRAs for the same model.") as plan:
         scratch, totals = Scratch(), _Totals(len(plan.files))

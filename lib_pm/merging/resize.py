@@ -111,8 +111,15 @@ class NewRank:
         limits = [limit for limit in (rank, max_rank) if limit is not None]
         return cls(min(limits, default=NO_LIMIT), conv_rank, parse_dynamic(dynamic) if dynamic else None)
 
+    @classmethod
+    def of_form(cls, rank: int, conv_rank: int, rule: str) -> NewRank:
+        """Return what the fields of a form ask for: in each, 0 or "" stands for nothing."""
+        if not rank and not rule:
+            raise MergeInputError("The rank is 0; allowed: 1 or more, or 0 with a rule.")
+        return cls.of(rank or None, conv_rank or None, rule)
+
     def limit(self, planned: PlannedLayer) -> int:
-        """No more than the layer has: there is nothing to fill it with."""
+        """Return the highest rank of a layer. No more than the layer has: there is nothing to fill it with."""
         conv = self.conv_rank is not None and planned.shape.is_spatial
         return min(self.conv_rank if conv and self.conv_rank else self.rank, planned.rank)
 

@@ -8,9 +8,8 @@ from typing import Any
 
 import gradio as gr
 
-from lib_pm.core.errors import MergeInputError
 from lib_pm.merging.report import Report
-from lib_pm.merging.resize import NO_LIMIT, RULES, NewRank, parse_dynamic
+from lib_pm.merging.resize import RULES, NewRank
 from lib_pm.ui.inputs import Inputs
 from lib_pm.ui.job_status import draw_working, run_on_click
 from lib_pm.ui.lora_lists import Listing, choices_of, marker
@@ -65,7 +64,4 @@ def draw_resize(desk: Desk) -> tuple[Any, list[Listing]]:
 
 def _new_rank(rank: float | None, conv_rank: float | None, rule: str, value: float | None) -> NewRank:
     """Return the new rank. The number of an emptied field is None."""
-    dynamic = None if rule == FIXED else parse_dynamic(f"{rule}={value}")
-    if not rank and not dynamic:
-        raise MergeInputError("The rank is 0; allowed: 1 or more, or 0 with a rule.")
-    return NewRank(int(rank or 0) or NO_LIMIT, int(conv_rank or 0) or None, dynamic)
+    return NewRank.of_form(int(rank or 0), int(conv_rank or 0), "" if rule == FIXED else f"{rule}={value}")

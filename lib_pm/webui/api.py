@@ -20,7 +20,7 @@ from lib_pm.files.contents import inspect_file
 from lib_pm.files.metadata import KEEP
 from lib_pm.merging.recipe import DEFAULT_MODE, PRECISIONS
 from lib_pm.merging.report import Report
-from lib_pm.merging.resize import NO_LIMIT, NewRank, parse_dynamic
+from lib_pm.merging.resize import NewRank
 from lib_pm.render.modes import modes_json
 from lib_pm.webui.guard import Answer, GuardedRoute
 from lib_pm.webui.origin import Origins, check_sender
@@ -85,8 +85,7 @@ class ResizeRequest(BaseModel):
     device: str = "auto"
 
     def new_rank(self) -> NewRank:
-        dynamic = parse_dynamic(self.rule) if self.rule else None
-        return NewRank(self.rank or (NO_LIMIT if dynamic else 0), self.conv_rank or None, dynamic)
+        return NewRank.of_form(self.rank, self.conv_rank, self.rule)
 
 
 class JobAnswer(BaseModel):

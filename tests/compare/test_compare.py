@@ -5,19 +5,21 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from lib_pm.compare.compare import analyse
-from lib_pm.compare.findings import Analysis, Spectrum, number
+from lib_pm.compare import compare
+from lib_pm.compare.findings import Analysis, Spectrum
 from lib_pm.core.errors import MergeInputError
 from lib_pm.merging.progress import Cancelled
 from lib_pm.merging.recipe import LoraUse, make_recipe
-from lib_pm.render.text import analysis_text
+from lib_pm.render.text import analysis_text, number
 from tests.layouts import Shapes
 from tests.loras import KOHYA, deltas, make_lora, write
 
@@ -41,6 +43,10 @@ def uses(tmp_path: Path) -> list[LoraUse]:
     b = write(tmp_path / "b.safetensors", make_lora(subset(TEXT, MID, MID_CONV, OUT11), 7, seed=2, dtype=torch.float16))
     c = write(tmp_path / "c.safetensors", make_lora(subset(IN04, MID, OUT11), 16, 8.0, seed=3))
     return [LoraUse(a, 0.8, -0.5), LoraUse(b, -1.5, 1.0, "MID=0.5,OUT11=0"), LoraUse(c, 1.0)]
+
+
+def analyse(uses: Sequence[LoraUse], **arguments: Any) -> Analysis:
+    return compare.analyse(make_recipe(uses, "concat"), **arguments)
 
 
 def weighted(uses: list[LoraUse]) -> list[dict[str, np.ndarray]]:
@@ -127,8 +133,8 @@ def test_a_recipes_mode_does_not_matter_and_its_filters_do(uses: list[LoraUse]) 
         return found.to_json() | {"seconds": 0}
 
     plain = values(analyse(uses))
-    assert values(analyse(make_recipe(uses, "dare_ties_svd", {"density": 0.1}))) == plain
-    only = analyse(make_recipe(uses, "concat", apply="model", layers=["attn", "te"]))
+    assert values(compare.analyse(make_recipe(uses, "dare_ties_svd", {"density": 0.1}))) == plain
+    only = compare.analyse(make_recipe(uses, "concat", apply="model", layers=["attn", "te"]))
     assert only.blocks == ("IN04",)
     assert [lora.used for lora in only.loras] == [1, 0, 1]
 

@@ -258,7 +258,7 @@ def test_the_way_out_is_that_of_the_place(tmp_path: Path) -> None:
     assert "pm=off" in str(caught.value)
     assert "--force" not in str(caught.value)
     with pytest.raises(MergeInputError) as caught:
-        analyse([LoraUse(one), LoraUse(other)])
+        analyse(make_recipe([LoraUse(one), LoraUse(other)], "concat"))
     assert "--force" not in str(caught.value)
 
 

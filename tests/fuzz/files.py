@@ -201,7 +201,7 @@ def drive(path: Path, partner: Path, random: Random) -> str:
         "merge alone": lambda: merge(recipe_of(bad), device="cpu", workers=1),
         "merge": lambda: merge(recipe_of(bad, good), device="cpu", workers=1),
         "save": lambda: _save(recipe_of(bad), path.with_name("out.safetensors")),
-        "analyse": lambda: analyse([bad, good], device="cpu", workers=1),
+        "analyse": lambda: analyse(make_recipe([bad, good], "concat"), device="cpu", workers=1),
         "resize": lambda: preview_resize(path, NewRank(2), save_dtype=save_dtype, device="cpu"),
         "resize by a rule": lambda: preview_resize(
             path, NewRank(9, dynamic=parse_dynamic("sv_fro=0.9")), save_dtype=save_dtype, device="cpu"

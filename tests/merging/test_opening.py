@@ -34,7 +34,7 @@ STARTS: dict[str, Start] = {
         recipe(uses), folder / "out.safetensors", progress=progress, overwrite=True
     ),
     "cache": lambda uses, folder, progress: MergeCache(1 << 20).merge(recipe(uses), progress=progress),
-    "analyse": lambda uses, folder, progress: analyse(uses, progress=progress),
+    "analyse": lambda uses, folder, progress: analyse(make_recipe(uses, "concat"), progress=progress),
     "resize": lambda uses, folder, progress: resize_to_file(
         uses[0].path, folder / "out.safetensors", NewRank(1), progress=progress, overwrite=True
     ),
