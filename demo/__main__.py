@@ -92,15 +92,15 @@ def ways(pipeline: Any, library: Library, merged: Path) -> dict[str, Image]:
 
 def show_page(pipeline: Any, out: Path, port: int | None) -> None:
     """Serve the page until it is stopped. Its LoRAs are copies, beside which a merge may be saved."""
-    from demo.page import DemoDesk, build, launch
+    from demo.page import DemoWorkspace, build, launch
 
-    desk = DemoDesk(out / "loras", out / "data", "cpu")
-    shutil.copytree(LORAS, desk.folder, dirs_exist_ok=True)
+    workspace = DemoWorkspace(out / "loras", out / "data", "cpu")
+    shutil.copytree(LORAS, workspace.folder, dirs_exist_ok=True)
     for name in KINDS:  # the pictures of their rows
         shape = name if name in NEW_SHAPES else "circle"
-        use = LoraUse(desk.find(name))
+        use = LoraUse(workspace.find(name))
         picture(pipeline, f"a red {shape} on a yellow background", read(use)).save(use.path.with_suffix(".png"))
-    launch(build(pipeline, desk), desk, server_port=port, inbrowser=True)
+    launch(build(pipeline, workspace), workspace, server_port=port, inbrowser=True)
 
 
 def difference(one: Image, other: Image) -> Image:

@@ -14,10 +14,10 @@ from lib_pm.webui.infotext import INFOTEXT
 from lib_pm.webui.live import Live
 from lib_pm.webui.page_controls import keep_wanted
 from lib_pm.webui.settings import add_settings, read_settings
-from lib_pm.webui.workspace import WebuiDesk
+from lib_pm.webui.workspace import WebuiWorkspace
 
 _live = Live()  # one for txt2img and img2img together; a new one after Reload UI
-_desk = WebuiDesk(Path(scripts.basedir()))
+_workspace = WebuiWorkspace(Path(scripts.basedir()))
 _outside: dict[str, Any] = {}
 
 
@@ -50,7 +50,7 @@ class PowerMerger(scripts.Script):
 
 
 def _tabs() -> list[tuple[Any, str, str]]:
-    return [(tab.build(_desk, _outside), tab.TITLE, "power_merger")]
+    return [(tab.build(_workspace, _outside), tab.TITLE, "power_merger")]
 
 
 def _add_routes(demo: Any, app: Any) -> None:
@@ -60,7 +60,7 @@ def _add_routes(demo: Any, app: Any) -> None:
         from lib_pm.webui.origin import Origins
 
         add_routes(
-            app, _desk, flags("api_auth"), Origins(flags("cors_allow_origins"), flags("cors_allow_origins_regex"))
+            app, _workspace, flags("api_auth"), Origins(flags("cors_allow_origins"), flags("cors_allow_origins_regex"))
         )
 
 

@@ -13,10 +13,10 @@ from lib_pm.render.messages import problem_html
 from lib_pm.ui.draft_controls import DraftControls, draft_values
 from lib_pm.ui.lora_lists import Listing, choices_of
 from lib_pm.workspace.draft import from_recipe
-from lib_pm.workspace.workspace import Desk
+from lib_pm.workspace.workspace import Workspace
 
 
-def draw_inspect(desk: Desk, draft: DraftControls, pages: Any) -> list[Listing]:
+def draw_inspect(workspace: Workspace, draft: DraftControls, pages: Any) -> list[Listing]:
     """Draw the page. Return its lists. pages: the tabs, of which "merge" opens when a recipe is loaded."""
     with gr.Row():
         lora = gr.Dropdown([], label="LoRA", elem_id="pm_inspect_lora", interactive=True)
@@ -26,17 +26,17 @@ def draw_inspect(desk: Desk, draft: DraftControls, pages: Any) -> list[Listing]:
 
     def inspect(name: str | None) -> list[Any]:
         try:
-            inspection = inspect_file(desk.find(name or ""))
+            inspection = inspect_file(workspace.find(name or ""))
         except MergeInputError as error:
-            return [problem_html(desk.public(str(error))), gr.update(visible=False)]
+            return [problem_html(workspace.public(str(error))), gr.update(visible=False)]
         return [inspection_html(inspection), gr.update(visible=inspection.recipe is not None)]
 
     def load_recipe(name: str | None) -> list[Any]:
         try:
-            recipe = inspect_file(desk.find(name or "")).recipe or {}
+            recipe = inspect_file(workspace.find(name or "")).recipe or {}
             return [gr.update(selected="merge"), gr.update(), *draft_values(from_recipe(recipe))]
         except MergeInputError as error:
-            return [gr.update(), problem_html(desk.public(str(error))), *(gr.update() for _ in draft.all)]
+            return [gr.update(), problem_html(workspace.public(str(error))), *(gr.update() for _ in draft.all)]
 
     look.click(inspect, inputs=[lora], outputs=[found, load], show_progress="hidden", queue=False)
     lora.change(inspect, inputs=[lora], outputs=[found, load], show_progress="hidden", queue=False)

@@ -15,7 +15,7 @@ from lib_pm.render.analysis_html import analysis_html
 from lib_pm.render.messages import note_html, problem_html, seconds_text
 from lib_pm.render.report_html import report_html
 from lib_pm.workspace.job_queue import Job
-from lib_pm.workspace.workspace import Desk
+from lib_pm.workspace.workspace import Workspace
 
 INTERVAL = 0.2  # seconds between two looks at a job
 
@@ -33,13 +33,13 @@ class Working:
         return [self.status, self.job, self.cancel]
 
 
-def draw_working(desk: Desk, elem_id: str) -> Working:
+def draw_working(workspace: Workspace, elem_id: str) -> Working:
     """Draw the status and a button that cancels this page's job."""
     cancel = gr.Button("Cancel", visible=False, elem_id=f"{elem_id}_cancel")
     working = Working(gr.HTML(elem_id=f"{elem_id}_status"), gr.State(""), cancel)
 
     def stop(id: str) -> None:
-        for job in desk.queue.jobs:  # one that ended long ago is not among them any more
+        for job in workspace.queue.jobs:  # one that ended long ago is not among them any more
             if job.id == id:
                 job.cancel()
 
@@ -49,7 +49,7 @@ def draw_working(desk: Desk, elem_id: str) -> Working:
 
 def run_on_click(
     button: Any,
-    desk: Desk,
+    workspace: Workspace,
     working: Working,
     submit: Callable[..., Job],
     inputs: list[Any],
@@ -67,26 +67,26 @@ def run_on_click(
         try:
             job = submit(*values)
         except MergeInputError as error:
-            yield [problem_html(desk.public(str(error))), "", gr.update(visible=False), *still]
+            yield [problem_html(workspace.public(str(error))), "", gr.update(visible=False), *still]
             return
-        for states in watch(desk, job):
+        for states in watch(workspace, job):
             yield [*states, *(after(job.result) if after and job.state == "done" else still)]
 
     return button.click(run, inputs=inputs, outputs=[*working.outputs, *outputs], show_progress="hidden")
 
 
-def watch(desk: Desk, job: Job) -> Iterator[list[Any]]:
+def watch(workspace: Workspace, job: Job) -> Iterator[list[Any]]:
     """Yield the states of `Working.outputs` until the job has ended."""
     while not job.wait(INTERVAL):
         yield [progress_html(job), job.id, gr.update(visible=True)]
-    yield [_end(desk, job), "", gr.update(visible=False)]
+    yield [_end(workspace, job), "", gr.update(visible=False)]
 
 
-def watch_current(desk: Desk) -> Iterator[list[Any]]:
+def watch_current(workspace: Workspace) -> Iterator[list[Any]]:
     """Yield the same for a page that was opened while a job runs."""
-    job = desk.queue.current
+    job = workspace.queue.current
     if job:
-        yield from watch(desk, job)
+        yield from watch(workspace, job)
     else:
         yield [gr.update(), "", gr.update(visible=False)]
 
@@ -107,9 +107,9 @@ def progress_html(job: Job) -> str:
     )
 
 
-def _end(desk: Desk, job: Job) -> str:
+def _end(workspace: Workspace, job: Job) -> str:
     if job.state == "done":
         return analysis_html(job.result) if isinstance(job.result, Analysis) else "".join(map(report_html, job.result))
     if job.state == "cancelled":
         return note_html(f"{job.what}: cancelled, nothing was written.")
-    return problem_html(desk.public(job.error))
+    return problem_html(workspace.public(job.error))

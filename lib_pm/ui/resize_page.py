@@ -16,7 +16,7 @@ from lib_pm.ui.lora_lists import Listing, choices_of, marker
 from lib_pm.ui.save_form import draw_save_form, target_of
 from lib_pm.workspace.job_queue import Job
 from lib_pm.workspace.submit import submit_resize
-from lib_pm.workspace.workspace import Desk
+from lib_pm.workspace.workspace import Workspace
 
 FIXED = "fixed rank"
 _EXPLANATION = (
@@ -26,7 +26,7 @@ _EXPLANATION = (
 )
 
 
-def draw_resize(desk: Desk) -> tuple[Any, list[Listing]]:
+def draw_resize(workspace: Workspace) -> tuple[Any, list[Listing]]:
     """Draw the page. Return the event after a resize, and the page's lists."""
     gr.HTML(_EXPLANATION)
     loras = gr.Dropdown([], multiselect=True, label="LoRAs", elem_id="pm_resize_loras", interactive=True)
@@ -43,22 +43,22 @@ def draw_resize(desk: Desk) -> tuple[Any, list[Listing]]:
         value = gr.Number(
             0.95, label="Rule value", info="sv_ratio: 1 or more. Other rules: 0 to 1.", elem_id="pm_resize_value"
         )
-    form = draw_save_form(desk, "pm_resize", merges=False)
+    form = draw_save_form(workspace, "pm_resize", merges=False)
     with gr.Row():
         preview_button = gr.Button("Preview", elem_id="pm_resize_look")
         resize = gr.Button("Resize and save", variant="primary", elem_id="pm_resize_go")
-    working = draw_working(desk, "pm_resize")
+    working = draw_working(workspace, "pm_resize")
     saved = gr.HTML(elem_id="pm_resized")
     inputs = Inputs(names=loras, rank=[rank, conv_rank, rule, value], device=form.device, target=form.fields)
 
     def submit(names: list[str] | None, rank: list[Any], device: str, target: list[Any], preview: bool = False) -> Job:
-        return submit_resize(desk, names or [], _new_rank(*rank), target_of(*target), device, preview=preview)
+        return submit_resize(workspace, names or [], _new_rank(*rank), target_of(*target), device, preview=preview)
 
     def after(reports: Sequence[Report]) -> list[Any]:
         return [marker("saved", reports[-1].file)]
 
-    run_on_click(preview_button, desk, working, inputs.call(partial(submit, preview=True)), inputs.controls)
-    resized = run_on_click(resize, desk, working, inputs.call(submit), inputs.controls, [saved], after)
+    run_on_click(preview_button, workspace, working, inputs.call(partial(submit, preview=True)), inputs.controls)
+    resized = run_on_click(resize, workspace, working, inputs.call(submit), inputs.controls, [saved], after)
     return resized, [(loras, choices_of), form.listing]
 
 

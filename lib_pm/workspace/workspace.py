@@ -31,7 +31,7 @@ class Shown:
     thumb: str = ""
 
 
-class Desk:
+class Workspace:
     """data: a folder of our own, for recipes. device: the one that is chosen at first."""
 
     def __init__(self, folder: Path, data: Path, device: str = "auto") -> None:

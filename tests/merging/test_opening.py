@@ -16,8 +16,8 @@ from lib_pm.merging.merge import merge, merge_to_file
 from lib_pm.merging.progress import Cancelled
 from lib_pm.merging.recipe import LoraUse, make_recipe
 from lib_pm.merging.resize import NewRank, preview_resize, resize_to_file
-from tests.desks import SHAPES
 from tests.loras import make_lora, write
+from tests.workspaces import SHAPES
 
 COUNT = 4
 Told = tuple[int, int, str]
