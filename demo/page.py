@@ -57,7 +57,7 @@ def build(pipeline: Any, workspace: Workspace) -> Any:
         def generate(text: str, seed: float, count: float, steps: float, guidance: float, *held: Any) -> list[Any]:
             seeds = [int(seed) + index for index in range(int(count))]
             try:
-                made = generator.generate(text, accordion.requested(*held), seeds, steps=int(steps), guidance=guidance)
+                made = generator.generate(text, accordion.choice_of(*held), seeds, steps=int(steps), guidance=guidance)
             except MergeInputError as error:
                 return [problem_html(workspace.public(str(error))), None]
             return [_told(made), [_captioned(picture) for picture in made.pictures]]

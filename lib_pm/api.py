@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import lib_pm.compare.compare
+import lib_pm.compare.analyse
 from lib_pm.compare.findings import Analysis
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.params import OptionValue
@@ -162,7 +162,7 @@ def analyse(
     The arguments are as for `merge`; a `<pm:…>` tag makes no difference.
     """
     recipe, open_file = _recipe(loras, folder, lbw_presets)
-    return lib_pm.compare.compare.analyse(recipe, open_file, device=device, progress=progress, workers=threads)
+    return lib_pm.compare.analyse.analyse(recipe, open_file, device=device, progress=progress, workers=threads)
 
 
 def to_text(found: Report | Inspection | Analysis, *, every_layer: bool = False) -> str:

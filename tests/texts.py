@@ -50,10 +50,10 @@ SECTIONS = {
         javascript/pm_rows.js javascript/pm_picker.js javascript/pm_recipe.js javascript/*.js""",
     "The tab: progress and reports": """
         lib_pm/ui/job_status.py lib_pm/render/report_html.py lib_pm/render/messages.py
-        lib_pm/workspace/submit.py lib_pm/workspace/job_queue.py lib_pm/workspace/*.py
+        lib_pm/workspace/jobs.py lib_pm/workspace/job_queue.py lib_pm/workspace/*.py
         lib_pm/render/text.py lib_pm/merging/report.py lib_pm/merging/merge.py""",
     "The tab: Analyse": """
-        lib_pm/compare/advice.py lib_pm/render/analysis_html.py lib_pm/render/charts.py lib_pm/compare/*.py""",
+        lib_pm/compare/meaning.py lib_pm/render/analysis_html.py lib_pm/render/charts.py lib_pm/compare/*.py""",
     "The tab: Resize": "lib_pm/ui/resize_page.py lib_pm/merging/resize.py",
     "The tab: Inspect": "lib_pm/ui/inspect_page.py lib_pm/render/inspection_html.py lib_pm/files/contents.py",
     "The tab: X/Y/Z plot": "lib_pm/ui/sweep_page.py lib_pm/ui/*.py",

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lib_pm.cli.analyse import add_analyse
-from lib_pm.cli.arguments import add_running, choices, given, print_result, show
+from lib_pm.cli.arguments import add_running, choices, given_flags, print_report, print_result
 from lib_pm.cli.merge import add_merge
 from lib_pm.cli.progress_bar import progress_bar
 from lib_pm.core.choices import DTYPES
@@ -173,9 +173,9 @@ def _resize(options: argparse.Namespace) -> None:
             progress=progress,
             workers=options.threads,
             overwrite=options.overwrite,
-            **given(options, ["save_dtype"]),
+            **given_flags(options, ["save_dtype"]),
         )
-    show(options, report)
+    print_report(options, report)
 
 
 def _inspect(options: argparse.Namespace) -> None:

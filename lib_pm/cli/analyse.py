@@ -31,7 +31,7 @@ def add_analyse(commands: Any) -> argparse.ArgumentParser:
 
 
 def _analyse(options: argparse.Namespace) -> None:
-    from lib_pm.compare.compare import analyse
+    from lib_pm.compare.analyse import analyse
 
     request = request_of(options.loras)
     recipe = recipe_of_command(options, replace(request, choice=None))  # how they would be merged makes no difference

@@ -54,12 +54,12 @@ def request_of(words: Sequence[str]) -> Request:
     faults = Faults()
     requests = []
     for word in words:
-        with faults.collected():
+        with faults.collect():
             requests.append(parse_prompt(word) if has_tags(word) else Request((parse_file(word),)))
     choices = [request.choice for request in requests if request.choice]
-    with faults.collected():
+    with faults.collect():
         check_one_mode(len(choices))
-    faults.tell()
+    faults.raise_all()
     request = Request(tuple(tag for request in requests for tag in request.loras), *choices)
     if request.stacked:
         names = ", ".join(tag.name for tag in request.stacked)
@@ -86,13 +86,13 @@ def finder(folder: Path | None) -> Callable[[str], Path]:
     return find
 
 
-def given(options: argparse.Namespace, names: Iterable[str], prefix: str = "") -> dict[str, Any]:
+def given_flags(options: argparse.Namespace, names: Iterable[str], prefix: str = "") -> dict[str, Any]:
     """Return the flags that the user wrote, with their values."""
     values = {name: getattr(options, prefix + name) for name in names}
     return {name: value for name, value in values.items() if value is not None}
 
 
-def show(options: argparse.Namespace, report: Report) -> None:
+def print_report(options: argparse.Namespace, report: Report) -> None:
     if options.json or not options.quiet:
         # a resize is asked for to see what each layer keeps
         every_layer = options.verbose or options.command == "resize"

@@ -151,16 +151,16 @@ def recipe_from_request(
     weights = []
     for tag in request.merged:
         weights.append((tag.lbw, tag.name))
-        with faults.collected():
+        with faults.collect():
             uses.append(LoraUse(find(tag.name), tag.model, tag.clip, tag.lbw))
             weights[-1] = (tag.lbw, uses[-1].name)
     # What only some models have is refused by the plan, which knows the LoRAs' models.
     check = check_block_weights if faults else expand_preset
     for lbw, name in weights:
-        with faults.collected():
+        with faults.collect():
             if lbw:
                 check(lbw, known, name)
-    faults.tell()
+    faults.raise_all()
     return recipe_of(uses, request.choice or find_mode(DEFAULT_MODE).choice(), presets=known, **settings)
 
 

@@ -21,7 +21,7 @@ INTERVAL = 0.2  # seconds between two looks at a job
 
 
 @dataclass(frozen=True)
-class Working:
+class JobStatus:
     """status: where it is shown. job: the id of this page's running job, "" for none. cancel: its button."""
 
     status: Any
@@ -33,24 +33,24 @@ class Working:
         return [self.status, self.job, self.cancel]
 
 
-def draw_working(workspace: Workspace, elem_id: str) -> Working:
+def draw_job_status(workspace: Workspace, elem_id: str) -> JobStatus:
     """Draw the status and a button that cancels this page's job."""
     cancel = gr.Button("Cancel", visible=False, elem_id=f"{elem_id}_cancel")
-    working = Working(gr.HTML(elem_id=f"{elem_id}_status"), gr.State(""), cancel)
+    job_status = JobStatus(gr.HTML(elem_id=f"{elem_id}_status"), gr.State(""), cancel)
 
     def stop(id: str) -> None:
         for job in workspace.queue.jobs:  # one that ended long ago is not among them any more
             if job.id == id:
                 job.cancel()
 
-    cancel.click(stop, inputs=[working.job], outputs=[], show_progress="hidden", queue=False)
-    return working
+    cancel.click(stop, inputs=[job_status.job], outputs=[], show_progress="hidden", queue=False)
+    return job_status
 
 
 def run_on_click(
     button: Any,
     workspace: Workspace,
-    working: Working,
+    job_status: JobStatus,
     submit: Callable[..., Job],
     inputs: list[Any],
     outputs: Sequence[Any] = (),
@@ -72,11 +72,11 @@ def run_on_click(
         for states in watch(workspace, job):
             yield [*states, *(after(job.result) if after and job.state == "done" else still)]
 
-    return button.click(run, inputs=inputs, outputs=[*working.outputs, *outputs], show_progress="hidden")
+    return button.click(run, inputs=inputs, outputs=[*job_status.outputs, *outputs], show_progress="hidden")
 
 
 def watch(workspace: Workspace, job: Job) -> Iterator[list[Any]]:
-    """Yield the states of `Working.outputs` until the job has ended."""
+    """Yield the states of `JobStatus.outputs` until the job has ended."""
     while not job.wait(INTERVAL):
         yield [progress_html(job), job.id, gr.update(visible=True)]
     yield [_end(workspace, job), "", gr.update(visible=False)]

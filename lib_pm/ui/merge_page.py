@@ -17,13 +17,13 @@ from lib_pm.render.messages import note_html, problem_html
 from lib_pm.ui.card_form import draw_card_form
 from lib_pm.ui.draft_controls import DraftControls, draft_of, draft_values, draw_mode, draw_text
 from lib_pm.ui.inputs import Inputs
-from lib_pm.ui.job_status import Working, draw_working, run_on_click
+from lib_pm.ui.job_status import JobStatus, draw_job_status, run_on_click
 from lib_pm.ui.lora_lists import Listing, choices_of, data_html, marker
 from lib_pm.ui.recipe_form import draw_recipe_form
 from lib_pm.ui.save_form import EMPTY_NAME, draw_save_form, target_of
 from lib_pm.workspace.draft import Draft, from_prompt
 from lib_pm.workspace.job_queue import Job
-from lib_pm.workspace.submit import default_name, read_draft, submit_analyse, submit_merge
+from lib_pm.workspace.jobs import default_name, read_draft, submit_analyse, submit_merge
 from lib_pm.workspace.workspace import Workspace
 
 PAGES = ("txt2img", "img2img")
@@ -35,7 +35,7 @@ class MergePage:
 
     draft: DraftControls
     check: Any
-    working: Working
+    job_status: JobStatus
     refresh: Any
     merged: Any
     lists: list[Listing]
@@ -62,7 +62,7 @@ def draw_merge(workspace: Workspace, outside: Mapping[str, Any]) -> MergePage:
     with gr.Row():
         compare = gr.Button("Analyse", elem_id="pm_analyse")
         merge = gr.Button("Merge and save", variant="primary", elem_id="pm_merge")
-    working = draw_working(workspace, "pm_merge")
+    job_status = draw_job_status(workspace, "pm_merge")
     saved = gr.HTML(elem_id="pm_saved")
     card = draw_card_form(workspace)
 
@@ -100,9 +100,9 @@ def draw_merge(workspace: Workspace, outside: Mapping[str, Any]) -> MergePage:
         report = reports[0]
         return [marker("saved", report.file), *card.offer(report)]
 
-    run_on_click(compare, workspace, working, submit_compare, [form.device, *draft.all])
+    run_on_click(compare, workspace, job_status, submit_compare, [form.device, *draft.all])
     merged = run_on_click(
-        merge, workspace, working, inputs.call(submit), inputs.controls, [saved, *card.outputs], after
+        merge, workspace, job_status, inputs.call(submit), inputs.controls, [saved, *card.outputs], after
     )
     lists: list[Listing] = [
         (data, lambda loras: data_html(loras, workspace.presets())),
@@ -110,7 +110,7 @@ def draw_merge(workspace: Workspace, outside: Mapping[str, Any]) -> MergePage:
         form.listing,
         recipes,
     ]
-    return MergePage(draft, check, working, refresh, merged, lists)
+    return MergePage(draft, check, job_status, refresh, merged, lists)
 
 
 def _draw_exchange(outside: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -154,7 +154,7 @@ def _save_last(workspace: Workspace, draft: Draft) -> str:
 def _describe(workspace: Workspace, draft: Draft) -> tuple[str, str]:
     """Return a description of the draft, and the name that its file would get."""
     recipe = read_draft(workspace, draft)
-    kinds, on = ([tag.kind for tag in tags_of(text)] for text in (draft.text, draft.active))
+    kinds, on = ([tag.kind for tag in tags_of(text)] for text in (draft.text, draft.enabled_text))
     off = (len(kinds) - kinds.count("pm")) - (len(on) - on.count("pm"))
     mode = f", mode {recipe.mode.id} from the <pm:…> tag" if "pm" in on else ""
     count = counted(len(recipe.loras), "LoRA")

@@ -11,11 +11,11 @@ import gradio as gr
 from lib_pm.merging.report import Report
 from lib_pm.merging.resize import RULES, NewRank
 from lib_pm.ui.inputs import Inputs
-from lib_pm.ui.job_status import draw_working, run_on_click
+from lib_pm.ui.job_status import draw_job_status, run_on_click
 from lib_pm.ui.lora_lists import Listing, choices_of, marker
 from lib_pm.ui.save_form import draw_save_form, target_of
 from lib_pm.workspace.job_queue import Job
-from lib_pm.workspace.submit import submit_resize
+from lib_pm.workspace.jobs import submit_resize
 from lib_pm.workspace.workspace import Workspace
 
 FIXED = "fixed rank"
@@ -47,7 +47,7 @@ def draw_resize(workspace: Workspace) -> tuple[Any, list[Listing]]:
     with gr.Row():
         preview_button = gr.Button("Preview", elem_id="pm_resize_look")
         resize = gr.Button("Resize and save", variant="primary", elem_id="pm_resize_go")
-    working = draw_working(workspace, "pm_resize")
+    job_status = draw_job_status(workspace, "pm_resize")
     saved = gr.HTML(elem_id="pm_resized")
     inputs = Inputs(names=loras, rank=[rank, conv_rank, rule, value], device=form.device, target=form.fields)
 
@@ -57,8 +57,8 @@ def draw_resize(workspace: Workspace) -> tuple[Any, list[Listing]]:
     def after(reports: Sequence[Report]) -> list[Any]:
         return [marker("saved", reports[-1].file)]
 
-    run_on_click(preview_button, workspace, working, inputs.call(partial(submit, preview=True)), inputs.controls)
-    resized = run_on_click(resize, workspace, working, inputs.call(submit), inputs.controls, [saved], after)
+    run_on_click(preview_button, workspace, job_status, inputs.call(partial(submit, preview=True)), inputs.controls)
+    resized = run_on_click(resize, workspace, job_status, inputs.call(submit), inputs.controls, [saved], after)
     return resized, [(loras, choices_of), form.listing]
 
 

@@ -10,7 +10,7 @@ import gradio as gr
 from lib_pm.core.choices import DEVICES, DTYPES
 from lib_pm.files.metadata import KEEP
 from lib_pm.ui.lora_lists import Listing
-from lib_pm.workspace.submit import Target
+from lib_pm.workspace.jobs import Target
 from lib_pm.workspace.workspace import Workspace
 
 EMPTY_NAME = "leave empty to use the LoRAs' names"

@@ -16,7 +16,7 @@ from lib_pm.sweep.sweeps import MODES_TO_COMPARE, Sweep, sweep_modes, sweep_rank
 from lib_pm.ui.draft_controls import DraftControls, draft_of
 from lib_pm.ui.inputs import Inputs
 from lib_pm.ui.lora_lists import marker
-from lib_pm.workspace.submit import read_draft
+from lib_pm.workspace.jobs import read_draft
 from lib_pm.workspace.workspace import Workspace
 
 PLOT = "X/Y/Z plot"  # as the list of scripts calls it

@@ -53,7 +53,7 @@ def build(workspace: Workspace, outside: Mapping[str, Any] | None = None) -> Any
             written.then(refresh, outputs=listed, show_progress="hidden", queue=False)
         tab.load(refresh, outputs=listed, show_progress="hidden", queue=False)
         tab.load(last, inputs=[merge.draft.text], outputs=merge.draft.all, show_progress="hidden", queue=False)
-        tab.load(partial(watch_current, workspace), outputs=merge.working.outputs, show_progress="hidden")
+        tab.load(partial(watch_current, workspace), outputs=merge.job_status.outputs, show_progress="hidden")
     for block in tab.blocks.values():
         block.do_not_save_to_config = True  # A1111 would give all controls of one label the value of the first one
     return tab

@@ -26,7 +26,7 @@ from lib_pm.webui.guard import Answer, GuardedRoute
 from lib_pm.webui.origin import Origins, check_sender
 from lib_pm.workspace.draft import Draft
 from lib_pm.workspace.job_queue import Job, QueueFull
-from lib_pm.workspace.submit import Target, submit_analyse, submit_merge, submit_resize
+from lib_pm.workspace.jobs import Target, submit_analyse, submit_merge, submit_resize
 from lib_pm.workspace.workspace import Workspace
 
 T = TypeVar("T")

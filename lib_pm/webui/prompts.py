@@ -26,24 +26,24 @@ def read_request(p: Any, panel: Panel, data: Mapping[str, Any], hires: bool) -> 
     modes = _tags(data, "pm")
     # What the WebUI does not take for a tag would be words of the image's text.
     for text in (*texts, *negative):
-        with faults.collected():
+        with faults.collect():
             check_text(text, ("pm",))
-    with faults.collected():
+    with faults.collect():
         _check_negative(negative)
     choice = None
-    with faults.collected():
+    with faults.collect():
         choice = None if modes else panel()
     if modes or choice or any(tag.kind == "pm" for text in texts for tag in tags_of(text)):
-        with faults.collected():
+        with faults.collect():
             _check_equal(texts)
     if not modes and not choice:
-        faults.tell()
+        faults.raise_all()
         return Request(())
     for text in texts:
-        with faults.collected():
+        with faults.collect():
             check_text(text)
     request = collect_tags([*modes, *_tags(data, "lora"), *_tags(data, "lyco")], faults)
-    faults.tell()
+    faults.raise_all()
     return Request((*request.loras, *_added_by_setting(request.loras)), request.choice or choice)
 
 

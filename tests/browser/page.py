@@ -78,10 +78,10 @@ def build(gr: Any, folder: Path, data: Path) -> Any:
 def make_workspace(folder: Path, data: Path) -> Any:
     """A workspace that knows aliases and pictures, as a WebUI's does, and starts each page with the same text."""
     from lib_pm.workspace.draft import Draft
-    from lib_pm.workspace.saved_recipes import Recipes
+    from lib_pm.workspace.saved_recipes import SavedRecipes
     from lib_pm.workspace.workspace import Workspace
 
-    class SameStart(Recipes):
+    class SameStart(SavedRecipes):
         @property
         def last(self) -> Draft:
             return Draft("# loaded")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from lib_pm.compare.compare import analyse
+from lib_pm.compare.analyse import analyse
 from lib_pm.core.errors import MergeInputError
 from lib_pm.files.base_model import FORCE
 from lib_pm.files.reader import LoraFile, open_lora

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from lib_pm.compare.compare import analyse
+from lib_pm.compare.analyse import analyse
 from lib_pm.core.choices import APPLY
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.registry import MODES

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import lib_pm.merging.layers
-from lib_pm.compare.compare import analyse
+from lib_pm.compare.analyse import analyse
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.layers import LayerShape
 from lib_pm.merging import memory

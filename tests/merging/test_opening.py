@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lib_pm.compare.compare import analyse
+from lib_pm.compare.analyse import analyse
 from lib_pm.files import reader
 from lib_pm.merging import plan
 from lib_pm.merging.cache import MergeCache

@@ -8,8 +8,7 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from lib_pm.ui import job_status as working
-from lib_pm.ui import tab
+from lib_pm.ui import job_status, tab
 from lib_pm.workspace.job_queue import Queue
 from tests.ui.page import Page
 from tests.workspaces import RecordingWorkspace, fill
@@ -52,7 +51,7 @@ def page(
     workspace: RecordingWorkspace, _drawn: tuple[RecordingWorkspace, Page], monkeypatch: pytest.MonkeyPatch
 ) -> Page:
     """As it is when it was opened."""
-    monkeypatch.setattr(working, "INTERVAL", 0.01)
+    monkeypatch.setattr(job_status, "INTERVAL", 0.01)
     _, page = _drawn
     page.open()
     page.load()

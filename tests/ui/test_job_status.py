@@ -7,7 +7,7 @@ import pytest
 from lib_pm.ui.job_status import progress_html
 from lib_pm.ui.lora_lists import data_html, marker
 from lib_pm.workspace.job_queue import Job
-from lib_pm.workspace.workspace import Shown
+from lib_pm.workspace.workspace import ListedLora
 from tests.markup import EVIL, Parsed, is_text
 
 
@@ -22,7 +22,7 @@ def evil_job() -> Job:
     [
         progress_html(Job(EVIL)),
         progress_html(evil_job()),
-        data_html([Shown(EVIL, EVIL, EVIL, EVIL)], [EVIL]),
+        data_html([ListedLora(EVIL, EVIL, EVIL, EVIL)], [EVIL]),
         marker("saved", EVIL),
     ],
 )

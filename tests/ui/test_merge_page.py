@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from lib_pm.ui import tab
 from lib_pm.ui.save_form import ROOT, target_of
 from lib_pm.workspace.draft import Draft
-from lib_pm.workspace.submit import Target, submit_merge
+from lib_pm.workspace.jobs import Target, submit_merge
 from tests.chosen import chosen
 from tests.messages import says
 from tests.ui.page import Page
@@ -224,7 +224,7 @@ class TestMerging:
         def fail(*args: Any, **kwargs: Any) -> None:
             raise ZeroDivisionError("<b>by 0")
 
-        monkeypatch.setattr("lib_pm.workspace.submit.merge_to_file", fail)
+        monkeypatch.setattr("lib_pm.workspace.jobs.merge_to_file", fail)
         page.click("pm_merge", **MERGE)
         assert "ZeroDivisionError: &lt;b&gt;by 0" in page.values["pm_merge_status"]
 

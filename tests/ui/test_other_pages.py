@@ -9,7 +9,7 @@ import pytest
 
 from lib_pm.files.metadata import RECIPE_KEY
 from lib_pm.workspace.draft import Draft
-from lib_pm.workspace.submit import Target, submit_merge
+from lib_pm.workspace.jobs import Target, submit_merge
 from tests.chosen import chosen
 from tests.loras import make_lora, write
 from tests.messages import says

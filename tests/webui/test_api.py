@@ -19,7 +19,7 @@ from lib_pm.webui.api import NO_OTHERS, PREFIX, add_routes
 from lib_pm.webui.origin import Origins
 from lib_pm.workspace.draft import Draft
 from lib_pm.workspace.job_queue import KEPT, MOST_WAITING
-from lib_pm.workspace.submit import Target, submit_merge
+from lib_pm.workspace.jobs import Target, submit_merge
 from tests.chosen import chosen
 from tests.workspaces import RecordingWorkspace, done, files, make_workspace
 

@@ -9,7 +9,7 @@ import pytest
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.files import aliases, library
-from lib_pm.workspace.workspace import Shown, Workspace
+from lib_pm.workspace.workspace import ListedLora, Workspace
 from tests.loras import make_lora, write
 
 
@@ -27,12 +27,12 @@ def workspace_of(tmp_path: Path, *names: str) -> Workspace:
 def test_names_are_short_where_they_are_clear(tmp_path: Path) -> None:
     workspace = workspace_of(tmp_path, "b", "A", "sub/style", "sub/deep/x", "other/style", "b.v2")
     assert workspace.loras() == [
-        Shown("A", ""),
-        Shown("b", ""),
-        Shown("b.v2", ""),
-        Shown("other/style", "other"),
-        Shown("sub/style", "sub"),
-        Shown("x", "sub/deep"),
+        ListedLora("A", ""),
+        ListedLora("b", ""),
+        ListedLora("b.v2", ""),
+        ListedLora("other/style", "other"),
+        ListedLora("sub/style", "sub"),
+        ListedLora("x", "sub/deep"),
     ]
 
 

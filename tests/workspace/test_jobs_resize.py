@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.merging.resize import NewRank, parse_dynamic, resize_to_file
-from lib_pm.workspace.submit import Target, submit_resize
+from lib_pm.workspace.jobs import Target, submit_resize
 from tests.loras import make_lora, write
 from tests.messages import says
 from tests.workspaces import SHAPES, RecordingWorkspace, done, files, make_workspace

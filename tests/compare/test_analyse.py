@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lib_pm.compare import compare
+from lib_pm.compare import analyse as module
 from lib_pm.compare.findings import Analysis, Spectrum
 from lib_pm.core.errors import MergeInputError
 from lib_pm.merging.progress import Cancelled
@@ -46,7 +46,7 @@ def uses(tmp_path: Path) -> list[LoraUse]:
 
 
 def analyse(uses: Sequence[LoraUse], **arguments: Any) -> Analysis:
-    return compare.analyse(make_recipe(uses, "concat"), **arguments)
+    return module.analyse(make_recipe(uses, "concat"), **arguments)
 
 
 def weighted(uses: list[LoraUse]) -> list[dict[str, np.ndarray]]:
@@ -133,8 +133,8 @@ def test_a_recipes_mode_does_not_matter_and_its_filters_do(uses: list[LoraUse]) 
         return found.to_json() | {"seconds": 0}
 
     plain = values(analyse(uses))
-    assert values(compare.analyse(make_recipe(uses, "dare_ties_svd", {"density": 0.1}))) == plain
-    only = compare.analyse(make_recipe(uses, "concat", apply="model", layers=["attn", "te"]))
+    assert values(module.analyse(make_recipe(uses, "dare_ties_svd", {"density": 0.1}))) == plain
+    only = module.analyse(make_recipe(uses, "concat", apply="model", layers=["attn", "te"]))
     assert only.blocks == ("IN04",)
     assert [lora.used for lora in only.loras] == [1, 0, 1]
 

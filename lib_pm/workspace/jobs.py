@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from lib_pm.compare.compare import analyse
+from lib_pm.compare.analyse import analyse
 from lib_pm.compare.findings import Analysis
 from lib_pm.core.errors import MergeInputError, counted
 from lib_pm.files.file_names import lora_file, twin

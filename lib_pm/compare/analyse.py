@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lib_pm.compare.advice import meaning
 from lib_pm.compare.findings import Analysis, LoraAnalysis, Pair, Relation, Spectrum
-from lib_pm.core.analysis import Relations, memory_needed, relate, sign_conflict
+from lib_pm.compare.meaning import meaning
 from lib_pm.core.errors import MergeInputError
+from lib_pm.core.relations import Relations, memory_needed, relate, sign_conflict
 from lib_pm.core.scratch import Scratch
 from lib_pm.families.blocks import BLOCK_LISTS
 from lib_pm.families.families import Family, kind

@@ -21,7 +21,7 @@ from lib_pm.merging.report import Report
 from lib_pm.merging.resize import NewRank
 from lib_pm.workspace.draft import Draft
 from lib_pm.workspace.job_queue import Job
-from lib_pm.workspace.submit import Target, read_draft, submit_merge, submit_resize
+from lib_pm.workspace.jobs import Target, read_draft, submit_merge, submit_resize
 from lib_pm.workspace.workspace import Workspace
 from tests.chosen import chosen
 from tests.messages import says
