@@ -95,7 +95,7 @@ class _Sums:
             mine += others
 
     def relation(self, i: int, j: int) -> Relation:
-        """How i and j relate; None for what has no value, as one of them is zero in every layer that both have."""
+        """Return how i and j relate; None for what has no value, as one is zero in every layer that both have."""
         inner, sizes = float(self.inner[i, j]), float(self.sizes[i, j])
         norms = float(self.own[i, j].sqrt() * self.own[j, i].sqrt())
         return Relation(
@@ -174,14 +174,14 @@ def _spectrum(energies: Tensor) -> Spectrum:
 
 
 def _sum(one: Tensor, other: Tensor) -> Tensor:
-    """Their sum, the shorter one filled up with zeros."""
+    """Return their sum, the shorter one filled up with zeros."""
     longer, shorter = (one, other) if len(one) > len(other) else (other.clone(), one)
     longer[: len(shorter)] += shorter
     return longer
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """The names, numbered where one comes again."""
+    """Return the names, numbered where one comes again."""
     seen: Counter[str] = Counter()
     distinct = []
     for name in names:

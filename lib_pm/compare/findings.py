@@ -23,7 +23,7 @@ class Spectrum:
 
     @property
     def ranks(self) -> dict[int, int]:
-        """The smallest rank that keeps 90, 95, 99 percent; empty where there is nothing to keep."""
+        """Return the smallest rank that keeps 90, 95, 99 percent; empty where there is nothing to keep."""
         return {
             share: next(rank for rank, kept in enumerate(self.kept, 1) if kept >= share / 100 - _ROUNDING)
             for share in (KEPT if self.kept else ())

@@ -32,14 +32,14 @@ class _Several(MergeInputError):
 
 
 class Faults:
-    """What is wrong in several places, so that all of it can be told at once."""
+    """The errors of several places, raised as one."""
 
     def __init__(self) -> None:
         self._found: dict[str, MergeInputError] = {}  # by message: what is wrong twice is told once
 
     @contextmanager
     def collect(self) -> Iterator[None]:
-        """A MergeInputError that is raised inside ends what is inside, and is kept to be told later."""
+        """Keep a MergeInputError that is raised inside, which ends what is inside, for `raise_all`."""
         try:
             yield
         except _Several as several:

@@ -72,7 +72,7 @@ def contents_of(file: LoraFile) -> Inspection:
 
 
 def _recipe(text: str) -> dict[str, Any] | None:
-    """None for what is none: a file's metadata may hold anything."""
+    """Return a recipe, None for what is none: a file's metadata may hold anything."""
     recipe = load_json(text)
     loras = recipe.get("loras") if isinstance(recipe, dict) else None
     return recipe if isinstance(loras, list) and all(isinstance(lora, dict) for lora in loras) else None

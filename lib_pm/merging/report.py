@@ -96,7 +96,7 @@ class ReportWriter:
 
 
 def peak_memory() -> int | None:
-    """Largest resident size of this process so far, in bytes; None where the system does not tell it (Windows).
+    """Return the largest resident size of this process so far, in bytes; None where the system does not say (Windows).
 
     Linux's own file comes first: getrusage there also counts what the parent held when it started this process.
     """

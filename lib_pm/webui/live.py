@@ -81,7 +81,7 @@ class Live:
             undo()
 
     def _merge(self, p: Any, panel: Panel, data: dict[str, Any], hires: bool) -> str:
-        """What the infotext says of the merge that is now in the model, "" if there is none."""
+        """Return what the infotext says of the merge that is now in the model, "" if there is none."""
         data.pop(_CACHE_KEY, None)
         request = read_request(p, panel, data, hires)
         if not request.choice:

@@ -48,7 +48,7 @@ def read_request(p: Any, panel: Panel, data: Mapping[str, Any], hires: bool) -> 
 
 
 def of_batch(p: Any, texts: Sequence[str]) -> Sequence[str]:
-    """As they are before the WebUI takes the tags out of them."""
+    """Return the prompts as they are before the WebUI takes the tags out of them."""
     return texts[p.iteration * p.batch_size : (p.iteration + 1) * p.batch_size]
 
 
@@ -69,7 +69,7 @@ def _check_equal(texts: Sequence[str]) -> None:
 
 
 def _added_by_setting(tags: Sequence[LoraTag]) -> list[LoraTag]:
-    """The LoRA that the WebUI's setting "Add network to prompt" adds to every prompt, unless it is there."""
+    """Return the LoRA that the WebUI's setting "Add network to prompt" adds to every prompt, unless it is there."""
     from modules import shared
 
     name = getattr(shared.opts, "sd_lora", "None")
@@ -80,5 +80,5 @@ def _added_by_setting(tags: Sequence[LoraTag]) -> list[LoraTag]:
 
 
 def _tags(data: Mapping[str, Any], kind: str) -> list[Tag]:
-    """The tags of a kind as the prompt has them; the WebUI split them at the colons."""
+    """Return the tags of a kind as the prompt has them; the WebUI split them at the colons."""
     return [Tag(kind, tuple(map(str, tag.items))) for tag in data.get(kind) or ()]
