@@ -47,10 +47,10 @@ class TestTab:
 
     def test_it_finds_the_controls_of_the_page_that_is_there(self, webui: Double) -> None:
         for _ in range(2):
-            demo, outside = webui.module("shared").demo, our_script(webui)._outside
+            demo, controls = webui.module("shared").demo, our_script(webui)._page_controls
             drawn = list(demo.blocks.values())
-            assert len(outside) == 10
-            for name, control in outside.items():
+            assert len(controls) == 10
+            for name, control in controls.items():
                 assert control is next(block for block in drawn if block.elem_id == name)
             (tab,) = demo.tabs
             ids = {block.elem_id for block in tab[0].blocks.values()}
