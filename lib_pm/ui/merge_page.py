@@ -41,8 +41,8 @@ class MergePage:
     lists: list[Listing]
 
 
-def draw_merge(workspace: Workspace, outside: Mapping[str, Any]) -> MergePage:
-    """Draw the page. outside: the prompts of the WebUI's own pages by elem_id; some may be missing."""
+def draw_merge(workspace: Workspace, page_controls: Mapping[str, Any]) -> MergePage:
+    """Draw the page. page_controls: the prompts of the WebUI's own pages by elem_id; some may be missing."""
     with gr.Row():
         with gr.Column(scale=3, min_width=320):
             data = gr.HTML(elem_id="pm_data")
@@ -53,7 +53,7 @@ def draw_merge(workspace: Workspace, outside: Mapping[str, Any]) -> MergePage:
             text = draw_text()
             check = gr.HTML(elem_id="pm_check")
             goto = gr.HTML(elem_id="pm_goto")
-            exchange = _draw_exchange(outside)
+            exchange = _draw_exchange(page_controls)
             refresh = gr.Button("Refresh lists", elem_id="pm_refresh")
         with gr.Column(scale=2, min_width=320):
             draft = draw_mode(text, DEFAULT_MODE)
@@ -78,7 +78,7 @@ def draw_merge(workspace: Workspace, outside: Mapping[str, Any]) -> MergePage:
             _checker(workspace), inputs=draft.all, outputs=[check, form.name], show_progress="hidden", queue=False
         )
     for page, (get, insert) in exchange.items():
-        prompt = outside[f"{page}_prompt"]
+        prompt = page_controls[f"{page}_prompt"]
         get.click(_getter(workspace), inputs=[prompt], outputs=[*draft.all, check], show_progress="hidden", queue=False)
         insert.click(
             _inserter(workspace, page),
@@ -113,11 +113,11 @@ def draw_merge(workspace: Workspace, outside: Mapping[str, Any]) -> MergePage:
     return MergePage(draft, check, job_status, refresh, merged, lists)
 
 
-def _draw_exchange(outside: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def _draw_exchange(page_controls: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return, for each page with a prompt, a button that gets its LoRAs and one that inserts the draft."""
     buttons = {}
     for page in PAGES:
-        if f"{page}_prompt" in outside:
+        if f"{page}_prompt" in page_controls:
             with gr.Row():
                 get = gr.Button(f"Get from {page}", elem_id=f"pm_get_{page}", min_width=120)
                 insert = gr.Button(f"Insert into {page}", elem_id=f"pm_insert_{page}", min_width=120)

@@ -24,9 +24,9 @@ _SCRIPT = "script_list"
 _NO_PLOT = "<p>The WebUI's X/Y/Z plot was not found; these sweeps need it.</p>"
 
 
-def draw_sweeps(workspace: Workspace, draft: DraftControls, outside: Mapping[str, Any]) -> None:
-    """Draw the page. outside: the controls of the WebUI's txt2img page, those of its plot among them."""
-    plot = plot_controls(outside)
+def draw_sweeps(workspace: Workspace, draft: DraftControls, page_controls: Mapping[str, Any]) -> None:
+    """Draw the page. page_controls: the controls of the WebUI's txt2img page, those of its plot among them."""
+    plot = plot_controls(page_controls)
     if not plot:
         gr.HTML(_NO_PLOT)
     with gr.Row():
@@ -57,7 +57,7 @@ def draw_sweeps(workspace: Workspace, draft: DraftControls, outside: Mapping[str
     goto = gr.HTML(elem_id="pm_sweep_goto")
     if not plot:
         return
-    prompt = outside["txt2img_prompt"]
+    prompt = page_controls["txt2img_prompt"]
     for button, sweep, values in (
         (first, sweep_strengths, strengths),
         (second, sweep_modes, modes),
@@ -73,11 +73,11 @@ def draw_sweeps(workspace: Workspace, draft: DraftControls, outside: Mapping[str
         )
 
 
-def plot_controls(outside: Mapping[str, Any]) -> list[Any]:
+def plot_controls(page_controls: Mapping[str, Any]) -> list[Any]:
     """Return the list of scripts, then type and values of X, Y and Z; nothing unless all are there."""
     ids = [_SCRIPT, *(f"script_txt2img_xyz_plot_{axis}_{part}" for axis in "xyz" for part in ("type", "values"))]
     ids += ["script_txt2img_xyz_plot_csv_mode"]
-    return [outside[id] for id in ids] if all(id in outside for id in (*ids, "txt2img_prompt")) else []
+    return [page_controls[id] for id in ids] if all(id in page_controls for id in (*ids, "txt2img_prompt")) else []
 
 
 def _filler(workspace: Workspace, make: Callable[..., Sweep], plot_size: int) -> Callable[..., list[Any]]:

@@ -21,19 +21,19 @@ from lib_pm.workspace.workspace import Workspace
 TITLE = "Power Merger"
 
 
-def build(workspace: Workspace, outside: Mapping[str, Any] | None = None) -> Any:
-    """Return the tab as Blocks. outside: controls of the WebUI's own pages by elem_id; some may be missing."""
-    outside = outside or {}
+def build(workspace: Workspace, page_controls: Mapping[str, Any] | None = None) -> Any:
+    """Return the tab as Blocks. page_controls: controls of the WebUI's own pages by elem_id; some may be missing."""
+    page_controls = page_controls or {}
     with gr.Blocks(analytics_enabled=False) as tab:
         with gr.Column(elem_id="pm_tab"), gr.Tabs(elem_id="pm_pages") as pages:
             with gr.TabItem("Merge", id="merge"):
-                merge = draw_merge(workspace, outside)
+                merge = draw_merge(workspace, page_controls)
             with gr.TabItem("Resize", id="resize"):
                 resized, resize_lists = draw_resize(workspace)
             with gr.TabItem("Inspect", id="inspect"):
                 lists = [*merge.lists, *resize_lists, *draw_inspect(workspace, merge.draft, pages)]
             with gr.TabItem("X/Y/Z plot", id="sweeps"):
-                draw_sweeps(workspace, merge.draft, outside)
+                draw_sweeps(workspace, merge.draft, page_controls)
 
         def refresh() -> list[Any]:
             try:
