@@ -27,6 +27,7 @@ from lib_pm.merging.merge import merge, merge_to_file
 from lib_pm.merging.recipe import LoraUse, Recipe, make_recipe
 from lib_pm.pipeline.apply import Stacked
 from lib_pm.prompt.parse import parse_prompt
+from lib_pm.render.text import report_text
 
 PROMPT = "a red star on a blue background"
 TAGS = "<lora:star> <lora:stripes:0.8>"
@@ -80,7 +81,7 @@ def ways(pipeline: Any, library: Library, merged: Path) -> dict[str, Image]:
     # In float32, so that no rounding to the file's dtype is in the comparison
     recipe: Recipe = make_recipe(uses, "concat", save_dtype="float32")
     report = merge_to_file(recipe, merged, overwrite=True)
-    print(f"\n{TAGS} <pm:concat>\n{report.to_text()}\n")
+    print(f"\n{TAGS} <pm:concat>\n{report_text(report)}\n")
     images["merged"] = picture(pipeline, PROMPT, Stacked(merge(recipe)[0]))
     pipeline.load_lora_weights(str(merged.parent), weight_name=merged.name, local_files_only=True)
     images["saved"] = picture(pipeline, PROMPT)
@@ -91,15 +92,15 @@ def ways(pipeline: Any, library: Library, merged: Path) -> dict[str, Image]:
 
 def show_page(pipeline: Any, out: Path, port: int | None) -> None:
     """Serve the page until it is stopped. Its LoRAs are copies, beside which a merge may be saved."""
-    from demo.page import DemoDesk, build, launch
+    from demo.page import DemoWorkspace, build, launch
 
-    desk = DemoDesk(out / "loras", out / "data", "cpu")
-    shutil.copytree(LORAS, desk.folder, dirs_exist_ok=True)
+    workspace = DemoWorkspace(out / "loras", out / "data", "cpu")
+    shutil.copytree(LORAS, workspace.folder, dirs_exist_ok=True)
     for name in KINDS:  # the pictures of their rows
         shape = name if name in NEW_SHAPES else "circle"
-        use = LoraUse(desk.find(name))
+        use = LoraUse(workspace.find(name))
         picture(pipeline, f"a red {shape} on a yellow background", read(use)).save(use.path.with_suffix(".png"))
-    launch(build(pipeline, desk), desk, server_port=port, inbrowser=True)
+    launch(build(pipeline, workspace), workspace, server_port=port, inbrowser=True)
 
 
 def difference(one: Image, other: Image) -> Image:

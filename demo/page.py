@@ -15,10 +15,10 @@ from demo.tiny.checks import look
 from demo.tiny.model import GUIDANCE, STEPS
 from lib_pm.core.errors import MergeInputError
 from lib_pm.merging.recipe import DEFAULT_MODE
+from lib_pm.render.messages import note_html, problem_html
 from lib_pm.ui import accordion, tab
-from lib_pm.ui.messages import note_html, problem_html
 from lib_pm.workspace.card import find_picture
-from lib_pm.workspace.workspace import Desk
+from lib_pm.workspace.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPT = "a red star on a blue background <lora:star:1> <lora:stripes:0.8>"
@@ -28,7 +28,7 @@ white, on a `checkered` or `dotted` background too, `small` or `large`, `at the 
 LoRAs add `star`, `ring`, `heart` and the styles stripes, outline, twotone."""
 
 
-class DemoDesk(Desk):
+class DemoWorkspace(Workspace):
     """A plain folder whose LoRAs may have pictures beside them."""
 
     def thumb(self, path: Path, beside: Collection[str]) -> str:
@@ -36,9 +36,9 @@ class DemoDesk(Desk):
         return f"/gradio_api/file={picture.as_posix()}" if picture else ""
 
 
-def build(pipeline: Any, desk: Desk) -> Any:
+def build(pipeline: Any, workspace: Workspace) -> Any:
     """The page as Blocks."""
-    generator = Generator(pipeline, desk)
+    generator = Generator(pipeline, workspace)
     with gr.Blocks(analytics_enabled=False) as pictures:
         prompt = gr.Textbox(PROMPT, label="Prompt", lines=2, elem_id="txt2img_prompt")
         gr.Markdown(_HELP)
@@ -57,13 +57,13 @@ def build(pipeline: Any, desk: Desk) -> Any:
         def generate(text: str, seed: float, count: float, steps: float, guidance: float, *held: Any) -> list[Any]:
             seeds = [int(seed) + index for index in range(int(count))]
             try:
-                made = generator.generate(text, accordion.requested(*held), seeds, steps=int(steps), guidance=guidance)
+                made = generator.generate(text, accordion.choice_of(*held), seeds, steps=int(steps), guidance=guidance)
             except MergeInputError as error:
-                return [problem_html(desk.public(str(error))), None]
+                return [problem_html(workspace.public(str(error))), None]
             return [_told(made), [_captioned(picture) for picture in made.pictures]]
 
         button.click(generate, inputs=[prompt, seed, count, steps, guidance, *panel.controls], outputs=[said, gallery])
-    power_merger = tab.build(desk, {"txt2img_prompt": prompt})
+    power_merger = tab.build(workspace, {"txt2img_prompt": prompt})
     with gr.Blocks(title=tab.TITLE, analytics_enabled=False) as page, gr.Tabs():
         with gr.TabItem("txt2img"):
             pictures.render()
@@ -72,14 +72,14 @@ def build(pipeline: Any, desk: Desk) -> Any:
     return page
 
 
-def launch(page: Any, desk: Desk, **options: Any) -> None:
+def launch(page: Any, workspace: Workspace, **options: Any) -> None:
     """Serve it, on this machine only, with the tab's script and style."""
     scripts = "".join(f"<script>{path.read_text('utf-8')}</script>" for path in sorted(ROOT.glob("javascript/*.js")))
     page.queue().launch(
         server_name="127.0.0.1",
         head=scripts,
         css=(ROOT / "style.css").read_text("utf-8") + "#demo_said .pm-problem { color: var(--error-text-color); }",
-        allowed_paths=[str(desk.folder)],
+        allowed_paths=[str(workspace.folder)],
         **options,
     )
 

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("diffusers")
 pytest.importorskip("peft")
-from demo.page import DemoDesk, build, launch
+from demo.page import DemoWorkspace, build, launch
 from demo.tiny.weights import LORAS, load_pipeline
 
 
@@ -24,9 +24,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def page(browser: Any, folder: Path) -> Iterator[Any]:
-    desk = DemoDesk(folder / "loras", folder / "data", "cpu")
-    blocks = build(load_pipeline(), desk)
-    launch(blocks, desk, prevent_thread_lock=True, quiet=True)
+    workspace = DemoWorkspace(folder / "loras", folder / "data", "cpu")
+    blocks = build(load_pipeline(), workspace)
+    launch(blocks, workspace, prevent_thread_lock=True, quiet=True)
     context = browser.new_context()
     page, complaints = context.new_page(), []
     page.set_default_timeout(30_000)

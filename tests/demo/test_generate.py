@@ -13,7 +13,7 @@ pytest.importorskip("peft")
 from demo.generate import Generator, Made
 from demo.tiny.weights import LORAS, load_pipeline
 from lib_pm.core.errors import MergeInputError
-from lib_pm.workspace.workspace import Desk
+from lib_pm.workspace.workspace import Workspace
 from tests.chosen import chosen
 
 WORDS = "a red star on a blue background"
@@ -27,7 +27,7 @@ def pipeline() -> Any:
 
 @pytest.fixture
 def generator(pipeline: Any, tmp_path: Path) -> Generator:
-    return Generator(pipeline, Desk(LORAS, tmp_path))
+    return Generator(pipeline, Workspace(LORAS, tmp_path))
 
 
 def made(generator: Generator, text: str, panel: str = "", seeds: tuple[int, ...] = (1,)) -> Made:

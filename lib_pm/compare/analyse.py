@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lib_pm.compare.advice import meaning
 from lib_pm.compare.findings import Analysis, LoraAnalysis, Pair, Relation, Spectrum
-from lib_pm.core.analysis import Relations, memory_needed, relate, sign_conflict
+from lib_pm.compare.meaning import meaning
 from lib_pm.core.errors import MergeInputError
+from lib_pm.core.relations import Relations, memory_needed, relate, sign_conflict
 from lib_pm.core.scratch import Scratch
 from lib_pm.families.blocks import BLOCK_LISTS
 from lib_pm.families.families import Family, kind
@@ -24,24 +24,23 @@ from lib_pm.merging.layers import dense_workers, read_layer, run_layers
 from lib_pm.merging.memory import Need
 from lib_pm.merging.plan import Plan, PlannedLayer, open_plan
 from lib_pm.merging.progress import Progress, silent
-from lib_pm.merging.recipe import LoraUse, Recipe, make_recipe
+from lib_pm.merging.recipe import Recipe
 
 
 def analyse(
-    what: Recipe | Sequence[LoraUse],
+    recipe: Recipe,
     open_file: Callable[[Path], LoraFile] = open_lora,
     *,
     device: str = "auto",
     progress: Progress = silent,
     workers: int | None = None,
 ) -> Analysis:
-    """Compare the LoRAs of a recipe, whose mode and options do not matter, at their strengths and block weights.
+    """Return how the LoRAs of a recipe relate at their strengths and block weights; its mode makes no difference.
 
     One layer of all LoRAs is held at a time for each worker. open_file: see `open_plan`. A MergeInputError says which
     LoRAs do not belong together.
     """
     start = time.perf_counter()
-    recipe = what if isinstance(what, Recipe) else make_recipe(what, "concat")
     where = Device(device)
     with open_plan(recipe, open_file, progress=progress, way_out="Compare LoRAs for the same model.") as plan:
         scratch, totals = Scratch(), _Totals(len(plan.files))
@@ -96,7 +95,7 @@ class _Sums:
             mine += others
 
     def relation(self, i: int, j: int) -> Relation:
-        """How i and j relate; None for what has no value, as one of them is zero in every layer that both have."""
+        """Return how i and j relate; None for what has no value, as one is zero in every layer that both have."""
         inner, sizes = float(self.inner[i, j]), float(self.sizes[i, j])
         norms = float(self.own[i, j].sqrt() * self.own[j, i].sqrt())
         return Relation(
@@ -175,14 +174,14 @@ def _spectrum(energies: Tensor) -> Spectrum:
 
 
 def _sum(one: Tensor, other: Tensor) -> Tensor:
-    """Their sum, the shorter one filled up with zeros."""
+    """Return their sum, the shorter one filled up with zeros."""
     longer, shorter = (one, other) if len(one) > len(other) else (other.clone(), one)
     longer[: len(shorter)] += shorter
     return longer
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """The names, numbered where one comes again."""
+    """Return the names, numbered where one comes again."""
     seen: Counter[str] = Counter()
     distinct = []
     for name in names:
