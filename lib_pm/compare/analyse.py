@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
 import torch
@@ -94,15 +96,20 @@ class _Sums:
         for mine, others in zip(vars(self).values(), vars(other).values(), strict=True):
             mine += others
 
-    def relation(self, i: int, j: int) -> Relation:
-        """Return how i and j relate; None for what has no value, as one is zero in every layer that both have."""
-        inner, sizes = float(self.inner[i, j]), float(self.sizes[i, j])
-        norms = float(self.own[i, j].sqrt() * self.own[j, i].sqrt())
-        return Relation(
-            int(self.layers[i, j]),
-            min(1.0, max(-1.0, inner / norms)) if norms else None,
-            sign_conflict(inner, sizes) if norms and sizes else None,
+    def relations(self) -> dict[tuple[int, int], Relation]:
+        """Return how i and j relate, for i < j; None for what has no value, as one is zero in all common layers."""
+        inner, sizes, own, layers = (  # as lists: one number of a tensor at a time is slow for hundreds of LoRAs
+            tensor.tolist() for tensor in (self.inner, self.sizes, self.own, self.layers)
         )
+        relations = {}
+        for i, j in combinations(range(len(inner)), 2):
+            norms = math.sqrt(own[i][j]) * math.sqrt(own[j][i])
+            relations[i, j] = Relation(
+                int(layers[i][j]),
+                min(1.0, max(-1.0, inner[i][j] / norms)) if norms else None,
+                sign_conflict(inner[i][j], sizes[i][j]) if norms and sizes[i][j] else None,
+            )
+        return relations
 
 
 @dataclass
@@ -146,13 +153,12 @@ class _Totals:
             share = {block: float(self.blocks[block].own[i, i]) / total if total else 0.0 for block in blocks}
             used = int(whole.layers[i, i])
             loras.append(LoraAnalysis(name, len(file.layers), used, total**0.5, share, _spectrum(self.energies[i])))
+        of_blocks = {block: self.blocks[block].relations() for block in blocks}
         pairs = []
-        for i in range(self.count):
-            for j in range(i + 1, self.count):
-                by_block = {block: self.blocks[block].relation(i, j) for block in blocks}
-                relation = whole.relation(i, j)
-                says = meaning(loras[i], loras[j], relation, by_block)
-                pairs.append(Pair((names[i], names[j]), relation, by_block, says))
+        for (i, j), relation in whole.relations().items():
+            by_block = {block: relations[i, j] for block, relations in of_blocks.items()}
+            says = meaning(loras[i], loras[j], relation, by_block)
+            pairs.append(Pair((names[i], names[j]), relation, by_block, says))
         norm = float(self.sum_energies.sum()) ** 0.5
         return Analysis(
             plan.family.title,

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from lib_pm.core.registry import MODES
 from lib_pm.files.metadata import RECIPE_KEY
 from lib_pm.workspace.draft import Draft
 from lib_pm.workspace.jobs import Target, submit_merge
@@ -17,6 +18,7 @@ from tests.ui.conftest import PLOT
 from tests.ui.page import Page
 from tests.workspaces import SHAPES, RecordingWorkspace, done, files
 
+ALL_MODES = ", ".join(MODES)
 EVIL = """<img src=x onerror="alert('&')">"""
 
 
@@ -51,12 +53,12 @@ class TestResize:
             ({"pm_resize_loras": []}, "LoRAs to resize"),
             ({"pm_resize_loras": None}, "LoRAs to resize"),
             ({"pm_resize_loras": ["gone"]}, "LoRA &#x27;gone&#x27;"),
-            ({"pm_resize_rank": 0}, "rank … 0"),
-            ({"pm_resize_rank": None}, "rank … 0"),
-            ({"pm_resize_rank": -1}, "rank … -1"),
-            ({"pm_resize_conv": -1}, "conv rank … -1"),
-            ({"pm_resize_rule": "sv_fro", "pm_resize_value": 2}, "sv_fro … &#x27;2&#x27;"),
-            ({"pm_resize_rule": "sv_fro", "pm_resize_value": None}, "sv_fro … &#x27;None&#x27;"),
+            ({"pm_resize_rank": 0}, "The rank … 0 … 1 or more, or 0 with a rule"),
+            ({"pm_resize_rank": None}, "The rank … 0 … 1 or more, or 0 with a rule"),
+            ({"pm_resize_rank": -1}, "The rank … -1 … 1 or more"),
+            ({"pm_resize_conv": -1}, "The conv rank … -1 … 1 or more"),
+            ({"pm_resize_rule": "sv_fro", "pm_resize_value": 2}, "sv_fro … &#x27;2&#x27; … 0 … 1"),
+            ({"pm_resize_rule": "sv_fro", "pm_resize_value": None}, "sv_fro … &#x27;None&#x27; … 0 … 1"),
         ],
     )
     def test_what_is_wrong_is_said(self, page: Page, button: str, values: dict[str, Any], facts: str) -> None:
@@ -140,7 +142,7 @@ class TestSweeps:
             ("pm_fill_strengths", {"pm_sweep_strengths_steps": 0}, "0 steps … 1"),
             ("pm_fill_strengths", {"pm_sweep_strengths_low": None}, "A number is missing"),
             ("pm_fill_ranks", {"pm_sweep_ranks_steps": None}, "A number is missing"),
-            ("pm_fill_modes", {"pm_sweep_modes": "add, tie"}, "mode &#x27;tie&#x27;"),
+            ("pm_fill_modes", {"pm_sweep_modes": "add, tie"}, f"mode &#x27;tie&#x27; … {ALL_MODES} … ties?"),
             ("pm_fill_modes", {"pm_recipe": "<lora:gone:1>"}, "LoRA &#x27;gone&#x27;"),
         ],
     )

@@ -14,6 +14,7 @@ import pytest
 from safetensors import safe_open
 
 from lib_pm.core.errors import MergeInputError
+from lib_pm.core.registry import MODES
 from lib_pm.files import metadata
 from lib_pm.merging.merge import merge_to_file
 from lib_pm.merging.progress import Cancelled
@@ -27,6 +28,7 @@ from tests.chosen import chosen
 from tests.messages import says
 from tests.workspaces import SHAPES, RecordingWorkspace, done, failed, files, make_workspace
 
+DTYPES = "float32, float16, bfloat16, float64"
 DRAFT = Draft("<lora:style:0.8>\n<lora:char:0.6:0.5>", chosen("ties_svd:density=0.5:rank=3"))
 
 
@@ -170,19 +172,19 @@ class TestRefusals:
                 "LoRA 'styl' … folder … style",
             ),
             (Draft(""), Target(), "cpu", "LoRAs to merge"),
-            (Draft("<lora:style:1:lbw=NOPE>"), Target(), "cpu", "block weight preset 'NOPE'"),
-            (Draft("<lora:style:1><pm:tie>"), Target(), "cpu", "mode 'tie'"),
-            (Draft("<lora:style:1>", apply="unet"), Target(), "cpu", "apply … 'unet'"),
-            (Draft("<lora:style:1>", dtype="int8"), Target(), "cpu", "dtype … 'int8'"),
+            (Draft("<lora:style:1:lbw=NOPE>"), Target(), "cpu", "style … block weight preset 'NOPE' … NONE, ALL, INS"),
+            (Draft("<lora:style:1><pm:tie>"), Target(), "cpu", f"mode 'tie' … {', '.join(MODES)} … ties?"),
+            (Draft("<lora:style:1>", apply="unet"), Target(), "cpu", "apply … 'unet' … model + clip, model, clip"),
+            (Draft("<lora:style:1>", dtype="int8"), Target(), "cpu", f"dtype … 'int8' … {DTYPES}"),
             (DRAFT, Target("../out"), "cpu", "contains /"),
             (DRAFT, Target("/tmp/out"), "cpu", "contains /"),
             (DRAFT, Target("out", ".."), "cpu", "folder '..' is not allowed"),
             (DRAFT, Target("out", "new/../.."), "cpu", "folder '..' is not allowed"),
             (DRAFT, Target("out", "/tmp"), "cpu", "absolute … LoRA folder"),
             (DRAFT, Target("out", "style.safetensors"), "cpu", "cannot be created"),
-            (DRAFT, Target("out", save_dtype="int8"), "cpu", "save_dtype … 'int8'"),
-            (DRAFT, Target("out", "new", keep="some"), "cpu", "metadata … 'some'"),
-            (DRAFT, Target("out", "new"), "tpu", "tpu"),
+            (DRAFT, Target("out", save_dtype="int8"), "cpu", f"save_dtype … 'int8' … {DTYPES}"),
+            (DRAFT, Target("out", "new", keep="some"), "cpu", "metadata … 'some' … all, no tags, minimal"),
+            (DRAFT, Target("out", "new"), "tpu", "device … 'tpu' … auto, cpu, cuda, mps"),
         ],
     )
     def test_a_merge(
