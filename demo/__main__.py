@@ -62,14 +62,14 @@ def show_page(out: Path, port: int | None) -> None:
     Its LoRAs are copies, beside which a merge may be saved.
     """
     from demo.drawing import Drawing
-    from demo.page import DemoDesk, build, launch
+    from demo.page import DemoWorkspace, build, launch
 
-    desk = DemoDesk(out / "loras", out / "data", "cpu")
-    shutil.copytree(LORAS, desk.folder, dirs_exist_ok=True)
+    workspace = DemoWorkspace(out / "loras", out / "data", "cpu")
+    shutil.copytree(LORAS, workspace.folder, dirs_exist_ok=True)
     turns, pipeline = Turns(), Future[Any]()
-    sheets = Drawing(out, desk.folder, turns)
-    page = build(pipeline, desk, turns, sheets)
-    launch(page, desk, server_port=port, inbrowser=True, folders=[out], prevent_thread_lock=True)
+    sheets = Drawing(out, workspace.folder, turns)
+    page = build(pipeline, workspace, turns, sheets)
+    launch(page, workspace, server_port=port, inbrowser=True, folders=[out], prevent_thread_lock=True)
     hush_libraries()
     pipeline.set_result(load_pipeline())
     sheets.start(pipeline.result())

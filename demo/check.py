@@ -15,6 +15,7 @@ from lib_pm.merging.merge import merge, merge_to_file
 from lib_pm.merging.recipe import LoraUse, make_recipe
 from lib_pm.pipeline.apply import Stacked
 from lib_pm.prompt.parse import parse_prompt
+from lib_pm.render.text import report_text
 
 PROMPT = "a red star on a blue background"
 TAGS = "<lora:star> <lora:stripes:0.8>"
@@ -39,7 +40,7 @@ def ways(painter: Painter, merged: Path) -> tuple[dict[str, Image], str]:
     images["merged"] = painter.picture(PROMPT, Stacked(merge(recipe)[0]))
     images["saved"] = painter.picture(PROMPT, file=merged)
     images["taken off"] = painter.picture(PROMPT)
-    return images, f"{TAGS} <pm:concat>\n{report.to_text()}"
+    return images, f"{TAGS} <pm:concat>\n{report_text(report)}"
 
 
 def overview(images: Mapping[str, Image]) -> Image:

@@ -20,7 +20,7 @@ from lib_pm.merging.recipe import recipe_from_request
 from lib_pm.pipeline.apply import Stacked, stacked
 from lib_pm.prompt.parse import LoraTag, parse_prompt, write_pm
 from lib_pm.prompt.tag import split_text
-from lib_pm.workspace.workspace import Desk
+from lib_pm.workspace.workspace import Workspace
 
 _CACHE_BYTES = 64 * 2**20
 
@@ -37,10 +37,10 @@ class Made:
 class Generator:
     """One at a time: the LoRAs are on the pipeline while it draws."""
 
-    def __init__(self, pipeline: Future[Any], desk: Desk, turns: Turns) -> None:
+    def __init__(self, pipeline: Future[Any], workspace: Workspace, turns: Turns) -> None:
         """pipeline: is waited for when pictures are asked for."""
         self._pipeline = pipeline
-        self._desk = desk
+        self._workspace = workspace
         self._turns = turns
         self._cache = MergeCache(_CACHE_BYTES)
 
@@ -54,7 +54,7 @@ class Generator:
         loras = [self._stacked(lora) for lora in (request.stacked if request.choice else request.loras)]
         merged, notes = "", [request.note()]
         if request.choice and request.merged:
-            found = self._cache.merge(recipe_from_request(request, self._desk.find, self._desk.presets))
+            found = self._cache.merge(recipe_from_request(request, self._workspace.find, self._workspace.presets))
             merged = write_pm(request.choice).body
             notes += found.report.notes
             loras.append(Stacked(found.tensors))
@@ -69,4 +69,4 @@ class Generator:
     def _stacked(self, tag: LoraTag) -> Stacked:
         if tag.lbw:
             raise MergeInputError(f"lbw={tag.lbw} of {tag.name} acts in a merge only; choose a mode for it.")
-        return Stacked(load_file(self._desk.find(tag.name)), tag.model, tag.clip)
+        return Stacked(load_file(self._workspace.find(tag.name)), tag.model, tag.clip)

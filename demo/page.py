@@ -19,10 +19,10 @@ from demo.tiny.checks import look
 from demo.tiny.model import GUIDANCE, STEPS
 from lib_pm.core.errors import MergeInputError
 from lib_pm.merging.recipe import DEFAULT_MODE
+from lib_pm.render.messages import note_html, problem_html
 from lib_pm.ui import accordion, tab
-from lib_pm.ui.messages import note_html, problem_html
 from lib_pm.workspace.card import find_picture
-from lib_pm.workspace.workspace import Desk
+from lib_pm.workspace.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPT = "a red star on a blue background <lora:star:1> <lora:stripes:0.8>"
@@ -38,7 +38,7 @@ _STYLE = """
 """
 
 
-class DemoDesk(Desk):
+class DemoWorkspace(Workspace):
     """A plain folder whose LoRAs may have pictures beside them."""
 
     def thumb(self, path: Path, beside: Collection[str]) -> str:
@@ -46,9 +46,9 @@ class DemoDesk(Desk):
         return f"/gradio_api/file={picture.as_posix()}" if picture else ""
 
 
-def build(pipeline: Future[Any], desk: Desk, turns: Turns, sheets: Drawing) -> Any:
+def build(pipeline: Future[Any], workspace: Workspace, turns: Turns, sheets: Drawing) -> Any:
     """Return the page as Blocks."""
-    generator = Generator(pipeline, desk, turns)
+    generator = Generator(pipeline, workspace, turns)
     with gr.Blocks(analytics_enabled=False) as pictures:
         prompt = gr.Textbox(PROMPT, label="Prompt", lines=2, elem_id="txt2img_prompt")
         gr.Markdown(_HELP)
@@ -67,13 +67,13 @@ def build(pipeline: Future[Any], desk: Desk, turns: Turns, sheets: Drawing) -> A
         def generate(text: str, seed: float, count: float, steps: float, guidance: float, *held: Any) -> list[Any]:
             seeds = [int(seed) + index for index in range(int(count))]
             try:
-                made = generator.generate(text, accordion.requested(*held), seeds, steps=int(steps), guidance=guidance)
+                made = generator.generate(text, accordion.choice_of(*held), seeds, steps=int(steps), guidance=guidance)
             except MergeInputError as error:
-                return [problem_html(desk.public(str(error))), None]
+                return [problem_html(workspace.public(str(error))), None]
             return [_told(made), [_captioned(picture) for picture in made.pictures]]
 
         button.click(generate, inputs=[prompt, seed, count, steps, guidance, *panel.controls], outputs=[said, gallery])
-    power_merger = tab.build(desk, {"txt2img_prompt": prompt})
+    power_merger = tab.build(workspace, {"txt2img_prompt": prompt})
     with gr.Blocks(title=tab.TITLE, analytics_enabled=False) as page:
         progress = gr.HTML(_progress_html(sheets), elem_id="demo_progress")
         with gr.Tabs():
@@ -95,14 +95,14 @@ def build(pipeline: Future[Any], desk: Desk, turns: Turns, sheets: Drawing) -> A
     return page
 
 
-def launch(page: Any, desk: Desk, folders: Collection[Path] = (), **options: Any) -> None:
+def launch(page: Any, workspace: Workspace, folders: Collection[Path] = (), **options: Any) -> None:
     """Serve it, on this machine only, with the tab's script and style. folders: of more files that it shows."""
     scripts = "".join(f"<script>{path.read_text('utf-8')}</script>" for path in sorted(ROOT.glob("javascript/*.js")))
     page.queue().launch(
         server_name="127.0.0.1",
         head=scripts,
         css=(ROOT / "style.css").read_text("utf-8") + _STYLE,
-        allowed_paths=[str(desk.folder), *map(str, folders)],
+        allowed_paths=[str(workspace.folder), *map(str, folders)],
         **options,
     )
 

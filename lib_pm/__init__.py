@@ -1,6 +1,6 @@
 """Power Merger: merge LoRAs correctly, apply the merge live, save it.
 
-    from lib_pm import merge, resize, inspect, analyse
+    from lib_pm import merge, resize, inspect, analyse, to_text
 
 What is here is loaded when it is first used: torch takes a second, which `import lib_pm` need not.
 """
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 from lib_pm.version import __version__
 
 if TYPE_CHECKING:
-    from lib_pm.api import Lora, analyse, inspect, merge, resize
+    from lib_pm.api import Lora, analyse, inspect, merge, resize, to_text
     from lib_pm.core.errors import MergeInputError
     from lib_pm.pipeline.apply import apply, remove
 else:
     _HOMES = {
-        **dict.fromkeys(("Lora", "analyse", "inspect", "merge", "resize"), "lib_pm.api"),
+        **dict.fromkeys(("Lora", "analyse", "inspect", "merge", "resize", "to_text"), "lib_pm.api"),
         **dict.fromkeys(("apply", "remove"), "lib_pm.pipeline.apply"),
         "MergeInputError": "lib_pm.core.errors",
     }
@@ -32,4 +32,15 @@ else:
         return sorted([*globals(), *_HOMES])
 
 
-__all__ = ["Lora", "MergeInputError", "__version__", "analyse", "apply", "inspect", "merge", "remove", "resize"]
+__all__ = [
+    "Lora",
+    "MergeInputError",
+    "__version__",
+    "analyse",
+    "apply",
+    "inspect",
+    "merge",
+    "remove",
+    "resize",
+    "to_text",
+]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import lib_pm.compare.compare
+import lib_pm.compare.analyse
 from lib_pm.compare.findings import Analysis
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.params import OptionValue
@@ -25,11 +25,13 @@ from lib_pm.files.writer import check_target
 from lib_pm.merging.merge import merge_in_memory
 from lib_pm.merging.progress import Progress, silent
 from lib_pm.merging.recipe import DEFAULT_MODE, LoraUse, Recipe, recipe_from_request, recipe_of
+from lib_pm.merging.report import Report
 from lib_pm.merging.resize import NewRank, resize_in_memory
 from lib_pm.merging.run import Result
 from lib_pm.prompt.parse import parse_prompt
 from lib_pm.prompt.presets import load_presets
 from lib_pm.prompt.tag import has_tags
+from lib_pm.render.text import analysis_text, inspection_text, report_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -160,7 +162,17 @@ def analyse(
     The arguments are as for `merge`; a `<pm:…>` tag makes no difference.
     """
     recipe, open_file = _recipe(loras, folder, lbw_presets)
-    return lib_pm.compare.compare.analyse(recipe, open_file, device=device, progress=progress, workers=threads)
+    return lib_pm.compare.analyse.analyse(recipe, open_file, device=device, progress=progress, workers=threads)
+
+
+def to_text(found: Report | Inspection | Analysis, *, every_layer: bool = False) -> str:
+    """Return a report, an inspection or an analysis as the command line prints it.
+
+    every_layer: of a report, also one line for each layer.
+    """
+    if isinstance(found, Report):
+        return report_text(found, every_layer=every_layer)
+    return inspection_text(found) if isinstance(found, Inspection) else analysis_text(found)
 
 
 OpenFile = Callable[[Path], LoraFile]

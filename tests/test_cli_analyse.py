@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from lib_pm.cli import main
-from lib_pm.compare.compare import analyse
+from lib_pm.compare.analyse import analyse
 from lib_pm.merging.recipe import LoraUse, make_recipe
 from tests.layouts import Shapes
 from tests.loras import make_lora, write

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from lib_pm.cli import main
-from lib_pm.cli.modes import modes_markdown
 from lib_pm.families.blocks import BLOCK_LISTS
 from lib_pm.prompt.presets import BUILT_IN
-from lib_pm.sweep.axes import Offered, make_axes
+from lib_pm.render.modes import modes_markdown
+from lib_pm.sweep.axes import LoraLookup, make_axes
 from lib_pm.sweep.sweeps import sweep_modes, sweep_ranks, sweep_strengths
 from tests.loras import make_lora, write
 
@@ -116,7 +116,7 @@ def test_the_presets_are_named():
 
 def test_the_plots_to_start_with_are_the_sweeps():
     page = PAGES["xyz"]
-    axes = {axis.name for axis in make_axes(Offered(list, str, dict))}
+    axes = {axis.name for axis in make_axes(LoraLookup(list, str, dict))}
     assert set(re.findall(r"`\[Power Merger\] ([^`…]+)`", page)) <= axes
     for sweep in (sweep_strengths(apply="clip"), sweep_modes(), sweep_ranks("ties_svd", 0.5)):
         for letter, (axis, values) in zip("XYZ", (sweep.x, sweep.y, sweep.z), strict=True):

@@ -57,11 +57,11 @@ def test_the_template_has_what_the_pages_show():
 def test_the_labels_of_the_tab_are_in_it(tmp_path):
     gr = pytest.importorskip("gradio")
     from lib_pm.ui import tab
-    from tests.desks import SeenDesk
+    from tests.workspaces import RecordingWorkspace
 
-    desk = SeenDesk(tmp_path / "loras", tmp_path / "data")
+    workspace = RecordingWorkspace(tmp_path / "loras", tmp_path / "data")
     shown = set()
-    for block in tab.build(desk).blocks.values():
+    for block in tab.build(workspace).blocks.values():
         shown |= {getattr(block, name, None) for name in ("label", "info", "placeholder")}
         shown |= {block.value} if isinstance(block, gr.Button) else set()
     known = [re.sub(r"\\\{.*?\\\}", ".+", re.escape(text)) for text in TEXTS]

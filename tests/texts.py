@@ -49,12 +49,13 @@ SECTIONS = {
     "The tab: the rows of LoRAs": """
         javascript/pm_rows.js javascript/pm_picker.js javascript/pm_recipe.js javascript/*.js""",
     "The tab: progress and reports": """
-        lib_pm/ui/job_status.py lib_pm/ui/messages.py lib_pm/workspace/submit.py lib_pm/workspace/job_queue.py
-        lib_pm/workspace/*.py lib_pm/merging/report.py lib_pm/merging/merge.py""",
+        lib_pm/ui/job_status.py lib_pm/render/report_html.py lib_pm/render/messages.py
+        lib_pm/workspace/jobs.py lib_pm/workspace/job_queue.py lib_pm/workspace/*.py
+        lib_pm/render/text.py lib_pm/merging/report.py lib_pm/merging/merge.py""",
     "The tab: Analyse": """
-        lib_pm/compare/advice.py lib_pm/ui/findings_html.py lib_pm/ui/charts.py lib_pm/compare/*.py""",
+        lib_pm/compare/meaning.py lib_pm/render/analysis_html.py lib_pm/render/charts.py lib_pm/compare/*.py""",
     "The tab: Resize": "lib_pm/ui/resize_page.py lib_pm/merging/resize.py",
-    "The tab: Inspect": "lib_pm/ui/inspect_page.py lib_pm/files/contents.py",
+    "The tab: Inspect": "lib_pm/ui/inspect_page.py lib_pm/render/inspection_html.py lib_pm/files/contents.py",
     "The tab: X/Y/Z plot": "lib_pm/ui/sweep_page.py lib_pm/ui/*.py",
     "Opening LoRAs: errors": """
         lib_pm/files/library.py lib_pm/files/reading.py lib_pm/files/tensors.py lib_pm/files/header.py
@@ -67,7 +68,8 @@ SECTIONS = {
         lib_pm/files/file_names.py lib_pm/files/new_folder.py lib_pm/files/whole_file.py lib_pm/files/writer.py""",
     "The REST interface": "lib_pm/webui/api.py lib_pm/webui/origin.py lib_pm/webui/*.py",
     "The command line": """
-        lib_pm/cli/__init__.py lib_pm/cli/arguments.py lib_pm/cli/merge.py lib_pm/cli/analyse.py lib_pm/cli/*.py""",
+        lib_pm/cli/__init__.py lib_pm/cli/arguments.py lib_pm/cli/merge.py lib_pm/cli/analyse.py lib_pm/render/modes.py
+        lib_pm/cli/*.py""",
     "Python: errors": "lib_pm/api.py lib_pm/pipeline/*.py",
 }
 ON_PAGES = ("The accordion", "The settings", "The tab")

@@ -16,16 +16,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lib_pm.cli.analyse import add_analyse
-from lib_pm.cli.arguments import add_running, choices, given, print_result, show
+from lib_pm.cli.arguments import add_running, choices, given_flags, print_report, print_result
 from lib_pm.cli.merge import add_merge
-from lib_pm.cli.modes import modes_markdown, modes_text
 from lib_pm.cli.progress_bar import progress_bar
 from lib_pm.core.choices import DTYPES
 from lib_pm.core.errors import MergeInputError, did_you_mean
 from lib_pm.core.visible import visible
 from lib_pm.merging.progress import Cancelled
+from lib_pm.render.modes import modes_json, modes_markdown, modes_text
 from lib_pm.version import __version__
-from lib_pm.workspace.modes import modes_json
 
 
 class _Once(argparse.Action):
@@ -174,16 +173,17 @@ def _resize(options: argparse.Namespace) -> None:
             progress=progress,
             workers=options.threads,
             overwrite=options.overwrite,
-            **given(options, ["save_dtype"]),
+            **given_flags(options, ["save_dtype"]),
         )
-    show(options, report)
+    print_report(options, report)
 
 
 def _inspect(options: argparse.Namespace) -> None:
     from lib_pm.files.contents import inspect_file
+    from lib_pm.render.text import inspection_text
 
     found = inspect_file(options.lora)
-    print_result(options, found.to_json, found.to_text)
+    print_result(options, found.to_json, lambda: inspection_text(found))
 
 
 def _modes(options: argparse.Namespace) -> None:

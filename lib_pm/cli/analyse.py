@@ -11,7 +11,8 @@ from lib_pm.cli.arguments import EPILOG, add_loras, add_running, print_result, r
 from lib_pm.cli.progress_bar import progress_bar
 from lib_pm.core.errors import MergeInputError
 from lib_pm.files.whole_file import write_text
-from lib_pm.ui.charts import blocks_svg, spectrum_svg
+from lib_pm.render.charts import blocks_svg, spectrum_svg
+from lib_pm.render.text import analysis_text
 
 PLOTS = {"blocks.svg": blocks_svg, "spectrum.svg": spectrum_svg}
 
@@ -30,7 +31,7 @@ def add_analyse(commands: Any) -> argparse.ArgumentParser:
 
 
 def _analyse(options: argparse.Namespace) -> None:
-    from lib_pm.compare.compare import analyse
+    from lib_pm.compare.analyse import analyse
 
     request = request_of(options.loras)
     recipe = recipe_of_command(options, replace(request, choice=None))  # how they would be merged makes no difference
@@ -42,4 +43,4 @@ def _analyse(options: argparse.Namespace) -> None:
         found = analyse(recipe, device=options.device, progress=progress, workers=options.threads)
     for target, plot in zip(targets, PLOTS.values(), strict=False):
         write_text(target, plot(found), str(target), overwrite=options.overwrite)
-    print_result(options, found.to_json, found.to_text)
+    print_result(options, found.to_json, lambda: analysis_text(found))

@@ -16,6 +16,7 @@ from lib_pm.merging.recipe import Recipe, recipe_from_request
 from lib_pm.prompt.parse import Request, check_one_mode, parse_file, parse_prompt
 from lib_pm.prompt.presets import load_presets
 from lib_pm.prompt.tag import has_tags
+from lib_pm.render.text import report_text
 
 if TYPE_CHECKING:
     from lib_pm.merging.report import Report
@@ -53,12 +54,12 @@ def request_of(words: Sequence[str]) -> Request:
     faults = Faults()
     requests = []
     for word in words:
-        with faults.collected():
+        with faults.collect():
             requests.append(parse_prompt(word) if has_tags(word) else Request((parse_file(word),)))
     choices = [request.choice for request in requests if request.choice]
-    with faults.collected():
+    with faults.collect():
         check_one_mode(len(choices))
-    faults.tell()
+    faults.raise_all()
     request = Request(tuple(tag for request in requests for tag in request.loras), *choices)
     if request.stacked:
         names = ", ".join(tag.name for tag in request.stacked)
@@ -85,17 +86,17 @@ def finder(folder: Path | None) -> Callable[[str], Path]:
     return find
 
 
-def given(options: argparse.Namespace, names: Iterable[str], prefix: str = "") -> dict[str, Any]:
+def given_flags(options: argparse.Namespace, names: Iterable[str], prefix: str = "") -> dict[str, Any]:
     """Return the flags that the user wrote, with their values."""
     values = {name: getattr(options, prefix + name) for name in names}
     return {name: value for name, value in values.items() if value is not None}
 
 
-def show(options: argparse.Namespace, report: Report) -> None:
+def print_report(options: argparse.Namespace, report: Report) -> None:
     if options.json or not options.quiet:
         # a resize is asked for to see what each layer keeps
         every_layer = options.verbose or options.command == "resize"
-        print_result(options, report.to_json, lambda: report.to_text(every_layer=every_layer))
+        print_result(options, report.to_json, lambda: report_text(report, every_layer=every_layer))
 
 
 def print_result(options: argparse.Namespace, as_json: Callable[[], Any], as_text: Callable[[], str]) -> None:

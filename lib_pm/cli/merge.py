@@ -13,11 +13,11 @@ from lib_pm.cli.arguments import (
     add_loras,
     choices,
     finder,
-    given,
+    given_flags,
+    print_report,
     raw_text,
     recipe_of_command,
     request_of,
-    show,
 )
 from lib_pm.cli.progress_bar import progress_bar
 from lib_pm.core.choices import APPLY, DTYPES
@@ -84,11 +84,11 @@ def _merge(options: argparse.Namespace) -> None:
             force=options.force,
         )
     report.notes += [note] if (note := request.note()) else []
-    show(options, report)
+    print_report(options, report)
 
 
 def _recipe(options: argparse.Namespace, request: Request) -> Recipe:
-    settings = given(options, SETTINGS)
+    settings = given_flags(options, SETTINGS)
     if "layers" in settings:
         settings["layers"] = settings["layers"].split(",")
     return recipe_of_command(options, replace(request, choice=_choice(options, request.choice)), **settings)
@@ -99,7 +99,7 @@ def _choice(options: argparse.Namespace, tag: Choice | None) -> Choice:
     if tag and options.mode not in (None, tag.mode.id):
         raise MergeInputError(f"--mode says {options.mode}, but the <pm:…> tag says {tag.mode.id}; give only one.")
     choice = tag or find_mode(options.mode or DEFAULT_MODE).choice()
-    flags = given(options, _all_options(), "option_")
+    flags = given_flags(options, _all_options(), "option_")
     for name, value in flags.items():
         option = choice.mode.option(name)
         if option and value != option.declared.word:  # what the word is for is said by what refuses it
@@ -112,7 +112,7 @@ def _repeated(options: argparse.Namespace, request: Request) -> Recipe:
     from lib_pm.files.contents import inspect_file
 
     path: Path = options.recipe
-    said = given(options, ("mode", "lbw_presets", *SETTINGS)) | given(options, _all_options(), "option_")
+    said = given_flags(options, ("mode", "lbw_presets", *SETTINGS)) | given_flags(options, _all_options(), "option_")
     if said or request.choice:
         flags = ["--exact" if name == "precision" else _flag(name) for name in said]
         flags += ["<pm:…>"] * bool(request.choice)
@@ -141,9 +141,9 @@ def _files(tags: Iterable[LoraTag], folder: Path | None) -> list[Path]:
     """Return the files of all tags; a MergeInputError names all that are not found."""
     find, paths, faults = finder(folder), [], Faults()
     for tag in tags:
-        with faults.collected():
+        with faults.collect():
             paths.append(find(tag.name))
-    faults.tell()
+    faults.raise_all()
     return paths
 
 

@@ -1,13 +1,10 @@
-"""What an analysis found, as values, as text and as JSON."""
+"""The findings of an analysis, as values and as JSON."""
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
-
-from lib_pm.core.visible import as_lines
 
 # The shares of the energy, in percent, for which the rank that keeps them is told.
 KEPT = (90, 95, 99)
@@ -26,7 +23,7 @@ class Spectrum:
 
     @property
     def ranks(self) -> dict[int, int]:
-        """The smallest rank that keeps 90, 95, 99 percent; empty where there is nothing to keep."""
+        """Return the smallest rank that keeps 90, 95, 99 percent; empty where there is nothing to keep."""
         return {
             share: next(rank for rank, kept in enumerate(self.kept, 1) if kept >= share / 100 - _ROUNDING)
             for share in (KEPT if self.kept else ())
@@ -34,9 +31,6 @@ class Spectrum:
 
     def to_json(self) -> dict[str, Any]:
         return {"kept": list(self.kept), "ranks": {str(share): rank for share, rank in self.ranks.items()}}
-
-    def to_text(self) -> str:
-        return ", ".join(f"{share}% at rank {rank}" for share, rank in self.ranks.items()) or "nothing"
 
 
 @dataclass(frozen=True)
@@ -120,39 +114,3 @@ class Analysis:
             "notes": list(self.notes),
             "seconds": self.seconds,
         }
-
-    def to_text(self) -> str:
-        """A paragraph for each LoRA, for the sum, and for each pair."""
-        lines = [f"{len(self.loras)} LoRA{'s' * (len(self.loras) != 1)} for {self.family}, {self.layers} layers"]
-        for lora in self.loras:
-            lines.append(f"  {lora.name}: {lora.used} of {lora.layers} layers used, norm {lora.norm:.4g}")
-            lines.append(f"    energy kept: {lora.spectrum.to_text()}")
-            lines += _by_block("share of the squared norm", {block: f"{x:.1%}" for block, x in lora.shares.items()})
-        if len(self.loras) > 1:
-            lines += [f"  sum: norm {self.norm:.4g}", f"    energy kept: {self.spectrum.to_text()}"]
-        for pair in self.pairs:
-            lines.append(
-                f"  {pair.title}: cosine {number(pair.whole.cosine)}, sign conflict {percent(pair.whole.conflict)}, "
-                f"{pair.whole.layers} layers in common"
-            )
-            lines.append(f"    {pair.meaning}")
-            blocks = pair.blocks.items()
-            lines += _by_block("cosine", {block: number(found.cosine) for block, found in blocks})
-            lines += _by_block("sign conflict", {block: percent(found.conflict) for block, found in blocks})
-        lines += [f"  note: {note}" for note in self.notes]
-        return as_lines([*lines, f"  {self.seconds:.2f} s"])
-
-
-def number(value: float | None) -> str:
-    """A cosine with two digits; – for none."""
-    return "–" if value is None else f"{value:.2f}".replace("-0.00", "0.00")
-
-
-def percent(value: float | None) -> str:
-    """A share in whole percent; – for none."""
-    return "–" if value is None else f"{value:.0%}"
-
-
-def _by_block(what: str, values: Mapping[str, str]) -> list[str]:
-    words = ", ".join(f"{block}\N{NO-BREAK SPACE}{value}" for block, value in values.items())
-    return textwrap.wrap(f"{what} by block: {words}", 120, initial_indent=" " * 4, subsequent_indent=" " * 6)

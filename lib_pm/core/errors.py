@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 _SHOWN = 100  # characters of a value in a message
-_TOLD = 10  # of several errors; the count says the rest
+_LISTED = 10  # of several errors; the count says the rest
 
 
 class MergeInputError(ValueError):
@@ -25,21 +25,21 @@ class _Several(MergeInputError):
     """each: the messages that it is made of."""
 
     def __init__(self, each: list[str]) -> None:
-        told = [f"{number}. {text}" for number, text in enumerate(each[:_TOLD], 1)]
-        rest = [f"… and {len(each) - _TOLD} more."] if len(each) > _TOLD else []
-        super().__init__("\n".join([f"There are {len(each)} problems:", *told, *rest]))
+        listed = [f"{number}. {text}" for number, text in enumerate(each[:_LISTED], 1)]
+        rest = [f"… and {len(each) - _LISTED} more."] if len(each) > _LISTED else []
+        super().__init__("\n".join([f"There are {len(each)} problems:", *listed, *rest]))
         self.each = each
 
 
 class Faults:
-    """What is wrong in several places, so that all of it can be told at once."""
+    """The errors of several places, raised as one."""
 
     def __init__(self) -> None:
         self._found: dict[str, MergeInputError] = {}  # by message: what is wrong twice is told once
 
     @contextmanager
-    def collected(self) -> Iterator[None]:
-        """A MergeInputError that is raised inside ends what is inside, and is kept to be told later."""
+    def collect(self) -> Iterator[None]:
+        """Keep a MergeInputError that is raised inside, which ends what is inside, for `raise_all`."""
         try:
             yield
         except _Several as several:
@@ -50,7 +50,7 @@ class Faults:
     def __bool__(self) -> bool:
         return bool(self._found)
 
-    def tell(self) -> None:
+    def raise_all(self) -> None:
         """Raise what was found as one MergeInputError; do nothing if all was right."""
         if len(self._found) > 1:
             raise _Several(list(self._found))

@@ -19,7 +19,7 @@ class LayerShape:
 
     @property
     def columns(self) -> int:
-        """Width of the weight seen as a matrix: in · kh · kw."""
+        """Return the width of the weight seen as a matrix: in · kh · kw."""
         columns = self.inner
         for size in self.kernel:
             columns *= size
@@ -27,7 +27,7 @@ class LayerShape:
 
     @property
     def is_spatial(self) -> bool:
-        """A convolution larger than 1×1: what `svd_conv_rank` speaks of."""
+        """Return whether it is a convolution larger than 1×1: what `svd_conv_rank` speaks of."""
         return any(size > 1 for size in self.kernel)
 
     @property
@@ -35,7 +35,9 @@ class LayerShape:
         return min(self.out, self.columns)
 
     def fits(self, other: LayerShape) -> bool:
-        """Same weight; a 1×1 convolution and a linear layer count as the same (SD1 and SDXL differ only in that)."""
+        """Return whether it is the same weight; a 1×1 convolution and a linear layer count as the same (SD1 and SDXL
+        differ only in that).
+        """
         if self.is_spatial or other.is_spatial:
             return self == other
         return (self.out, self.inner) == (other.out, other.inner)
@@ -66,7 +68,10 @@ class Layer:
 
     @property
     def most(self) -> float:
-        """At least the norm of ΔW: scale · ‖up‖ · ‖down‖. inf or NaN where float32 cannot hold one of the three."""
+        """Return at least the norm of ΔW: scale · ‖up‖ · ‖down‖.
+
+        inf or NaN where float32 cannot hold one of the three.
+        """
         scale, up, down = (float(_norm(factor)) for factor in (torch.tensor(self.scale), self.up, self.down))
         return scale * up * down
 
@@ -74,7 +79,7 @@ class Layer:
         return Layer(self.shape, self.up.to(device, dtype), self.down.to(device, dtype), self.scale)
 
     def delta(self, out: Tensor | None = None) -> Tensor:
-        """ΔW as a matrix: (out, in·kh·kw), dtype of the factors. out: where to put it."""
+        """Return ΔW as a matrix: (out, in·kh·kw), dtype of the factors. out: where to put it."""
         return torch.mm(self.up * self.scale, self.down, out=out)
 
 
@@ -85,5 +90,8 @@ def _norm(factor: Tensor) -> Tensor:
 
 
 def all_finite(tensor: Tensor) -> bool:
-    """No NaN and no infinity. The sum shows one in a single pass; only if it overflows is every entry looked at."""
+    """Return whether there is no NaN and no infinity.
+
+    The sum shows one in a single pass; only if it overflows is every entry looked at.
+    """
     return math.isfinite(float(tensor.sum(dtype=torch.float32))) or bool(torch.isfinite(tensor).all())

@@ -39,7 +39,7 @@ class Truncated:
 
     @property
     def kept(self) -> float:
-        """Squared Frobenius norm of what stayed; kept / total is the kept energy."""
+        """Return the squared Frobenius norm of what stayed; kept / total is the kept energy."""
         return float(self.energies.sum())
 
     @property
@@ -47,11 +47,11 @@ class Truncated:
         return self.up.nbytes + self.down.nbytes + self.energies.nbytes
 
     def first(self, rank: int) -> Truncated:
-        """The approximation of a smaller rank, in the same memory."""
+        """Return the approximation of a smaller rank, in the same memory."""
         return Truncated(self.up[:, :rank], self.down[:rank], self.energies[:rank], self.total)
 
     def times(self, factor: float) -> Truncated:
-        """That of the matrix times a positive factor."""
+        """Return the approximation of the matrix times a positive factor."""
         if factor == 1:
             return self
         root, square = math.sqrt(factor), factor**2
@@ -59,7 +59,7 @@ class Truncated:
 
 
 def concat(layers: Sequence[Layer], weights: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
-    """Σ wᵢ·ΔWᵢ as up (out, K) · diag(parts) · down (K, columns), K = Σ rᵢ, with the factors as they are stored.
+    """Return Σ wᵢ·ΔWᵢ as up (out, K) · diag(parts) · down (K, columns), K = Σ rᵢ, with the factors as they are stored.
 
     parts (K,), float64 on the CPU, holds weight · scale of each rank component.
     """
@@ -69,7 +69,9 @@ def concat(layers: Sequence[Layer], weights: Sequence[float]) -> tuple[Tensor, T
 
 
 def balance(up: Tensor, down: Tensor, parts: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """up · diag(parts) · down as two factors of similar size. up: (out, r). down: (r, columns). parts: (r,) or None.
+    """Return up · diag(parts) · down as two factors of similar size. up: (out, r). down: (r, columns).
+
+    parts: (r,) or None.
 
     A small alpha folded into `up` could otherwise fall below what fp16 can hold. A power of two per rank component is
     shifted between the factors, which rounds nothing.
@@ -87,17 +89,17 @@ def _largest(tensor: Tensor, dim: int) -> Tensor:
 
 
 def _exponents(sizes: Tensor) -> Tensor:
-    """Biased binary exponents of non-negative numbers, 0 for zero: the upper bits of a float32."""
+    """Return the biased binary exponents of non-negative numbers, 0 for zero: the upper bits of a float32."""
     return sizes.float().view(torch.int32) >> 23
 
 
 def _power_of_two(exponents: Tensor, dtype: torch.dtype) -> Tensor:
-    """2^exponent, exact (`exp2` and `ldexp` need not be)."""
+    """Return 2^exponent, exact (`exp2` and `ldexp` need not be)."""
     return ((exponents + 127) << 23).view(torch.float32).to(dtype)
 
 
 def truncate(up: Tensor, down: Tensor, rank: RankRule, parts: Tensor | None = None) -> Truncated:
-    """Best rank-k approximation of up · diag(parts) · down, exact to rounding, in float64.
+    """Return the best rank-k approximation of up · diag(parts) · down, exact to rounding, in float64.
 
     up: (out, K). down: (K, columns). parts: (K,), or None for ones.
     """
@@ -130,7 +132,8 @@ class Factors:
         return sum(tensor.nbytes for tensor in (self.up, self.down, self.up_core, self.down_core) if tensor is not None)
 
     def turns(self, parts: Tensor | None = None) -> Truncated:
-        """The best of up · diag(parts) · down, as what `up` and `down` have to be multiplied with: (K, m), (m, K).
+        """Return the best of up · diag(parts) · down, as what `up` and `down` have to be multiplied with: (K, m),
+        (m, K).
 
         Without cores it is the approximation itself. parts: (K,), or None for ones.
         """
@@ -145,7 +148,7 @@ class Factors:
         return _truncated(up_turn, down_turn, values)
 
     def truncated(self, turns: Truncated, rank: RankRule) -> Truncated:
-        """The approximation of that rank, by what `turns` gave."""
+        """Return the approximation of that rank, by what `turns` gave."""
         cut = turns.first(_rank(turns.energies, rank))
         if self.up_core is None:
             return cut
@@ -153,7 +156,7 @@ class Factors:
 
 
 def energies(up: Tensor, down: Tensor, parts: Tensor | None = None) -> Tensor:
-    """Squared singular values of up · diag(parts) · down, largest first, in float64: (min(K, out, columns),).
+    """Return the squared singular values of up · diag(parts) · down, largest first, float64: (min(K, out, columns),).
 
     up: (out, K). down: (K, columns). parts: (K,), or None for ones. The error of each is about 1e-15 of the largest:
     enough for shares of the squared norm, at a fraction of what `truncate` costs.
@@ -183,7 +186,7 @@ def _rank(energies: Tensor, rule: RankRule) -> int:
 
 
 def _triangle(factor: Tensor, gram: Tensor) -> Tensor:
-    """R (K, K) of factor = Q·R. factor: (rows, K). gram: factorᵀ·factor, whose Cholesky factor is Rᵀ.
+    """Return R (K, K) of factor = Q·R. factor: (rows, K). gram: factorᵀ·factor, whose Cholesky factor is Rᵀ.
 
     Components of very different size would make it ill-conditioned, so that its columns are first brought to length 1.
     """
@@ -198,7 +201,8 @@ def _triangle(factor: Tensor, gram: Tensor) -> Tensor:
 
 
 def narrow(layer: Layer) -> Layer:
-    """The same ΔW with no more rank components than its shape has singular values, in float64; itself if it has none.
+    """Return the same ΔW with no more rank components than its shape has singular values, in float64; itself if
+    it has none.
 
     What a file holds of them is its own choice, and much is computed for each pair of them.
     """
@@ -210,7 +214,7 @@ def narrow(layer: Layer) -> Layer:
 
 
 def wide(tensor: Tensor) -> Tensor:
-    """The tensor in float64: small cores cost little in it, and rounding is then no question."""
+    """Return the tensor in float64: small cores cost little in it, and rounding is then no question."""
     tensor = where_decompositions_are(tensor)
     return (tensor.float() if tensor.itemsize == 2 else tensor).double()  # from 16 bits it is faster in two steps
 

@@ -59,7 +59,7 @@ class Memo:
         return self._held
 
     def once(self, key: Hashable, make: Callable[[], Value]) -> Value:
-        """The value of the key, made if it is not there."""
+        """Return the value of the key, made if it is not there."""
         if not self._limit:
             return make()
         with self._lock:
@@ -87,7 +87,7 @@ class Memo:
             self._make_room(0, self._round + 1)
 
     def _make_room(self, needed: int, before: int) -> bool:
-        """Drop entries last used before that round until so much room is there. Whether it is."""
+        """Drop entries last used before that round until so much room is there. Return whether it is."""
         while needed <= self._limit < self._held + needed:
             key, entry = next(iter(self._entries.items()))
             if entry.used >= before:
@@ -107,5 +107,5 @@ class Content:
     memo: Memo = field(default_factory=Memo)
 
     def once(self, what: Hashable, make: Callable[[], Value]) -> Value:
-        """What is asked about it, made if it is not known."""
+        """Return what is asked about it, made if it is not known."""
         return self.memo.once((what, self.digest), make)

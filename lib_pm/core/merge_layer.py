@@ -215,7 +215,7 @@ def memory_needed(
     dtype: torch.dtype,
     device: str = "cpu",
 ) -> int:
-    """About how many bytes `merge_layer` takes for LoRAs of these ranks, on that kind of device."""
+    """Return about how many bytes `merge_layer` takes for LoRAs of these ranks, on that kind of device."""
     rank = asked_rank(shape, values)
     if rank == NO_RANK:
         return 0
@@ -233,7 +233,7 @@ def memory_needed(
 
 
 def merged_rank(mode: Mode, shape: LayerShape, ranks: Sequence[int], values: Mapping[str, OptionValue]) -> int:
-    """The rank that `merge_layer` gives a layer, from the ranks of the LoRAs in it; 0 if it leaves the layer out."""
+    """Return the rank that `merge_layer` gives a layer, from the ranks of its LoRAs; 0 if it leaves the layer out."""
     if not ranks:
         return 0
     limit = asked_rank(shape, values)

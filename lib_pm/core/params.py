@@ -50,19 +50,19 @@ class Option:
 
     @property
     def help(self) -> str:
-        """What it does, and what its word does."""
+        """Return what it does, and what its word does."""
         declared = self.declared
         return f"{declared.help[:-1]}; {declared.word} {declared.word_help}." if declared.word_help else declared.help
 
     @property
     def in_files(self) -> Option:
-        """The option as it is offered where the result becomes a file: without a word that is for applying it."""
+        """Return the option for a result that becomes a file: without a word that is for applying."""
         applied = self.declared.word_help
         return replace(self, declared=replace(self.declared, word="", word_help="")) if applied else self
 
     @property
     def allowed(self) -> str:
-        """The range in words, as error messages, --help and docs/modes.md say it."""
+        """Return the range in words, as error messages, --help and docs/modes.md say it."""
         words = "a whole number" if self.type is int else "a number"
         low, high = self.declared.low, self.declared.high
         if high == LIMIT == -low:
@@ -76,11 +76,11 @@ class Option:
         return f"{words} (or empty: {self.declared.empty})" if self.declared.empty else words
 
     def text(self, value: OptionValue) -> str:
-        """The value as users write it, "" for one that is not written at all; `parse` reads it back."""
+        """Return the value as users write it, "" for one that is not written at all; `parse` reads it back."""
         return self.declared.word if value is None else str(value).removesuffix(".0")
 
     def parse(self, value: object) -> OptionValue:
-        """The value in the option's type. Text is read; the wrong kind or range is a MergeInputError."""
+        """Return the value in the option's type. Text is read; the wrong kind or range is a MergeInputError."""
         if (self.declared.empty and value == "") or (self.declared.word and value == self.declared.word):
             return None
         if value is None and (self.declared.empty or self.declared.word):

@@ -45,7 +45,7 @@ class Method:
 
     @property
     def random(self) -> bool:
-        """It has a seed."""
+        """Return whether it has a seed."""
         return "seed" in self.options
 
     def __call__(
@@ -77,7 +77,7 @@ class Mode:
         return self.space == "delta" and not self.method.linear
 
     def values(self, given: Mapping[str, Any]) -> dict[str, OptionValue]:
-        """All options with their values: `given` checked, the rest at their defaults.
+        """Return all options with their values: `given` checked, the rest at their defaults.
 
         Names may be the short ones (`rank`). An unknown name or a bad value is a MergeInputError.
         """
@@ -107,7 +107,7 @@ class Mode:
         )
 
     def option(self, name: str) -> Option | None:
-        """The option of that name or short name (`rank`)."""
+        """Return the option of that name or short name (`rank`)."""
         return next((option for option in self.options.values() if name in (option.name, option.declared.short)), None)
 
 
@@ -138,7 +138,7 @@ MODES: dict[str, Mode] = {}
 
 
 def find_mode(id: str) -> Mode:
-    """The mode of that id; a MergeInputError that lists all of them if there is none."""
+    """Return the mode of that id; a MergeInputError that lists all of them if there is none."""
     if id not in MODES:
         raise MergeInputError(
             f"There is no mode {quoted(id)}; the modes are: {', '.join(MODES)}.{did_you_mean(id, MODES)}"
@@ -147,12 +147,12 @@ def find_mode(id: str) -> Mode:
 
 
 def find_option(name: str) -> Option | None:
-    """An option of that name or short name of any mode."""
+    """Return an option of that name or short name of any mode."""
     return next((option for mode in MODES.values() if (option := mode.option(name))), None)
 
 
 def all_options() -> dict[str, Option]:
-    """Every option of every mode by name, in the order of the modes that have most of them."""
+    """Return every option of every mode by name, in the order of the modes that have most of them."""
     options: dict[str, Option] = {}
     for mode in sorted(MODES.values(), key=lambda mode: -len(mode.options)):
         for name, option in mode.options.items():
@@ -232,7 +232,7 @@ def _mode(method: Method, space: Space) -> Mode:
 
 
 def declared_options(function: Callable[..., object]) -> dict[str, Option]:
-    """The keyword-only parameters of a function, which must be declared and have a default."""
+    """Return the keyword-only parameters of a function, which must be declared and have a default."""
     # a method's tensors are tensors to the type checker alone; which type that is makes no difference here
     hints = get_type_hints(function, localns={"Tensor": Any}, include_extras=True)
     options = {}
@@ -247,7 +247,7 @@ def declared_options(function: Callable[..., object]) -> dict[str, Option]:
 
 
 def _plain_type(hint: Any) -> type:
-    """`int` of `int` and of `int | None`."""
+    """Return `int` for `int` and of `int | None`."""
     if get_origin(hint) in (Union, types.UnionType):
         hint = next(part for part in get_args(hint) if part is not type(None))
     return hint  # type: ignore[no-any-return]

@@ -19,11 +19,11 @@ class RandomBits:
         )
 
     def octets(self, count: int) -> np.ndarray:
-        """The next `count` (rounded up to 8) bytes; what is read in multiples of 8 is what is read at once."""
+        """Return the next `count` (rounded up to 8) bytes; what is read in multiples of 8 is what is read at once."""
         return self._stream.random_raw(-(-count // 8)).view(np.uint8)[:count]
 
     def below(self, probability: float, count: int) -> np.ndarray:
-        """(count,) bool, each entry true with this probability (resolution 2⁻³²).
+        """Return (count,) bool, each entry true with this probability (resolution 2⁻³²).
 
         One byte decides nearly every entry. Where it is the probability's own first byte, 24 more bits do.
         """
@@ -37,7 +37,7 @@ class RandomBits:
 
 
 def random_signs(rows: int, columns: int, content: bytes) -> Tensor:
-    """(rows, columns) of ±1, float32 on the CPU: the test matrix of a range finder."""
+    """Return (rows, columns) of ±1, float32 on the CPU: the test matrix of a range finder."""
     bits = np.unpackbits(RandomBits(0, content).octets(-(-rows * columns // 8)))
     signs = bits[: rows * columns].astype(np.float32) * 2 - 1
     return torch.from_numpy(signs).reshape(rows, columns)

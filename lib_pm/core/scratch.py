@@ -20,7 +20,7 @@ class Scratch(threading.local):
         self._memory = torch.empty(0, dtype=torch.uint8)
 
     def empty(self, shape: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """As `torch.empty`, but what this thread had before is written over."""
+        """Return memory as `torch.empty` does, but what this thread had before is written over."""
         if device.type != "cpu":
             return torch.empty(shape, dtype=dtype, device=device)
         size = math.prod(shape) * dtype.itemsize

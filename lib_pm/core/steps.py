@@ -25,12 +25,12 @@ BLOCK, GPU_BLOCK = 1 << 18, 1 << 24
 
 
 def weighted(deltas: Tensor, weights: Tensor) -> list[Tensor]:
-    """Each slice times its weight. deltas: (n, *shape). weights: (n,)."""
+    """Return each slice times its weight. deltas: (n, *shape). weights: (n,)."""
     return [delta * weight for delta, weight in zip(deltas, weights, strict=True)]
 
 
 def weighted_sum_(deltas: Tensor, weights: Tensor) -> Tensor:
-    """Σ wᵢ·deltaᵢ. deltas: (n, *shape). weights: (n,). Returns (*shape,), the first slice."""
+    """Return Σ wᵢ·deltaᵢ, (*shape,), in the first slice. deltas: (n, *shape). weights: (n,)."""
     for block in _blocks(deltas):
         block[0] = weights @ block
     return deltas[0]
@@ -79,7 +79,7 @@ def _keep_(values: Tensor, largest: Largest) -> None:
 
 
 def kth_largest(values: Tensor, k: int) -> tuple[Tensor, int]:
-    """The k-th largest |value|, exact, and how many are at least as large. values: (m,), k from 1 to m.
+    """Return the k-th largest |value|, exact, and how many are at least as large. values: (m,), k from 1 to m.
 
     A sample says between which two magnitudes it must be, one pass counts those above and gathers those between, and
     only these are searched. Should the sample have been wrong, which the counts show, the bracket is widened. Many
@@ -108,7 +108,7 @@ def kth_largest(values: Tensor, k: int) -> tuple[Tensor, int]:
 
 
 def _array(values: Tensor) -> Any:
-    """The values as numpy's array if they are on the CPU, where it compares and selects several times faster."""
+    """Return the values as numpy's array if they are on the CPU, where it compares and selects several times faster."""
     if values.device.type != "cpu":
         return values
     return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
@@ -123,7 +123,7 @@ def _count(mask: Any) -> int:
 
 
 def _ranked(values: Any, index: int) -> Any:
-    """The value that has this index among the sorted ones."""
+    """Return the value that has this index among the sorted ones."""
     if isinstance(values, np.ndarray):
         return np.partition(values, index)[index]
     return torch.kthvalue(values, index + 1).values
@@ -159,7 +159,7 @@ def elect_and_average_(deltas: Tensor, weights: Tensor) -> Tensor:
 
 
 def elect_sign(votes: Sequence[Tensor]) -> Tensor:
-    """The sign of each entry's sum over the LoRAs, +1 where it is zero. votes: weighted. Returns (*shape,) of ±1."""
+    """Return the sign of each entry's sum over the LoRAs, (*shape,) of ±1; +1 where it is zero. votes: weighted."""
     return _as_numbers(torch.ge, _sum(votes)).mul_(2).sub_(1)
 
 
@@ -184,12 +184,12 @@ def _sum(deltas: Iterable[Tensor]) -> Tensor:
 
 
 def _as_numbers(comparison: Callable[..., Tensor], values: Tensor) -> Tensor:
-    """1 where the comparison of the values with zero holds, else 0, in their dtype."""
+    """Return 1 where the comparison of the values with zero holds, else 0, in their dtype."""
     return comparison(values, 0, out=torch.empty_like(values))
 
 
 def _blocks(deltas: Tensor) -> Sequence[Tensor]:
-    """A stack (n, *shape) in pieces (n, some), which are views of it."""
+    """Return a stack (n, *shape) in pieces (n, some), which are views of it."""
     return torch.split(deltas.view(len(deltas), -1), max(1, _block_size(deltas) // len(deltas)), dim=1)
 
 

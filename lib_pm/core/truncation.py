@@ -21,7 +21,8 @@ LEAST_CLASS = 32
 
 
 def rank_class(shape: LayerShape, rank: int) -> int:
-    """The rank that is computed where `rank` is asked for: the same for many, so that merges of other ranks share it.
+    """Return the rank that is computed where `rank` is asked for: the same for many, so that merges of other
+    ranks share it.
 
     The next power of two, at least LEAST_CLASS, at most what the shape can have.
     """
@@ -29,7 +30,8 @@ def rank_class(shape: LayerShape, rank: int) -> int:
 
 
 def truncate_dense(delta: Tensor, rank: int, start: Tensor | None, precision: Precision = "normal") -> Truncated:
-    """Rank-k approximation of a dense matrix, its error within EXCESS of the optimal one; exact without a start.
+    """Return the rank-k approximation of a dense matrix, its error within EXCESS of the optimal one; exact without a
+    start.
 
     So is that of each smaller rank that is cut from it. delta: (out, columns). start: (columns, rank), spanning much of
     its row space, see `row_space`.
@@ -74,7 +76,8 @@ def _first_of_all(delta: Tensor, rank: int) -> Truncated:
 
 
 def row_space(layers: Sequence[Layer], weights: Sequence[float], rank: int, content: bytes) -> Tensor | None:
-    """A start for `truncate_dense`: what the rows of the deltas have most in common, and random columns for the rest.
+    """Return a start for `truncate_dense`: what the rows of the deltas have most in common, and random columns
+    for the rest.
 
     The leading right singular vectors of the weighted deltas on top of each other (not of their sum, in which LoRAs
     may cancel each other). Returns (columns, rank) float32, or None where an exact decomposition costs no more.
@@ -105,7 +108,10 @@ def _whole_is_cheaper(shape: LayerShape, rank: int) -> bool:
 
 
 def memory_needed(shape: LayerShape, parts: int, rank: int) -> int:
-    """About how many bytes `row_space` and `truncate_dense` take for a delta. parts: the sum of the LoRAs' ranks."""
+    """Return about how many bytes `row_space` and `truncate_dense` take for a delta.
+
+    parts: the sum of the LoRAs' ranks.
+    """
     if _whole_is_cheaper(shape, 2 * rank):  # at half that rank, passes soon are too many
         return 8 * 6 * shape.out * shape.columns
     return 8 * 5 * rank * (shape.out + shape.columns) + 8 * 4 * min(parts, shape.columns) ** 2

@@ -16,27 +16,27 @@ _BLANK = re.compile(
 
 
 def unseen(text: str) -> list[str]:
-    """The characters of a text that cannot be seen or change its direction, each once. Spaces can be seen."""
+    """Return the characters of a text that cannot be seen or change its direction, each once. Spaces can be seen."""
     return [char for char in dict.fromkeys(text) if unicodedata.category(char) in _CATEGORIES or _BLANK.match(char)]
 
 
 def visible(text: str) -> str:
-    """One line that can be printed anywhere: what cannot be seen is written as `\\x1b` or `\\u202e`."""
+    """Return one line that can be printed anywhere: what cannot be seen is written as `\\x1b` or `\\u202e`."""
     for char in unseen(text):
         text = text.replace(char, char.encode("unicode_escape").decode())
     return text
 
 
 def whole(text: str) -> str:
-    """The text as any file can hold it: half a character, as names of files may have, is written as `\\udcff`."""
+    """Return the text as any file can hold it: half a character, as file names may have, is written as `\\udcff`."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def as_lines(texts: Iterable[str]) -> str:
-    """Texts as lines, each of them `visible`, so that none can pass for two."""
+    """Return texts as lines, each of them `visible`, so that none can pass for two."""
     return "\n".join(map(visible, texts))
 
 
 def described(char: str) -> str:
-    """`U+202E RIGHT-TO-LEFT OVERRIDE`."""
+    """Return `U+202E RIGHT-TO-LEFT OVERRIDE`."""
     return f"U+{ord(char):04X} {unicodedata.name(char, '')}".rstrip()

@@ -47,7 +47,7 @@ class BlockWeights:
 
 
 def read_presets(text: str) -> dict[str, str]:
-    """Presets by name from lines `NAME:1,1,0,…`; other lines and `#` comments are passed over."""
+    """Return presets by name from lines `NAME:1,1,0,…`; other lines and `#` comments are passed over."""
     presets = {}
     for line in text.splitlines():
         name, colon, weights = line.partition(":")
@@ -57,7 +57,10 @@ def read_presets(text: str) -> dict[str, str]:
 
 
 def expand_preset(text: str, presets: Mapping[str, str], lora: str) -> str:
-    """The list or named blocks that `text` is, or that the preset of this name stands for. lora: whose, for errors."""
+    """Return the list or named blocks that `text` is, or that the preset of this name stands for.
+
+    lora: whose, for errors.
+    """
     text = text.strip()
     if "," in text or "=" in text:
         return text
@@ -86,7 +89,7 @@ def check_block_weights(text: str, presets: Mapping[str, str], lora: str) -> Non
 
 
 def parse_block_weights(text: str, family: Family, lora: str) -> BlockWeights:
-    """Block weights from a list or named blocks (presets are expanded before). lora: its name, for errors."""
+    """Return block weights from a list or named blocks (presets are expanded before). lora: its name, for errors."""
     if not family.block_lists:
         raise MergeInputError(
             f"{lora}: block weights need a model with known blocks, and this LoRA is for {family.title}."

@@ -52,14 +52,15 @@ _OUTSIDE_LEVELS = r"conv_in$|conv_out$|time_embedding_|add_embedding_"
 
 
 def named(word: str) -> frozenset[str]:
-    """The ids of the families that a file may mean which calls its base model so; none if nobody is known by it."""
+    """Return the ids of the families that a file may mean by this name of its base model; none if it is unknown."""
     plain = plain_word(word)
     return frozenset(family.id for family in FAMILIES.values() if re.match(family.said, plain))
 
 
 def stated(metadata: Mapping[str, str]) -> frozenset[str]:
-    """The ids of the families that a file may be for by its own word; all of them if it says nothing, or contradicts
-    itself."""
+    """Return the ids of the families that a file may be for by its own word; all of them if it says
+    nothing, or contradicts itself.
+    """
     said = ALL
     for key in SAYS:
         said &= named(metadata.get(key, "")) or ALL
@@ -69,7 +70,7 @@ def stated(metadata: Mapping[str, str]) -> frozenset[str]:
 
 
 def detect(layers: Mapping[str, LayerShape], metadata: Mapping[str, str] | None = None) -> tuple[Family, ...]:
-    """The families that a LoRA may be for, none if it is for no known one.
+    """Return the families that a LoRA may be for, none if it is for no known one.
 
     layers: names as written -> shapes. metadata: the file's own.
     """
@@ -93,7 +94,7 @@ def _by_layers(layers: Mapping[str, LayerShape], said: frozenset[str]) -> tuple[
 
 
 def spellings(family: Family, layers: Mapping[str, LayerShape]) -> frozenset[int]:
-    """Which of the family's layouts have these layers, by number."""
+    """Return which of the family's layouts have these layers, by number."""
     denoiser = _denoiser(layers)
     return frozenset(number for number, layout in enumerate(family.layouts) if layout.explains(denoiser))
 

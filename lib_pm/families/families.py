@@ -43,16 +43,16 @@ class Family:
 
     @property
     def ids(self) -> frozenset[str]:
-        """Its id; several for a family that `either` made."""
+        """Return its id; several for a family that `either` made."""
         return frozenset(filter(None, self.id.split("|")))
 
     def name(self, raw: str) -> str:
-        """The one name of a layer in this family."""
+        """Return the one name of a layer in this family."""
         return self.canonical(raw) if self.canonical else raw
 
 
 def kind(name: str) -> Kind:
-    """attn, mlp, te (a text encoder's layers, all of them) or other: what a layer filter speaks of."""
+    """Return attn, mlp, te (a text encoder's layers, all of them) or other, as layer filters call them."""
     component, path = parse_name(name)
     if component.startswith("te"):
         return "te"
@@ -62,13 +62,13 @@ def kind(name: str) -> Kind:
 
 
 def _kohya(name: str) -> str:
-    """The name in kohya's scheme for SD1 and SD2: diffusers' path, one text encoder `lora_te_`."""
+    """Return the name in kohya's scheme for SD1 and SD2: diffusers' path, one text encoder `lora_te_`."""
     component, path = parse_name(name)
     return f"lora_{component}_{path}" if component in ("unet", "te") else name
 
 
 def _kohya_sdxl(name: str) -> str:
-    """The name in kohya's scheme for SDXL: the original UNet's path, text encoders `lora_te1_`, `lora_te2_`."""
+    """Return the name in kohya's scheme for SDXL: the original UNet's path, text encoders `lora_te1_`, `lora_te2_`."""
     component, path = parse_name(name)
     if component == "unet":
         return f"lora_unet_{to_original(path)}"
@@ -76,7 +76,7 @@ def _kohya_sdxl(name: str) -> str:
 
 
 def _unet_block(levels: int) -> Callable[[str], str]:
-    """Block names of a UNet with that many levels of two layers each: IN00 … MID … OUT00 …"""
+    """Return the block names of a UNet with that many levels of two layers each: IN00 … MID … OUT00 …"""
 
     def block(name: str) -> str:
         component, path = parse_name(name)
@@ -101,7 +101,7 @@ def _unet_block(levels: int) -> Callable[[str], str]:
 
 
 def flux_block(name: str) -> str:
-    """The block of a Flux layer in the 61 numbers of a block weight list."""
+    """Return the block of a Flux layer in the 61 numbers of a block weight list."""
     component, path = parse_name(name)
     if component.startswith("te"):
         return "T5" if component in ("te2", "te3") or "t5xxl" in name else "CLIP"
@@ -156,7 +156,7 @@ OTHER = Family("", "an unknown model")
 
 
 def either(families: Sequence[Family], *, mixed: bool = False) -> Family:
-    """What is true of all these families, of which a LoRA may be for any; OTHER for none.
+    """Return what is true of all these families, of which a LoRA may be for any; OTHER for none.
 
     Names are translated only if all do it alike, and nothing is known to be written about the base model. Blocks are
     those of the first that has some. mixed: the LoRA is for several of them at once.
@@ -179,5 +179,5 @@ def either(families: Sequence[Family], *, mixed: bool = False) -> Family:
 
 
 def plain_word(said: str) -> str:
-    """What a file calls its base model, for comparing: `Flux.1-dev/lora` and `flux_1_dev` are both `flux1dev`."""
+    """Return what a file calls its base model, for comparing: `flux1dev` for `Flux.1-dev/lora` and `flux_1_dev`."""
     return re.sub(r"[^a-z0-9]", "", said[:200].partition("/")[0].lower())

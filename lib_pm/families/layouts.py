@@ -52,7 +52,7 @@ class Layout:
 
 
 def layout(stacks: str, around: str, *layers: tuple[str, str], width: int = 1) -> Layout:
-    """A layout from text.
+    """Return a layout from text.
 
     stacks: `blocks 40, refiner 2?`, the optional ones with a `?`. layers: patterns, each with its shapes, such as
     `4x1 1`, where one number stands for a square. width: what these numbers are multiples of.

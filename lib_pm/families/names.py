@@ -56,12 +56,12 @@ _MIDDLE = {"0": "resnets_0", "1": "attentions_0", "2": "resnets_1"}
 
 
 def prefix_of(name: str) -> str:
-    """The start of a name that says which component it is in, as written; "" if there is none that we know."""
+    """Return the start of a name that says which component it is in, as written; "" if there is none that we know."""
     return max((prefix for prefix in (*_PREFIXES, *_WRAPPERS) if name.startswith(prefix)), key=len, default="")
 
 
 def bare_names(name: str) -> tuple[str, str, str]:
-    """The name as written, without PEFT's own wrapper, and without what says which component it is in."""
+    """Return the name as written, without PEFT's own wrapper, and without what says which component it is in."""
     inner = name
     for wrapper in _WRAPPERS:
         inner = inner.removeprefix(wrapper)
@@ -70,7 +70,9 @@ def bare_names(name: str) -> tuple[str, str, str]:
 
 @lru_cache(maxsize=1 << 13)  # every layer's name is asked for several times
 def parse_name(name: str) -> tuple[str, str]:
-    """(component, path): component is "unet" (a transformer counts as one), "te", "te2", "te3", or "" if unknown."""
+    """Return (component, path): component is "unet" (a transformer counts as one), "te", "te2", "te3", or "" if
+    unknown.
+    """
     for wrapper in _WRAPPERS:
         name = name.removeprefix(wrapper)
     prefix = prefix_of(name)
@@ -86,7 +88,7 @@ def parse_name(name: str) -> tuple[str, str]:
 
 
 def to_diffusers(path: str) -> str:
-    """The diffusers path of an original (CompVis, SGM) UNet path; other paths as they are."""
+    """Return the diffusers path of an original (CompVis, SGM) UNet path; other paths as they are."""
     if path in _ORIGINAL_NAMES:
         return _ORIGINAL_NAMES[path]
     match = re.fullmatch(r"(input_blocks|middle_block|output_blocks)_(\d{1,3})_(.+)", path)
@@ -107,7 +109,7 @@ def to_diffusers(path: str) -> str:
 
 
 def to_original(path: str) -> str:
-    """The original path of an SDXL UNet path, as kohya's trainer writes it: inverse of `to_diffusers`."""
+    """Return the original path of an SDXL UNet path, as kohya's trainer writes it: inverse of `to_diffusers`."""
     for original, diffusers in _ORIGINAL_NAMES.items():
         if path == diffusers:
             return original

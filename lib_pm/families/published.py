@@ -85,7 +85,7 @@ def _flux2(width: int, double: int, single: int) -> tuple[Layout, Layout]:
 
 
 def _hunyuan(width: int, double: int, single: int = 0) -> tuple[Layout, Layout]:
-    """The first with ComfyUI's variant of Tencent's names."""
+    """Return the first with ComfyUI's variant of Tencent's names."""
     singles = f", single_blocks {single}" if single else ""
     diffusers_singles = f", single_transformer_blocks {single}" if single else ""
     return (

@@ -30,7 +30,7 @@ class BaseModel:
 
 
 def common_model(files: Sequence[LoraFile], *, force: bool = False, way_out: str = FORCE) -> BaseModel:
-    """The one base model of all files.
+    """Return the one base model of all files.
 
     A MergeInputError if they are for different ones or say so, or if nothing tells and they share no layer; with
     `force` that is a note. way_out: how these messages end. Names that are not translated have to be of one scheme.
@@ -56,7 +56,10 @@ def common_model(files: Sequence[LoraFile], *, force: bool = False, way_out: str
 
 
 def _different(files: Sequence[LoraFile], common: Sequence[Family]) -> str:
-    """How the files are for different models, "" if they are not. common: what all those may be for that are known."""
+    """Return how the files are for different models, "" if they are not.
+
+    common: what all those may be for that are known.
+    """
     if any(file.families for file in files) and not common:
         return f"These LoRAs are for different models: {_each(files)}."
     agreed = frozenset.intersection(*(stated(file.metadata) for file in files))
@@ -76,7 +79,7 @@ def _different(files: Sequence[LoraFile], common: Sequence[Family]) -> str:
 
 
 def _apart(files: Sequence[LoraFile], common: Sequence[Family]) -> str:
-    """Which file is tied to the rest neither by its family nor by a layer, "" for none."""
+    """Return which file is tied to the rest neither by its family nor by a layer, "" for none."""
     sure = [len(common) == 1 and bool(file.families) for file in files]
     if all(sure):
         return ""
@@ -100,14 +103,14 @@ def _each(files: Sequence[LoraFile]) -> str:
 
 
 def _taken_for(file: LoraFile, family: Family) -> str:
-    """A note if the other files decided what this one is for."""
+    """Return a note if the other files decided what this one is for."""
     if not len(file.families) > len(family.ids) == 1:
         return ""
     return f"{file.path.name} may be for {file.family.title}; it is treated as {family.title}, like the others"
 
 
 def _own_word(file: LoraFile) -> str:
-    """A note if the file says what its layers are not."""
+    """Return a note if the file says what its layers are not."""
     for key in SAYS:
         said = file.metadata.get(key, "")
         if file.families and (meant := named(said)) and not meant & file.family.ids:
@@ -116,7 +119,7 @@ def _own_word(file: LoraFile) -> str:
 
 
 def _shared(files: Sequence[LoraFile], family: Family) -> list[str]:
-    """A note on how many layers are shared, if not all are."""
+    """Return a note on how many layers are shared, if not all are."""
     counts = Counter(name for file in files for name in {family.name(name) for name in file.layers})
     if all(count == len(files) for count in counts.values()):
         return []
@@ -124,7 +127,7 @@ def _shared(files: Sequence[LoraFile], family: Family) -> list[str]:
 
 
 def _check_names(files: Sequence[LoraFile], family: Family) -> None:
-    """A MergeInputError if the files name their layers differently: one layer would be in the result twice."""
+    """Raise a MergeInputError if the files name their layers differently: one layer would be in the result twice."""
     for file in files:
         if not _named_alike(files[0], file, family):
             raise MergeInputError(
@@ -144,7 +147,7 @@ def _named_alike(one: LoraFile, other: LoraFile, family: Family) -> bool:
 
 
 def _prefixes(file: LoraFile) -> set[str]:
-    """How its denoiser's layers begin, or whether words are joined by dots."""
+    """Return how its denoiser's layers begin, or whether words are joined by dots."""
     names = [name for name in file.layers if not parse_name(name)[0].startswith("te")]
     return {prefix_of(name) or ("dotted" if "." in name else "flat") for name in names}
 

@@ -7,13 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lib_pm.core.visible import as_lines
 from lib_pm.families.families import kind
 from lib_pm.files.json_text import load_json
-from lib_pm.files.metadata import RECIPE_KEY, TAGS_KEY, merged_tags, too_long
+from lib_pm.files.metadata import RECIPE_KEY, merged_tags
 from lib_pm.files.reader import LoraFile, open_lora
-
-TAGS_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -36,35 +33,6 @@ class Inspection:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
-
-    def to_text(self) -> str:
-        layers = self.layers.values()
-        alphas = sorted({layer["alpha"] for layer in layers})
-        kinds = Counter(layer["kind"] for layer in layers)
-        blocks = Counter(layer["block"] or "(none)" for layer in layers)
-        without = no_alpha(self.without_alpha, len(self.layers))
-        alpha = f" ({without})" if without else ""
-        lines = [
-            f"{self.file} ({self.size / 2**20:.1f} MB)",
-            f"  model: {self.family}",
-            f"  format: LoRA, {self.naming} names, {_counts(self.dtypes)}",
-            f"  layers: {len(self.layers)} ({_counts(kinds)})",
-            f"  rank: {_span(sorted({layer['rank'] for layer in layers}))}, alpha: {_span(alphas)}{alpha}",
-            f"  blocks: {_counts(dict(sorted(blocks.items())))}",
-        ]
-        if self.tags:
-            first = dict(list(self.tags.items())[:TAGS_SHOWN])
-            lines.append(f"  tags: {_counts(first)}{' …' if len(self.tags) > TAGS_SHOWN else ''}")
-        elif too_long(self.metadata):
-            lines.append(f"  tags: not read: {too_long(self.metadata)}")
-        if self.recipe:
-            names = ", ".join(str(lora.get("name")) for lora in self.recipe.get("loras", []))
-            lines.append(f"  merged by Power Merger: {self.recipe.get('mode')} of {names}")
-        shown = {key: value for key, value in self.metadata.items() if key not in (RECIPE_KEY, TAGS_KEY)}
-        lines += [
-            f"  {key}: {value if len(value) <= 100 else value[:99] + '…'}" for key, value in sorted(shown.items())
-        ]
-        return as_lines(lines)
 
 
 def inspect_file(path: Path) -> Inspection:
@@ -103,22 +71,8 @@ def contents_of(file: LoraFile) -> Inspection:
     )
 
 
-def no_alpha(missing: int, layers: int) -> str:
-    """What to say of a file with layers that have no alpha, "" if each has one: its strength may be another."""
-    where = "" if missing == layers else f" in {missing} of {layers} layers"
-    return f"no alpha stored{where}: the rank is used instead" if missing else ""
-
-
 def _recipe(text: str) -> dict[str, Any] | None:
-    """None for what is none: a file's metadata may hold anything."""
+    """Return a recipe, None for what is none: a file's metadata may hold anything."""
     recipe = load_json(text)
     loras = recipe.get("loras") if isinstance(recipe, dict) else None
     return recipe if isinstance(loras, list) and all(isinstance(lora, dict) for lora in loras) else None
-
-
-def _counts(counts: dict[str, int] | Counter[str]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in counts.items())
-
-
-def _span(values: list[Any]) -> str:
-    return f"{values[0]:g}" if len(values) == 1 else f"{values[0]:g} to {values[-1]:g}"

@@ -17,7 +17,7 @@ LONGEST = 200  # bytes: file systems have 255, and an ending is added
 
 
 def check_name(name: str, what: str = "name") -> str:
-    """The name without spaces around it; a MergeInputError says what is wrong with it, on whatever system."""
+    """Return the name without spaces around it; a MergeInputError says what is wrong with it, on whatever system."""
     name = name.strip()
     if not name:
         raise MergeInputError(f"The {what} is empty.")
@@ -38,7 +38,7 @@ def check_name(name: str, what: str = "name") -> str:
 
 
 def twin(path: Path) -> Path | None:
-    """A file that differs from this one only in case or in how its letters are encoded, if this one is not there.
+    """Return a file that differs only in case or in the encoding of its letters, if this one is not there.
 
     On Windows and macOS the two are one.
     """
@@ -53,7 +53,7 @@ def _one(name: str) -> str:
 
 
 def check_folder(folder: str) -> str:
-    """A folder below another as `a/b`, "" for that one itself; a MergeInputError if it leads out of it."""
+    """Return a folder below another as `a/b`, "" for that one itself; a MergeInputError if it leads out of it."""
     folder = folder.strip().replace("\\", "/")
     if folder.startswith("/") or re.match(r"[A-Za-z]:", folder):
         raise MergeInputError(
@@ -66,6 +66,6 @@ def check_folder(folder: str) -> str:
 
 
 def lora_file(root: Path, folder: str, name: str) -> Path:
-    """Where a LoRA of that name is to be written below `root`."""
+    """Return where a LoRA of that name is to be written below `root`."""
     name = check_name(name.strip().removesuffix(".safetensors"), "file name")
     return root.joinpath(*check_folder(folder).split("/"), f"{name}.safetensors")

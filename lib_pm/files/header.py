@@ -68,7 +68,10 @@ class Header:
 
 
 def read_header(file: IO[bytes], size: int) -> Header:
-    """The header of a file of `size` bytes, open at its start. Damaged if it is not one, or does not fit the file."""
+    """Return the header of a file of `size` bytes, open at its start.
+
+    Damaged if it is not one, or does not fit the file.
+    """
     start = file.read(8)
     length = int.from_bytes(start, "little")
     if len(start) < 8 or length > size - 8:
@@ -147,7 +150,9 @@ class _Reader:
         return Entry(dtype, shape, start, end)
 
     def _names(self, what: str) -> Iterator[str]:
-        """Each name of an object, the place being that of its value, which has to be read before the next name."""
+        """Yield each name of an object, the place being that of its value, which has to be read before the next
+        name.
+        """
         self._take("{")
         if self._next() == "}":
             self._at += 1

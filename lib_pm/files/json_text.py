@@ -17,7 +17,10 @@ class NotJson(ValueError):
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The JSON value, every text in it valid Unicode. NotJson if there is none: nested too deep counts as that."""
+    """Return the JSON value, every text in it valid Unicode.
+
+    NotJson if there is none: nested too deep counts as that.
+    """
     try:
         text = text.decode("utf-8") if isinstance(text, bytes) else text
         text.encode("utf-8")
@@ -33,7 +36,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def load_json(text: str) -> Any:
-    """The JSON value, or None if the text is none or too long: metadata is written by many tools."""
+    """Return the JSON value, or None if the text is none or too long: metadata is written by many tools."""
     if len(text) > MAX_LENGTH:
         return None
     try:

@@ -23,7 +23,7 @@ _MINUTE, _DAY = 60, 24 * 60 * 60
 
 
 def new_temporary(folder: Path) -> IO[bytes]:
-    """A new file of our own in the folder, open and locked, with the file mode that any new file gets."""
+    """Return a new file of our own in the folder, open and locked, with the file mode that any new file gets."""
     while True:
         file = open(folder / f".power-merger-{_HERE}-{secrets.token_hex(8)}.tmp", "x+b")  # noqa: SIM115 (the caller's)
         if _lock(file) is not False and os.path.exists(file.name):
@@ -54,7 +54,7 @@ def _remove_if_left(path: str, here: bool) -> None:
 
 
 def _age(path: str) -> float:
-    """Seconds since it was last written to."""
+    """Return the seconds since it was last written to."""
     return time.time() - os.stat(path).st_mtime
 
 

@@ -23,7 +23,9 @@ class Library:
     aliases: Aliases | None = field(default_factory=Aliases, compare=False)
 
     def names(self) -> dict[Path, str]:
-        """All LoRAs, sorted, with their full names: `a`, `sub/a`, and of another folder with its name `LyCORIS/a`."""
+        """Return all LoRAs, sorted, with their full names: `a`, `sub/a`, and of another folder with its name
+        `LyCORIS/a`.
+        """
         if not self.folder.is_dir():
             raise MergeInputError(f"The LoRA folder {self.folder} does not exist.")
         found = _below(self.folder)
@@ -39,7 +41,7 @@ class Library:
         return found
 
     def find(self, name: str) -> Path:
-        """The one file of that name; `./a` is the one outside of all sub-folders.
+        """Return the one file of that name; `./a` is the one outside of all sub-folders.
 
         A MergeInputError names near ones, or all that it could be.
         """
@@ -64,12 +66,12 @@ class Library:
 
 
 def clear_name(full: str) -> str:
-    """The name of a file that has others of its name elsewhere: with its sub-folder, or `./a` if it is in none."""
+    """Return the name of a file that has others of its name elsewhere: with its sub-folder, or `./a` without one."""
     return full if "/" in full else f"./{full}"
 
 
 def _below(folder: Path) -> dict[Path, str]:
-    """The LoRAs below a folder with their names from there; none whose name is no text, as no tag can hold it."""
+    """Return the LoRAs below a folder with their names there, but none whose name is no text: no tag can hold it."""
     found = (base / name for base, names in walk(folder) for name in names)
     files = sorted(path for path in found if path.suffix.lower() == ".safetensors" and _is_text(path.name))
     return {path: path.relative_to(folder).with_suffix("").as_posix() for path in files}

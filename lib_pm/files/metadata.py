@@ -37,7 +37,10 @@ def merged_metadata(
     *,
     keep: str = "all",
 ) -> dict[str, str]:
-    """What is known before the first layer is merged. title: the file's name without ending. keep: one of KEEP."""
+    """Return what is known before the first layer is merged. title: the file's name without ending.
+
+    keep: one of KEEP.
+    """
     metadata = _whole_metadata(files, model, title, recipe)
     left_out = KEEP[check_keep(keep)]
     return {key: value for key, value in metadata.items() if key not in left_out}
@@ -72,7 +75,9 @@ def _whole_metadata(
 
 
 def rank_metadata(ranks: Iterable[int], conv_ranks: Iterable[int], alphas: Iterable[int]) -> dict[str, str]:
-    """ss_network_dim and _alpha of linear layers, conv_dim among the ss_network_args; "Dynamic" where they differ."""
+    """Return ss_network_dim and _alpha of linear layers, conv_dim among the ss_network_args; "Dynamic" where they
+    differ.
+    """
     alpha = _one_or_dynamic(alphas)
     metadata = {
         "ss_network_dim": _one_or_dynamic(ranks),
@@ -93,7 +98,7 @@ def hash_metadata(data_hash: str, legacy_hash: str) -> dict[str, str]:
 
 
 def longest_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
-    """The metadata with everything that is not known yet at its longest, to reserve room for."""
+    """Return the metadata with everything that is not known yet at its longest, to reserve room for."""
     hashes = hash_metadata("0" * 64, "0" * 8)
     return {
         **metadata,
@@ -105,7 +110,10 @@ def longest_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def merged_tags(files: Iterable[LoraFile]) -> dict[str, dict[str, int]]:
-    """The inputs' ss_tag_frequency added up: data set -> tag -> how often. What is no count of tags is left out."""
+    """Return the inputs' ss_tag_frequency added up: data set -> tag -> how often.
+
+    What is no count of tags is left out.
+    """
     merged: dict[str, dict[str, int]] = {}
     for file in files:
         frequencies = load_json(file.metadata.get(TAGS_KEY, ""))
@@ -120,13 +128,13 @@ def merged_tags(files: Iterable[LoraFile]) -> dict[str, dict[str, int]]:
 
 
 def too_long(metadata: Mapping[str, str]) -> str:
-    """Why a file's tags are not read, "" if they are."""
+    """Return why a file's tags are not read, "" if they are."""
     length = len(metadata.get(TAGS_KEY, ""))
     return f"{TAGS_KEY} has {length} characters, more than {MAX_LENGTH}" if length > MAX_LENGTH else ""
 
 
 def _base_model(files: Sequence[LoraFile], model: BaseModel) -> dict[str, str]:
-    """What the WebUI and others go by: without ss_base_model_version an SDXL LoRA is hidden from SDXL models.
+    """Return what the WebUI and others go by: without ss_base_model_version an SDXL LoRA is hidden from SDXL models.
 
     The inputs' own words where they agree and the layers do not speak against them; nothing where nothing is known.
     """
@@ -149,14 +157,14 @@ def _base_model(files: Sequence[LoraFile], model: BaseModel) -> dict[str, str]:
 
 
 def _network_module(files: Sequence[LoraFile], model: BaseModel) -> str:
-    """The trainer's module that reads such a file: of its family's plain LoRA."""
+    """Return the trainer's module that reads such a file: of its family's plain LoRA."""
     said = _same(files, "ss_network_module")
     plain = re.fullmatch(r"networks\.lora(_(?!fa$)\w+)?", said) and not model.mixed
     return (said if plain else model.family.network_module) or "networks.lora"
 
 
 def _same(files: Sequence[LoraFile], key: str) -> str:
-    """What all inputs that say it agree on."""
+    """Return what all inputs that say it agree on."""
     said = {file.metadata[key] for file in files if file.metadata.get(key)}
     return said.pop() if len(said) == 1 else ""
 

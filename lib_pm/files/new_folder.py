@@ -12,7 +12,7 @@ from lib_pm.files.whole_file import reason
 
 
 def check_can_be_made(folder: Path, root: Path) -> None:
-    """A MergeInputError if something in the way of the folder, which is below `root`, is no folder itself."""
+    """Raise a MergeInputError if something in the way of the folder, which is below `root`, is no folder itself."""
     there = next(place for place in (folder, *folder.parents) if place == root or place.exists())
     if there != root and not there.is_dir():
         name = folder.relative_to(root).as_posix()

@@ -51,7 +51,8 @@ class PeftConfig:
     content: bytes
 
     def alpha(self, name: str, rank: int) -> float | None:
-        """The alpha that makes alpha / rank the scale which PEFT would use for the layer of that name, None if unsaid.
+        """Return the alpha that makes alpha / rank the scale which PEFT would use for the layer of that name,
+        None if unsaid.
 
         A key of alpha_pattern counts only beside a lora_alpha, which PEFT always writes.
         """
@@ -65,7 +66,8 @@ class PeftConfig:
 
 
 def read_peft_config(path: Path, metadata: Mapping[str, str]) -> tuple[PeftConfig | None, Facts | None]:
-    """The settings that belong to a LoRA file, or None; and what the file of settings beside it is known again by.
+    """Return the settings that belong to a LoRA file, or None; and what the file of settings beside it is known
+    again by.
 
     Kinds that need more than two factors, and settings that cannot be understood, are a MergeInputError.
     """

@@ -63,12 +63,12 @@ class LoraFile:
 
     @property
     def stamp(self) -> Stamp:
-        """What it is known again by: of the files that were opened, which are not always those of that name now."""
+        """Return the stamp of the files that were opened, which are not always those of that name now."""
         return Stamp(self.path, self._file.facts, self._config)
 
     @cached_property
     def nbytes(self) -> int:
-        """About what is held of it in memory: the header."""
+        """Return about what is held of it in memory: the header."""
         texts = sum(sys.getsizeof(text) for line in self.metadata.items() for text in line)
         names = sum(sys.getsizeof(key) for layer in self.layers.values() for key in layer.keys.values())
         settings = 10 * len(self._peft.content) if self._peft else 0
@@ -76,13 +76,13 @@ class LoraFile:
 
     @cached_property
     def common_rank(self) -> int:
-        """The rank that most layers have, the largest if there are several such."""
+        """Return the rank that most layers have, the largest if there are several such."""
         counts = Counter(layer.rank for layer in self.layers.values())
         return max(counts, key=lambda rank: (counts[rank], rank))
 
     @cached_property
     def families(self) -> tuple[Family, ...]:
-        """Those that it may be for; none if it is for no known one."""
+        """Return the families that it may be for; none if it is for no known one."""
         return detect({name: layer.shape for name, layer in self.layers.items()}, self.metadata)
 
     @property
@@ -91,14 +91,16 @@ class LoraFile:
 
     @cached_property
     def content(self) -> str:
-        """SHA-256 of the tensor data, hex: kohya's and the WebUI's model hash. Other metadata does not count.
+        """Return the SHA-256 of the tensor data, hex: kohya's and the WebUI's model hash.
+
+        Other metadata does not count.
 
         Where PEFT's settings decide the alphas, they are hashed as well.
         """
         return self._file.digest([self._peft.content] if self._peft else [])
 
     def read(self, name: str) -> Layer:
-        """The layer's factors on the CPU in the dtype of the file; a CP mid factor is multiplied into the down factor.
+        """Return the layer's factors on the CPU in the dtype of the file; a CP mid factor is part of the down factor.
 
         A NaN or an infinity is a MergeInputError.
         """
@@ -110,7 +112,7 @@ class LoraFile:
         return Layer(stored.shape, up, down.reshape(stored.rank, -1), self.alpha(name) / stored.rank)
 
     def alpha(self, name: str) -> float:
-        """The layer's stored alpha, or what PEFT's own settings make it; its rank where nothing is said."""
+        """Return the layer's stored alpha, or what PEFT's own settings make it; its rank where nothing is said."""
         stored = self.layers[name]
         if "alpha" in stored.keys:
             return float(self._tensor(name, stored, "alpha").reshape(()))
@@ -119,14 +121,14 @@ class LoraFile:
 
     @cached_property
     def without_alpha(self) -> int:
-        """How many layers have no alpha, neither stored nor in PEFT's settings, so that it is taken as the rank."""
+        """Return how many layers have no alpha, neither stored nor in PEFT's settings: it is taken as the rank."""
         return sum(
             "alpha" not in layer.keys and (self._peft is None or self._peft.alpha(name, layer.rank) is None)
             for name, layer in self.layers.items()
         )
 
     def dtype(self, name: str) -> str:
-        """The dtype of the layer's up factor, as the file format calls it: F32, F16, BF16 …"""
+        """Return the dtype of the layer's up factor, as the file format calls it: F32, F16, BF16 …"""
         return self._file.entries[self.layers[name].keys["up"]].dtype
 
     def _tensor(self, name: str, stored: StoredLayer, part: Part) -> Tensor:
@@ -185,7 +187,7 @@ def _as_lora(path: Path, file: TensorFile) -> LoraFile:
 
 
 def _layers_by_name(path: Path, entries: Mapping[str, Entry]) -> dict[str, dict[Part, str]]:
-    """name -> part -> key; the file is refused if one of its tensors is anything else."""
+    """Return name -> part -> key; the file is refused if one of its tensors is anything else."""
     layers: dict[str, dict[Part, str]] = {}
     foreign: list[str] = []
     for key in sorted(entries):
@@ -258,7 +260,7 @@ def _sizes(shapes: Mapping[Part, Iterable[int]]) -> str:
 
 
 def _with_mid(mid: Tensor, down: Tensor) -> Tensor:
-    """The down factor of a CP layer: mid (r, r, kh, kw) after down (r, in, 1, 1), as (r, in, kh, kw) in float32.
+    """Return the down factor of a CP layer: mid (r, r, kh, kw) after down (r, in, 1, 1), as (r, in, kh, kw) in float32.
 
     Added up in float64 and rounded once: in float32 each processor rounds in an order of its own.
     """

@@ -13,7 +13,7 @@ from lib_pm.files.header import Damaged, OtherKind
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """What the file system says inside, and a damaged header, as a MergeInputError that names the file."""
+    """Turn what the file system says inside, and a damaged header, into a MergeInputError that names the file."""
     if "\0" in str(path):
         raise MergeInputError(f"{str(path)!r} is not a path: it contains a null byte.")
     try:

@@ -41,7 +41,7 @@ class Stamp:
 
     @classmethod
     def of(cls, path: Path) -> Stamp:
-        """An OSError if the file is not there."""
+        """Return the stamp of a file; an OSError if it is not there."""
         try:
             config = Facts.of(path.with_name(CONFIG).stat()) if path.name == MODEL else None
         except FileNotFoundError:

@@ -48,18 +48,21 @@ class TensorFile:
 
     @property
     def entries(self) -> Mapping[str, Entry]:
-        """Name -> where the tensor is."""
+        """Return name -> where the tensor is."""
         return self._entries
 
     def tensor(self, key: str) -> Tensor:
-        """On the CPU, in memory of its own. A MergeInputError if somebody changed the file since it was opened."""
+        """Return it on the CPU, in memory of its own.
+
+        A MergeInputError if somebody changed the file since it was opened.
+        """
         entry = self._entries[key]
         data = torch.empty(entry.end - entry.start, dtype=torch.uint8)
         self._read_into(data.numpy().data, self._start + entry.start)
         return data.view(DTYPES[entry.dtype]).reshape(entry.shape)
 
     def digest(self, more: Iterable[bytes] = ()) -> str:
-        """SHA-256 of all tensors' bytes, and of `more` after them, hex."""
+        """Return the SHA-256 of all tensors' bytes, and of `more` after them, hex."""
         digest = hashlib.sha256()
         block = memoryview(bytearray(_BLOCK))
         for start in range(self._start, self.facts.size, _BLOCK):

@@ -100,7 +100,7 @@ def already_there(what: object) -> MergeInputError:
 
 
 def reason(error: OSError) -> str:
-    """Why the system refused, in words of ours where we have them, never with a path."""
+    """Return why the system refused, in words of ours where we have them, never with a path."""
     refused = "writing to the folder or file is not permitted"
     if leftovers.WINDOWS:
         refused += ", or the file is open in another program or is one of the LoRAs being merged"

@@ -26,7 +26,10 @@ _LEGACY_START, _LEGACY_LENGTH = 0x100000, 0x10000
 
 
 def header_size(shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]) -> int:
-    """Bytes of the largest header there can be. shapes: of each tensor, at its largest. metadata: at its longest."""
+    """Return the bytes of the largest possible header. shapes: of each tensor, at its largest.
+
+    metadata: at its longest.
+    """
     most = 8 * sum(_numel(shape) for shape in shapes.values())
     entries = {name: _entry("BF16", shape, most, most) for name, shape in shapes.items()}
     return len(_padded_header(entries, metadata))
@@ -66,11 +69,13 @@ class StreamWriter:
 
     @property
     def data_hash(self) -> str:
-        """SHA-256 of all tensor data so far: kohya's `sshs_model_hash`, which the WebUI shows shortened."""
+        """Return the SHA-256 of all tensor data so far: kohya's `sshs_model_hash`, which the WebUI shows shortened."""
         return self._hash.hexdigest()
 
     def legacy_hash(self, training_metadata: Mapping[str, str]) -> str:
-        """kohya's `sshs_legacy_hash`: 64 KB from offset 1 MB of the file as it would be with this metadata alone."""
+        """Return kohya's `sshs_legacy_hash`: 64 KB from offset 1 MB of the file as it would be with this metadata
+        alone.
+        """
         start = bytes(_padded_header(self._entries, training_metadata))
         start = len(start).to_bytes(8, "little") + start
         window = start[_LEGACY_START : _LEGACY_START + _LEGACY_LENGTH]
@@ -107,7 +112,7 @@ class StreamWriter:
 
 
 def check_target(target: Path, overwrite: bool) -> None:
-    """A MergeInputError if the file cannot be written there; asked before the work begins, not after it."""
+    """Raise a MergeInputError if the file cannot be written there; asked before the work begins, not after it."""
     if target.suffix != ".safetensors":
         raise MergeInputError(f"The output {target} should end in .safetensors.")
     check_name(target.stem, "output name")
@@ -132,7 +137,7 @@ def _entry(dtype: str, shape: tuple[int, ...], start: int, end: int) -> dict[str
 
 
 def _padded_header(entries: Mapping[str, object], metadata: Mapping[str, str]) -> bytes:
-    """The header's JSON as the reference implementation writes it: compact, UTF-8, padded to a multiple of 8."""
+    """Return the header's JSON as the reference implementation writes it: compact, UTF-8, padded to a multiple of 8."""
     text = json.dumps({"__metadata__": dict(metadata), **entries}, separators=(",", ":"), ensure_ascii=False)
     header = text.encode()
     return header.ljust(-(-len(header) // 8) * 8)

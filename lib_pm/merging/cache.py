@@ -61,16 +61,17 @@ class MergeCache:
 
     @property
     def bytes(self) -> int:
-        """Of the merges."""
+        """Return the bytes of the merges."""
         return sum(merged.bytes for merged in self._merges.values())
 
     @property
     def all_bytes(self) -> int:
-        """Of the merges and of what they have in common."""
+        """Return the bytes of the merges and of what they have in common."""
         return self.bytes + self._memo.nbytes
 
     def merge(self, recipe: Recipe, *, device: str = "auto", progress: Progress = silent, model: str = "") -> Merged:
-        """The merge of the recipe, from memory if it is there. Errors and cancelling leave the merges as they were.
+        """Return the merge of the recipe, from memory if it is there. Errors and cancelling leave the merges as
+        they were.
 
         model: the id of the family that it has to be for, "" for any; else it is a MergeInputError.
         """
@@ -94,7 +95,7 @@ class MergeCache:
         return merged
 
     def _open(self, path: Path) -> LoraFile:
-        """The file that is there now, open. What was kept of it is used again if it is still the same."""
+        """Return the file that is there now, open. What was kept of it is used again if it is still the same."""
         stamp = _stamp(path)
         file = self._memo.once(stamp, lambda: open_lora(path))
         if file.stamp == stamp and file.reopen():

@@ -18,10 +18,10 @@ def check_block_weights_of(recipe: Recipe) -> None:
     """MergeInputError for each LoRA whose block weights its model family does not take. Only these files are opened."""
     faults = Faults()
     for use in recipe.loras:
-        with faults.collected():
+        with faults.collect():
             if use.lbw:
                 parse_block_weights(use.lbw, _family(use.path), use.name)
-    faults.tell()
+    faults.raise_all()
 
 
 def _family(path: Path) -> Family:

@@ -19,7 +19,7 @@ MEMORY_SHARE = 0.4  # of the free memory, for each of two layers that are worked
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device of that name, one of DEVICES or cuda:1; a MergeInputError if it is not there.
+    """Return the device of that name, one of DEVICES or cuda:1; a MergeInputError if it is not there.
 
     auto is CUDA if there is any, else the CPU. It is never mps: nobody has run that yet.
     """
@@ -110,11 +110,11 @@ class Device:
         self._streams.own.synchronize()
 
     def dtype(self, name: str) -> torch.dtype:
-        """The dtype of a computation; float16 is for GPUs, on the CPU it is slow, and before torch 2.2 not whole."""
+        """Return the dtype of a computation; float16 only on a GPU, as it is slow or missing on the CPU."""
         return torch.float32 if name == "float16" and self._device.type == "cpu" else torch_dtype(name)
 
     def notes(self, dtype: str = "float32") -> list[str]:
-        """What the user should know. dtype: the one asked for."""
+        """Return what the user should know. dtype: the one asked for."""
         notes = []
         if self.dtype(dtype) != torch_dtype(dtype):
             notes.append(f"computed in float32: the CPU is slow in {dtype}")
@@ -128,7 +128,7 @@ class Device:
 
 
 def free_memory(device: torch.device) -> float:
-    """Bytes that a computation can still have on the device; no limit where there is no telling."""
+    """Return the bytes that a computation can still have on the device; no limit where there is no telling."""
     if device.type != "cuda":
         return math.inf
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

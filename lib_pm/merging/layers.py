@@ -59,13 +59,13 @@ class Finished:
 
     @property
     def is_zero(self) -> bool:
-        """The layer changes nothing: one of its factors is all zeros."""
+        """Return whether the layer changes nothing: one of its factors is all zeros."""
         factors = [tensor for name, tensor in self.tensors.items() if not name.endswith(".alpha")]
         return not all(bool(tensor.any()) for tensor in factors)
 
     @property
     def full_bytes(self) -> int:
-        """What it takes at full rank; 0 for factors."""
+        """Return what it takes at full rank; 0 for factors."""
         return sum(tensor.nbytes for name, tensor in self.tensors.items() if name.endswith(FULL))
 
 
@@ -77,7 +77,9 @@ def run_layers(
     device: str = "cpu",
     need: Need = NOTHING,
 ) -> Iterator[tuple[PlannedLayer, Result]]:
-    """`work` on every layer, results in the given order. At most twice as many layers as workers are held at a time.
+    """Yield the results of `work` on every layer in the given order.
+
+    At most twice as many layers as workers are held at a time.
 
     It runs on threads of its own, each for itself, and multiplies in full: bytes depend neither on how many there are
     nor on what the host has set, and nothing is set that a host would see. device: the kind that `work` computes on. On
@@ -110,7 +112,7 @@ def run_layers(
 
 
 def read_layer(file: LoraFile, name: str) -> Layer:
-    """The layer of a file, to compute with. One that is too large for that is a MergeInputError."""
+    """Return the layer of a file, to compute with. One that is too large for that is a MergeInputError."""
     layer = file.read(name)
     if not layer.most <= LARGEST:
         raise MergeInputError(
@@ -123,7 +125,7 @@ def read_layer(file: LoraFile, name: str) -> Layer:
 def layer_merger(
     plan: MergePlan, device: Device, memo: Memo | None = None
 ) -> Callable[[PlannedLayer], Finished | None]:
-    """The work of a merge: read a planned layer's sources, merge them, convert to the dtype of the file.
+    """Return the work of a merge: read a planned layer's sources, merge them, convert to the dtype of the file.
 
     memo: holds what other merges have read and found out, see `merge_layer`.
     """
@@ -168,7 +170,7 @@ def layer_merger(
 
 
 def memory_of(plan: MergePlan, planned: PlannedLayer, device: Device) -> int:
-    """About how many bytes it takes to merge a layer there."""
+    """Return about how many bytes it takes to merge a layer there."""
     recipe, ranks = plan.recipe, plan.ranks(planned)
     return memory_needed(recipe.mode, planned.shape, ranks, recipe.options, device.dtype(recipe.dtype), device.type)
 
@@ -176,7 +178,8 @@ def memory_of(plan: MergePlan, planned: PlannedLayer, device: Device) -> int:
 def finish(
     planned: PlannedLayer, merged: MergedLayer, naming: Naming, dtype: torch.dtype, alpha: int, owners: Sequence[str]
 ) -> Finished:
-    """A merged layer as tensors of a file. owners: names of the LoRAs in it, for the error if a value does not fit.
+    """Return a merged layer as tensors of a file. owners: names of the LoRAs in it, for the error if a value does
+    not fit.
 
     alpha: that of all layers of the file; a layer of another rank has factors to make up for it. diffusers up to 0.42
     gives most layers the commonest alpha of the file, whatever they say themselves.
@@ -219,11 +222,11 @@ def _stored(tensor: Tensor, what: str, planned: PlannedLayer, dtype: torch.dtype
 
 
 def with_scale(layer: Layer, scale: float) -> Layer:
-    """Factors of a layer of scale 1 for a loader that will multiply by `scale`."""
+    """Return factors of a layer of scale 1 for a loader that will multiply by `scale`."""
     return Layer(layer.shape, *balance(layer.up / scale, layer.down))
 
 
 def alpha_tensor(alpha: int, dtype: torch.dtype) -> Tensor:
-    """alpha in the dtype of the file, or in float32 where that dtype cannot hold the number exactly."""
+    """Return alpha in the dtype of the file, or in float32 where that dtype cannot hold the number exactly."""
     stored = torch.tensor(float(alpha), dtype=dtype)
     return stored if float(stored) == alpha else torch.tensor(float(alpha))

@@ -27,7 +27,10 @@ class Need:
     advice: str = ADVICE
 
     def workers(self, wanted: int, layers: Sequence[PlannedLayer]) -> int:
-        """How many layers may be worked on side by side, `wanted` at most. A MergeInputError if not even one fits."""
+        """Return how many layers may be worked on side by side, `wanted` at most.
+
+        A MergeInputError if not even one fits.
+        """
         free = free_memory() - self.held
         largest = max(layers, key=self.layer, default=None)
         if largest is None or math.isinf(free):
@@ -42,7 +45,7 @@ class Need:
         return max(1, min(wanted, int(MOST * free / most))) if most else wanted
 
     def watched(self, work: Callable[[PlannedLayer], Result]) -> Callable[[PlannedLayer], Result]:
-        """The work, with a MergeInputError where the memory is full after all."""
+        """Return the work with a MergeInputError where the memory is full after all."""
 
         def watched(layer: PlannedLayer) -> Result:
             try:
@@ -70,7 +73,7 @@ def is_full(error: Exception) -> bool:
 
 
 def free_memory(root: Path = Path("/")) -> float:
-    """Bytes that this process can still have: of the machine, of its container, of its own limit (`ulimit -v`).
+    """Return the bytes that this process can still have: of the machine, of its container, of its limit (`ulimit -v`).
 
     No limit where there is no telling, as on Windows and macOS. root: where /proc and /sys are.
     """
@@ -83,7 +86,7 @@ def _of_the_machine(root: Path) -> Iterator[float]:
 
 
 def _of_cgroups(root: Path) -> Iterator[float]:
-    """The process's group and those around it, by the files of version 2 or those of version 1."""
+    """Yield the process's group and those around it, by the files of version 2 or those of version 1."""
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, name = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
@@ -110,7 +113,7 @@ def _of_the_process(root: Path) -> Iterator[float]:
 
 
 def _read(path: Path) -> str:
-    """The text of a file; nothing where there is none, or none that may be read."""
+    """Return the text of a file; nothing where there is none, or none that may be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:

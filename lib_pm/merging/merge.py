@@ -80,7 +80,7 @@ def merge_to_file(
     keep: str = "all",
     force: bool = False,
 ) -> Report:
-    """The merge as a `.safetensors` file, written whole or not at all, one layer held at a time.
+    """Write the merge as a `.safetensors` file, whole or not at all, one layer held at a time. Return its report.
 
     keep: which metadata, see `metadata.KEEP`. force: merge LoRAs of different base models all the same. Nothing to
     write (every weight 0) is an error.
@@ -142,7 +142,7 @@ def _advice(mode: Mode) -> str:
 
 
 def _result_size(plan: MergePlan) -> int:
-    """About how many bytes the merged layers have, as factors or, where that is less, whole."""
+    """Return about how many bytes the merged layers have, as factors or, where that is less, whole."""
     numbers = (
         min(layer.rank * (layer.shape.out + layer.shape.columns), layer.shape.out * layer.shape.columns)
         for layer in plan.layers

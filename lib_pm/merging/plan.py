@@ -64,7 +64,7 @@ class Plan:
     alpha: int
 
     def ranks(self, layer: PlannedLayer) -> list[int]:
-        """The stored ranks of the LoRAs that have a weight in a layer."""
+        """Return the stored ranks of the LoRAs that have a weight in a layer."""
         return [self.files[source.lora].layers[source.name].rank for source in layer.sources if source.weight]
 
     @property
@@ -72,7 +72,7 @@ class Plan:
         return self.model.family
 
     def contents(self, progress: Progress) -> list[str]:
-        """The hash of each file's content; to read them all may take longer than the merge."""
+        """Return the hash of each file's content; to read them all may take longer than the merge."""
         return [file.content for file in _announced(self.files, progress)]
 
 

@@ -50,7 +50,7 @@ class Settings:
 
 
 def _backends() -> tuple[Any, Any]:
-    """What holds the newer settings, of the CPU and of CUDA; None before torch 2.9."""
+    """Return what holds the newer settings, of the CPU and of CUDA; None before torch 2.9."""
     backends: Any = torch.backends
     if not hasattr(backends.cuda.matmul, "fp32_precision"):
         return None, None

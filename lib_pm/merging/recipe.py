@@ -58,7 +58,7 @@ class Recipe:
     contents: tuple[str, ...] = field(default=(), compare=False)
 
     def to_json(self, contents: Sequence[str]) -> dict[str, Any]:
-        """As plain values, without paths. contents: the LoRAs' content hashes (`LoraFile.content`), in their order."""
+        """Return plain values, without paths. contents: the LoRAs' hashes (`LoraFile.content`), in their order."""
         loras = [
             {"name": use.name, "model": use.model, "clip": use.clip, "lbw": use.lbw, "content": content}
             for use, content in zip(self.loras, contents, strict=True)
@@ -74,7 +74,7 @@ class Recipe:
         return {"loras": loras, "mode": self.mode.id, "options": dict(self.options), **settings}
 
     def content_key(self, contents: Sequence[str]) -> str:
-        """Names the result: equal for equal recipes on files of equal content, whatever their names and order."""
+        """Return a key: equal for equal recipes on files of equal content, whatever their names and order."""
         value = self.to_json(contents)
         for lora in value["loras"]:
             del lora["name"]
@@ -151,21 +151,21 @@ def recipe_from_request(
     weights = []
     for tag in request.merged:
         weights.append((tag.lbw, tag.name))
-        with faults.collected():
+        with faults.collect():
             uses.append(LoraUse(find(tag.name), tag.model, tag.clip, tag.lbw))
             weights[-1] = (tag.lbw, uses[-1].name)
     # What only some models have is refused by the plan, which knows the LoRAs' models.
     check = check_block_weights if faults else expand_preset
     for lbw, name in weights:
-        with faults.collected():
+        with faults.collect():
             if lbw:
                 check(lbw, known, name)
-    faults.tell()
+    faults.raise_all()
     return recipe_of(uses, request.choice or find_mode(DEFAULT_MODE).choice(), presets=known, **settings)
 
 
 def recipe_from_json(value: Mapping[str, Any], paths: Iterable[Path]) -> Recipe:
-    """The recipe that `to_json` wrote, with the files that its LoRAs are now, in the same order.
+    """Return the recipe that `to_json` wrote, with the files that its LoRAs are now, in the same order.
 
     Files come from everywhere: a part that is missing or of another type is a MergeInputError.
     """
@@ -191,7 +191,7 @@ def recipe_from_json(value: Mapping[str, Any], paths: Iterable[Path]) -> Recipe:
 
 
 def _part(value: object, name: str, kind: type | tuple[type, ...]) -> Any:
-    """A part of a recipe as it was written, of the type that it has to be."""
+    """Return a part of a recipe as it was written, of the type that it has to be."""
     if not isinstance(value, dict) or name not in value:
         raise MergeInputError(f"This is not a Power Merger recipe: {name} is missing in {quoted(value)}.")
     return _typed(name, value[name], kind)
@@ -204,7 +204,7 @@ def _typed(name: str, part: object, kind: type | tuple[type, ...]) -> Any:
 
 
 def _strength(value: float, use: LoraUse) -> float:
-    """As a float, so that 1 and 1.0 are written alike."""
+    """Return it as a float, so that 1 and 1.0 are written alike."""
     what = f"The strength of {use.name}"
     if not isinstance(value, (int, float)):  # a text in a recipe's JSON
         raise MergeInputError(f"{what} is {quoted(value)}; allowed: {FACTOR}.")
@@ -212,7 +212,7 @@ def _strength(value: float, use: LoraUse) -> float:
 
 
 def dtype_name(what: str, text: str) -> str:
-    """float32 of `float32` or `fp32`."""
+    """Return float32 for `float32` or `fp32`."""
     name: str = _one_of(what, SHORT_DTYPES.get(text, text), DTYPES)
     return name
 

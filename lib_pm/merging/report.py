@@ -1,17 +1,13 @@
-"""What a job did, as text and as JSON."""
+"""The report of a merge or a resize, as values and as JSON."""
 
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lib_pm.core.errors import counted
-from lib_pm.core.visible import as_lines
-from lib_pm.files.contents import no_alpha
 from lib_pm.files.reader import LoraFile
 from lib_pm.merging.layers import Finished
 from lib_pm.merging.plan import PlannedLayer
@@ -29,10 +25,6 @@ class LoraReport:
     used: int = 0
     off_by_block: list[str] = field(default_factory=list)
     without_alpha: int = 0
-
-    @property
-    def no_alpha(self) -> str:
-        return no_alpha(self.without_alpha, self.layers)
 
 
 @dataclass
@@ -65,32 +57,6 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
-
-    def to_text(self, *, every_layer: bool = False) -> str:
-        """A few lines; with every_layer one more per layer."""
-        lines = [self.what]
-        for lora in self.loras:
-            off = f", {len(lora.off_by_block)} switched off by block weights" if lora.off_by_block else ""
-            alpha = f", {lora.no_alpha}" if lora.no_alpha else ""
-            lines.append(f"  {lora.name}: {lora.used} of {lora.layers} layers used{off}{alpha}")
-        ranks = Counter(layer.rank for layer in self.layers)
-        lines.append(f"  result: {counted(len(self.layers), 'layer')}, rank {_ranks(ranks)}")
-        for reason, count in Counter(self.left_out.values()).items():
-            first = next(name for name, why in self.left_out.items() if why == reason)
-            lines.append(f"  left out: {counted(count, 'layer')}, {reason} (first {first})")
-        if self.kept_energy is not None:
-            lowest = min((layer for layer in self.layers if layer.kept_energy is not None), key=_energy)
-            lines.append(
-                f"  kept energy: {self.kept_energy:.2%} overall, lowest {_energy(lowest):.2%} in {lowest.name}"
-            )
-        lines += [f"  note: {note}" for note in self.notes]
-        if every_layer:
-            lines += [f"  {layer.name}: rank {layer.rank}{_energy_text(layer)}" for layer in self.layers]
-        memory = f", peak memory {self.peak_memory / 2**20:.0f} MB" if self.peak_memory else ""
-        lines.append(f"  {self.seconds:.2f} s{memory}")
-        if self.file:
-            lines.append(f"  written: {self.file} ({self.size / 2**20:.1f} MB)")
-        return as_lines(lines)
 
 
 class ReportWriter:
@@ -130,7 +96,7 @@ class ReportWriter:
 
 
 def peak_memory() -> int | None:
-    """Largest resident size of this process so far, in bytes; None where the system does not tell it (Windows).
+    """Return the largest resident size of this process so far, in bytes; None where the system does not say (Windows).
 
     Linux's own file comes first: getrusage there also counts what the parent held when it started this process.
     """
@@ -145,17 +111,3 @@ def peak_memory() -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _energy(layer: LayerReport) -> float:
-    return 1.0 if layer.kept_energy is None else layer.kept_energy
-
-
-def _energy_text(layer: LayerReport) -> str:
-    return "" if layer.kept_energy is None else f", kept energy {layer.kept_energy:.2%}"
-
-
-def _ranks(ranks: Counter[int]) -> str:
-    if len(ranks) == 1:
-        return str(next(iter(ranks)))
-    return f"{min(ranks)} to {max(ranks)}" if ranks else "none"

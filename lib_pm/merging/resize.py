@@ -47,17 +47,17 @@ class Dynamic:
 
 
 def _sv_ratio(values: Tensor, target: float) -> int:
-    """How many are larger than the largest / target."""
+    """Return how many are larger than the largest / target."""
     return int((values > values[0] / target).sum())
 
 
 def _sv_fro(values: Tensor, target: float) -> int:
-    """How many it takes to keep this share of the Frobenius norm."""
+    """Return how many it takes to keep this share of the Frobenius norm."""
     return _reaching(values.square(), target**2)
 
 
 def _sv_cumulative(values: Tensor, target: float) -> int:
-    """How many it takes to keep this share of the sum."""
+    """Return how many it takes to keep this share of the sum."""
     return _reaching(values, target)
 
 
@@ -74,7 +74,7 @@ RULES: dict[str, Callable[[Tensor, float], int]] = {
 
 
 def parse_dynamic(text: str) -> Dynamic:
-    """`sv_fro=0.95` as a rule. sv_ratio takes 1 or more; sv_fro and sv_cumulative a share above 0, up to 1."""
+    """Return `sv_fro=0.95` as a rule. sv_ratio takes 1 or more; sv_fro and sv_cumulative a share above 0, up to 1."""
     name, _, number = text.partition("=")
     if name not in RULES:
         raise MergeInputError(
@@ -111,8 +111,15 @@ class NewRank:
         limits = [limit for limit in (rank, max_rank) if limit is not None]
         return cls(min(limits, default=NO_LIMIT), conv_rank, parse_dynamic(dynamic) if dynamic else None)
 
+    @classmethod
+    def of_form(cls, rank: int, conv_rank: int, rule: str) -> NewRank:
+        """Return what the fields of a form ask for: in each, 0 or "" stands for nothing."""
+        if not rank and not rule:
+            raise MergeInputError("The rank is 0; allowed: 1 or more, or 0 with a rule.")
+        return cls.of(rank or None, conv_rank or None, rule)
+
     def limit(self, planned: PlannedLayer) -> int:
-        """No more than the layer has: there is nothing to fill it with."""
+        """Return the highest rank of a layer. No more than the layer has: there is nothing to fill it with."""
         conv = self.conv_rank is not None and planned.shape.is_spatial
         return min(self.conv_rank if conv and self.conv_rank else self.rank, planned.rank)
 
@@ -209,7 +216,7 @@ def _report(run: Run) -> Report:
 
 
 def resize_layer(layer: Layer, max_rank: int, dynamic: Dynamic | None = None) -> MergedLayer:
-    """The best approximation of a layer. A dynamic rule sees the singular values of the unscaled factors."""
+    """Return the best approximation of a layer. A dynamic rule sees the singular values of the unscaled factors."""
     limit = min(max_rank, layer.rank)
 
     def rule(values: Tensor) -> int:

@@ -90,7 +90,7 @@ class Result:
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
-        """The state dict of the result, under the names and in the dtype that its file has."""
+        """Return the state dict of the result, under the names and in the dtype that its file has."""
         return {name: tensor for layer in self._layers for name, tensor in layer.tensors.items()}
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False, metadata: str = "all") -> Path:

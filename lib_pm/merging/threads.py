@@ -25,7 +25,7 @@ _lock = threading.Lock()
 
 
 def own_threads(count: int) -> ThreadPoolExecutor:
-    """A pool of so many threads, on each of which torch computes alone, and on no other."""
+    """Return a pool of so many threads, on each of which torch computes alone, and on no other."""
     return ThreadPoolExecutor(count, "power-merger", initializer=compute_alone)
 
 

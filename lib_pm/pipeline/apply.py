@@ -186,7 +186,7 @@ def _load_with_peft(pipeline: Any, layers: Sequence[Fitted], name: str) -> None:
 
 @torch.no_grad()
 def _not_arrived(pipeline: Any, layers: Sequence[Fitted], name: str) -> list[str]:
-    """The layers that the pipeline does not compute exactly as given, by their names in the LoRA."""
+    """Return the layers that the pipeline does not compute exactly as given, by their names in the LoRA."""
     found = {
         (component, path): module for component, model in components(pipeline) for path, module in _lora_modules(model)
     }
@@ -243,7 +243,7 @@ def _lora_modules(model: nn.Module) -> list[tuple[str, Any]]:
 
 
 def _names(pipeline: Any) -> set[str]:
-    """The LoRAs on the pipeline, active or not."""
+    """Return the LoRAs on the pipeline, active or not."""
     found = {adapter for _, model in components(pipeline) for _, m in _lora_modules(model) for adapter in m.lora_A}
     return found | {
         adapter for _, model in components(pipeline) for adapter in (getattr(model, "peft_config", None) or {})

@@ -42,7 +42,7 @@ class Fitted:
 
 
 def fit_layers(pipeline: Any, tensors: Mapping[str, Tensor]) -> list[Fitted]:
-    """Every layer of a LoRA's state dict, in kohya's, PEFT's or diffusers' names, on the module that it changes.
+    """Return every layer of a LoRA's state dict, in kohya's, PEFT's or diffusers' names, on the module that it changes.
 
     MergeInputError if a tensor is no part of a plain LoRA, a layer lacks a factor, or a layer fits no module: then the
     message says how many of how many, and the first names.
@@ -76,7 +76,7 @@ def fit_layers(pipeline: Any, tensors: Mapping[str, Tensor]) -> list[Fitted]:
 
 
 def components(pipeline: Any) -> Iterator[tuple[str, nn.Module]]:
-    """The models of a pipeline that can take a LoRA, by attribute name."""
+    """Yield the models of a pipeline that can take a LoRA, by attribute name."""
     for component in getattr(pipeline, "_lora_loadable_modules", ()):
         model = getattr(pipeline, component, None)
         if isinstance(model, nn.Module):
@@ -84,7 +84,7 @@ def components(pipeline: Any) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _weighted_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The linear layers and convolutions, by the path that they have without any LoRA on them."""
+    """Yield the linear layers and convolutions, by the path that they have without any LoRA on them."""
     for path, module in model.named_modules():
         if isinstance(module, (nn.Linear, nn.Conv2d)) and ".lora_" not in path:
             # PEFT puts a LoRA's module in the place of the base module, which becomes its `base_layer`.
@@ -111,7 +111,7 @@ def _parts_by_layer(tensors: Mapping[str, Tensor]) -> dict[str, dict[Part, Tenso
 
 
 def _fit(name: str, parts: Mapping[Part, Tensor], component: str, path: str, module: nn.Module) -> Fitted | str:
-    """The layer in the shape of the module's weight, or a text that says which shapes differ."""
+    """Return the layer in the shape of the module's weight, or a text that says which shapes differ."""
     weight = module.get_parameter("weight")
     up, down = parts["up"], parts["down"]
     theirs = LayerShape(up.shape[0], down.shape[1], tuple(down.shape[2:]))

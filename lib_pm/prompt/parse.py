@@ -54,13 +54,13 @@ def parse_prompt(text: str) -> Request:
     """Return all tags of a text. A MergeInputError names all that is wrong, and what is allowed."""
     faults = Faults()
     request = collect_prompt(text, faults)
-    faults.tell()
+    faults.raise_all()
     return request
 
 
 def collect_prompt(text: str, faults: Faults) -> Request:
     """Return what is correct in a text; errors are collected in `faults`."""
-    with faults.collected():
+    with faults.collect():
         check_text(text)
     return collect_tags(tags_of(text), faults)
 
@@ -71,13 +71,13 @@ def collect_tags(tags: Iterable[Tag], faults: Faults) -> Request:
     modes: list[Tag] = []
     choice = None
     for tag in tags:
-        with faults.collected():
+        with faults.collect():
             if tag.kind == "pm":
                 modes.append(tag)
                 choice = parse_pm(tag)
             else:
                 loras.append(parse_lora(tag))
-    with faults.collected():
+    with faults.collect():
         check_one_mode(len(modes))
     return Request(tuple(loras), choice)
 
@@ -135,7 +135,7 @@ def parse_lora(tag: Tag) -> LoraTag:
             "number is the WebUI's dyn), te=, unet=, lbw= for block weights, and pm=off, which keeps the LoRA out of "
             "the merge."
         )
-    if tag.off and not tag.is_read_alike:
+    if tag.off and not tag.webui_agrees:
         raise MergeInputError(
             f"pm=off leaves {quoted(str(tag))} to the WebUI, which reads it differently; write a "
             "name, two numbers, te= and unet= in lower case and without spaces, and block weights as lbw=PRESET or a "

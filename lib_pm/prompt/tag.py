@@ -84,7 +84,7 @@ class Tag:
         return tuple(item.strip() for at, item in enumerate(self.items) if at not in read)
 
     @property
-    def is_read_alike(self) -> bool:
+    def webui_agrees(self) -> bool:
         """Return whether the WebUI reads name and strengths alike: it knows the key `te`, but not `TE` or ` te `."""
         parts = [item.split("=", 2) for item in self.items]
         plain = [item for item, part in zip(self.items, parts, strict=True) if len(part) != 2]
@@ -213,9 +213,9 @@ def check_text(text: str, kinds: Collection[str] = KINDS) -> None:
     wrong = (broken for broken in _broken(text) if broken[0].lower() in kinds)
     for kind, line, column, found in islice(wrong, _MOST):
         why, how = _why(kind, found), _HOW[kind.lower()]
-        with faults.collected():
+        with faults.collect():
             raise MergeInputError(f"Line {line}, column {column}: {quoted(found)} is not a tag{why}; write {how}.")
-    faults.tell()
+    faults.raise_all()
 
 
 def _broken(text: str) -> Iterator[tuple[str, int, int, str]]:

@@ -73,7 +73,7 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Offered:
+class LoraLookup:
     """What a host knows. find_lora: refuses a name that is not among its LoRAs. presets: block weights by name."""
 
     lora_names: Callable[[], list[str]]
@@ -81,14 +81,14 @@ class Offered:
     presets: Callable[[], Mapping[str, str]]
 
 
-def make_axes(offered: Offered) -> list[Axis]:
+def make_axes(lookup: LoraLookup) -> list[Axis]:
     """Return all axes, in the order in which their edits are applied."""
     mode = Axis(MODE, str, rewrite.set_mode, find_mode, _as_it_is, cost=0.6, choices=lambda: list(MODES))
     apply_to = Axis("Apply to", str, rewrite.apply_to, check_part, _as_it_is, choices=lambda: list(APPLY))
     factor = _number_axis("All strengths", rewrite.scale_strengths, lambda tags, by: f"strengths × {_shown(by)}")
     balance = _number_axis("Balance", rewrite.balance, _balance_label, _check_two, 0, 1)
     options = [_option_axis(option) for option in all_options().values()]
-    loras = [axis for number in range(1, LORAS + 1) for axis in _lora_axes(number, offered)]
+    loras = [axis for number in range(1, LORAS + 1) for axis in _lora_axes(number, lookup)]
     return [mode, *options, balance, *loras, apply_to, factor]
 
 
@@ -120,7 +120,7 @@ def _option_axis(option: Option) -> Axis:
     )
 
 
-def _lora_axes(number: int, offered: Offered) -> list[Axis]:
+def _lora_axes(number: int, lookup: LoraLookup) -> list[Axis]:
     name = f"LoRA {number}"
 
     def fits(tags: Tags) -> None:
@@ -149,19 +149,19 @@ def _lora_axes(number: int, offered: Offered) -> list[Axis]:
         return f"{_name(tags, number)}: {value or 'no lbw'}"
 
     def check_name(value: str) -> None:
-        offered.find_lora(writable(value, "lora"))
+        lookup.find_lora(writable(value, "lora"))
 
     def check_weights(value: str) -> None:
         if is_number(value):
             raise MergeInputError(f'{name} lbw is {quoted(value)}; put a list of block weights in quotes: "1,0,0,…".')
-        check_block_weights(value, offered.presets(), name)
+        check_block_weights(value, lookup.presets(), name)
 
     return [
         strength("", "model", "clip"),
         strength(" model", "model"),
         strength(" clip", "clip"),
-        Axis(f"{name} name", str, rename, check_name, named, fits, 0.65, offered.lora_names),
-        Axis(f"{name} lbw", str, weigh, check_weights, weighed, fits, choices=lambda: list(offered.presets())),
+        Axis(f"{name} name", str, rename, check_name, named, fits, 0.65, lookup.lora_names),
+        Axis(f"{name} lbw", str, weigh, check_weights, weighed, fits, choices=lambda: list(lookup.presets())),
     ]
 
 

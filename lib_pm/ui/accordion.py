@@ -13,7 +13,7 @@ from lib_pm.core.registry import Choice
 from lib_pm.prompt.infotext import first_pass
 from lib_pm.prompt.parse import parse_pm
 from lib_pm.prompt.tag import Tag
-from lib_pm.ui.mode_controls import OPTIONS, mode_controls, panel_choice, shown
+from lib_pm.ui.mode_controls import OPTIONS, control_value, mode_controls, panel_choice
 
 TITLE = "Power Merger"
 _EXPLANATION = (
@@ -26,11 +26,11 @@ _EXPLANATION = (
 class Accordion:
     """controls: in the order of the script's arguments: on or off, mode, one for each option.
 
-    pasted: for each of them what an image's infotext sets it to, given the infotext as a dict.
+    paste_fields: for each of them what an image's infotext sets it to, given the infotext as a dict.
     """
 
     controls: list[Any]
-    pasted: list[tuple[Any, Callable[[Mapping[str, Any]], Any]]]
+    paste_fields: list[tuple[Any, Callable[[Mapping[str, Any]], Any]]]
 
 
 def build(open_accordion: Callable[..., Any], elem_id: Callable[[str], str], mode: str, infotext: str) -> Accordion:
@@ -39,17 +39,17 @@ def build(open_accordion: Callable[..., Any], elem_id: Callable[[str], str], mod
         gr.Markdown(_EXPLANATION)
         controls = mode_controls(mode, elem_id)
 
-    pasted = [
+    paste_fields = [
         (enabled, lambda params: _is_on(params, infotext)),
         (controls.mode, lambda params: _pasted_mode(params, infotext)),
     ]
-    pasted += [
+    paste_fields += [
         (control, _pasted_option(name, infotext)) for name, control in zip(OPTIONS, controls.options, strict=True)
     ]
-    return Accordion([enabled, *controls.all], pasted)
+    return Accordion([enabled, *controls.all], paste_fields)
 
 
-def requested(enabled: object = False, mode: object = "", *values: object) -> Choice | None:
+def choice_of(enabled: object = False, mode: object = "", *values: object) -> Choice | None:
     """Return what the script's arguments choose, None if the accordion is off.
 
     Over the API they may be anything; a MergeInputError says what they should be.
@@ -89,6 +89,6 @@ def _pasted_option(name: str, infotext: str) -> Callable[[Mapping[str, Any]], An
 
     def paste(params: Mapping[str, Any]) -> Any:
         found = _pasted(params, infotext)
-        return shown(name, found.values[name]) if found and name in found.values else gr.update()
+        return control_value(name, found.values[name]) if found and name in found.values else gr.update()
 
     return paste

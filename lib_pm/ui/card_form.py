@@ -11,9 +11,9 @@ import gradio as gr
 from lib_pm.core.errors import MergeInputError
 from lib_pm.files.library import clear_name
 from lib_pm.merging.report import Report
-from lib_pm.ui.messages import note_html, problem_html
+from lib_pm.render.messages import note_html, problem_html
 from lib_pm.workspace.card import Card, find_picture, joined_activation, read_card, write_card
-from lib_pm.workspace.workspace import Desk
+from lib_pm.workspace.workspace import Workspace
 
 _NO_PICTURE = "(none)"
 
@@ -26,7 +26,7 @@ class CardForm:
     offer: Callable[[Report], list[Any]]
 
 
-def draw_card_form(desk: Desk) -> CardForm:
+def draw_card_form(workspace: Workspace) -> CardForm:
     written = gr.State("")
     with gr.Column(visible=False, elem_id="pm_card") as group:
         gr.HTML("<p>Card for the new LoRA</p>")
@@ -40,7 +40,7 @@ def draw_card_form(desk: Desk) -> CardForm:
 
     def offer(report: Report) -> list[Any]:
         inputs = [lora.name for lora in report.loras]
-        cards = {name: _card(desk, name) for name in inputs}
+        cards = {name: _card(workspace, name) for name in inputs}
         pictures = [name for name, card in cards.items() if card.picture]
         return [
             report.file,
@@ -52,21 +52,23 @@ def draw_card_form(desk: Desk) -> CardForm:
 
     def write(name: str, activation: str, picture: str | None) -> str:
         try:
-            chosen = None if not picture or picture == _NO_PICTURE else find_picture(desk.find(picture))
-            path = desk.library.find(clear_name(name))  # not by the WebUI, for which it may be another of that name
+            chosen = None if not picture or picture == _NO_PICTURE else find_picture(workspace.find(picture))
+            path = workspace.library.find(
+                clear_name(name)
+            )  # not by the WebUI, for which it may be another of that name
             write_card(path, Card(activation, chosen))
-            desk.announce(path)
+            workspace.announce(path)
             return note_html(f"Saved the card of {name}.")
         except MergeInputError as error:
-            return problem_html(desk.public(str(error)))
+            return problem_html(workspace.public(str(error)))
 
     save.click(write, inputs=[written, activation, picture], outputs=[status], show_progress="hidden", queue=False)
     return CardForm([written, group, activation, picture, status], offer)
 
 
-def _card(desk: Desk, name: str) -> Card:
+def _card(workspace: Workspace, name: str) -> Card:
     """Return the card of a LoRA, an empty one if the name is ambiguous: a card is an offer, not a reason to fail."""
     try:
-        return read_card(desk.find(name))
+        return read_card(workspace.find(name))
     except MergeInputError:
         return Card()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,16 +11,17 @@ import gradio as gr
 
 from lib_pm.compare.findings import Analysis
 from lib_pm.core.errors import MergeInputError
-from lib_pm.ui.findings_html import analysis_html
-from lib_pm.ui.messages import note_html, problem_html, progress_html, report_html
+from lib_pm.render.analysis_html import analysis_html
+from lib_pm.render.messages import note_html, problem_html, seconds_text
+from lib_pm.render.report_html import report_html
 from lib_pm.workspace.job_queue import Job
-from lib_pm.workspace.workspace import Desk
+from lib_pm.workspace.workspace import Workspace
 
 INTERVAL = 0.2  # seconds between two looks at a job
 
 
 @dataclass(frozen=True)
-class Working:
+class JobStatus:
     """status: where it is shown. job: the id of this page's running job, "" for none. cancel: its button."""
 
     status: Any
@@ -31,24 +33,24 @@ class Working:
         return [self.status, self.job, self.cancel]
 
 
-def draw_working(desk: Desk, elem_id: str) -> Working:
+def draw_job_status(workspace: Workspace, elem_id: str) -> JobStatus:
     """Draw the status and a button that cancels this page's job."""
     cancel = gr.Button("Cancel", visible=False, elem_id=f"{elem_id}_cancel")
-    working = Working(gr.HTML(elem_id=f"{elem_id}_status"), gr.State(""), cancel)
+    job_status = JobStatus(gr.HTML(elem_id=f"{elem_id}_status"), gr.State(""), cancel)
 
     def stop(id: str) -> None:
-        for job in desk.queue.jobs:  # one that ended long ago is not among them any more
+        for job in workspace.queue.jobs:  # one that ended long ago is not among them any more
             if job.id == id:
                 job.cancel()
 
-    cancel.click(stop, inputs=[working.job], outputs=[], show_progress="hidden", queue=False)
-    return working
+    cancel.click(stop, inputs=[job_status.job], outputs=[], show_progress="hidden", queue=False)
+    return job_status
 
 
 def run_on_click(
     button: Any,
-    desk: Desk,
-    working: Working,
+    workspace: Workspace,
+    job_status: JobStatus,
     submit: Callable[..., Job],
     inputs: list[Any],
     outputs: Sequence[Any] = (),
@@ -65,33 +67,49 @@ def run_on_click(
         try:
             job = submit(*values)
         except MergeInputError as error:
-            yield [problem_html(desk.public(str(error))), "", gr.update(visible=False), *still]
+            yield [problem_html(workspace.public(str(error))), "", gr.update(visible=False), *still]
             return
-        for states in watch(desk, job):
+        for states in watch(workspace, job):
             yield [*states, *(after(job.result) if after and job.state == "done" else still)]
 
-    return button.click(run, inputs=inputs, outputs=[*working.outputs, *outputs], show_progress="hidden")
+    return button.click(run, inputs=inputs, outputs=[*job_status.outputs, *outputs], show_progress="hidden")
 
 
-def watch(desk: Desk, job: Job) -> Iterator[list[Any]]:
-    """Yield the states of `Working.outputs` until the job has ended."""
+def watch(workspace: Workspace, job: Job) -> Iterator[list[Any]]:
+    """Yield the states of `JobStatus.outputs` until the job has ended."""
     while not job.wait(INTERVAL):
         yield [progress_html(job), job.id, gr.update(visible=True)]
-    yield [_end(desk, job), "", gr.update(visible=False)]
+    yield [_end(workspace, job), "", gr.update(visible=False)]
 
 
-def watch_current(desk: Desk) -> Iterator[list[Any]]:
+def watch_current(workspace: Workspace) -> Iterator[list[Any]]:
     """Yield the same for a page that was opened while a job runs."""
-    job = desk.queue.current
+    job = workspace.queue.current
     if job:
-        yield from watch(desk, job)
+        yield from watch(workspace, job)
     else:
         yield [gr.update(), "", gr.update(visible=False)]
 
 
-def _end(desk: Desk, job: Job) -> str:
+def progress_html(job: Job) -> str:
+    """Return the progress of a job, in words and as a bar."""
+    what = html.escape(job.what)
+    if job.state == "waiting":
+        return f'<p class="pm-progress" role="status">{what}: waiting in the queue.</p>'
+    left = job.seconds_left
+    time = "" if left is None else f", {seconds_text(left)} left"
+    far = f"{job.done} of {job.total} {job.unit}{time}" if job.total else "opening files"
+    if job.total and job.unit == "files":
+        far = f"reading files, {job.done} of {job.total}"
+    return (
+        f'<p class="pm-progress" role="status">{what}: {far}</p>'
+        f'<progress class="pm-bar" aria-label="{what}" value="{job.done}" max="{job.total or 1}"></progress>'
+    )
+
+
+def _end(workspace: Workspace, job: Job) -> str:
     if job.state == "done":
         return analysis_html(job.result) if isinstance(job.result, Analysis) else "".join(map(report_html, job.result))
     if job.state == "cancelled":
         return note_html(f"{job.what}: cancelled, nothing was written.")
-    return problem_html(desk.public(job.error))
+    return problem_html(workspace.public(job.error))

@@ -11,20 +11,20 @@ from typing import Any
 
 import gradio as gr
 
-from lib_pm.workspace.workspace import Shown
+from lib_pm.workspace.workspace import ListedLora
 
 # A control that shows what is in the LoRA folder, and its new state when the folder was read anew.
-Listing = tuple[Any, Callable[[Sequence[Shown]], Any]]
+Listing = tuple[Any, Callable[[Sequence[ListedLora]], Any]]
 
 
-def data_html(loras: Iterable[Shown], presets: Iterable[str]) -> str:
+def data_html(loras: Iterable[ListedLora], presets: Iterable[str]) -> str:
     """Return a hidden element with both lists as JSON."""
     values = {"loras": [asdict(lora) for lora in loras], "presets": list(presets)}
     written = {name: html.escape(json.dumps(value, ensure_ascii=False)) for name, value in values.items()}
     return f'<div hidden data-loras="{written["loras"]}" data-presets="{written["presets"]}"></div>'
 
 
-def choices_of(loras: Sequence[Shown]) -> Any:
+def choices_of(loras: Sequence[ListedLora]) -> Any:
     return gr.update(choices=[lora.name for lora in loras])
 
 

@@ -78,10 +78,10 @@ def mode_help(mode: Mode) -> str:
 def mode_values(choice: Choice) -> list[Any]:
     """Return what the controls show: the mode, then a value for each of OPTIONS."""
     values = choice.values
-    return [choice.mode.id, *(shown(name, values[name]) if name in values else gr.update() for name in OPTIONS)]
+    return [choice.mode.id, *(control_value(name, values[name]) if name in values else gr.update() for name in OPTIONS)]
 
 
-def shown(name: str, value: OptionValue) -> Any:
+def control_value(name: str, value: OptionValue) -> Any:
     """Return an option's value as its control shows it."""
     option = OPTIONS[name]
     return option.text(value) if option.declared.empty or option.declared.word else value

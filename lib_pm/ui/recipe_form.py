@@ -8,13 +8,13 @@ from typing import Any
 import gradio as gr
 
 from lib_pm.core.errors import MergeInputError
+from lib_pm.render.messages import note_html, problem_html
 from lib_pm.ui.draft_controls import DraftControls, draft_of, draft_values
 from lib_pm.ui.lora_lists import Listing
-from lib_pm.ui.messages import note_html, problem_html
-from lib_pm.workspace.workspace import Desk
+from lib_pm.workspace.workspace import Workspace
 
 
-def draw_recipe_form(desk: Desk, draft: DraftControls, status: Any) -> Listing:
+def draw_recipe_form(workspace: Workspace, draft: DraftControls, status: Any) -> Listing:
     """Draw the form. Return the list of recipes. status: where the result is shown."""
     with gr.Accordion("Saved recipes", open=False):
         name = gr.Dropdown(
@@ -32,19 +32,19 @@ def draw_recipe_form(desk: Desk, draft: DraftControls, status: Any) -> Listing:
             delete = gr.Button("Delete", elem_id="pm_recipe_delete", min_width=80)
 
     def names(_: object = None) -> Any:
-        return gr.update(choices=desk.recipes.names())
+        return gr.update(choices=workspace.recipes.names())
 
     def save_recipe(name: str | None, overwrite: bool, *values: Any) -> str:
-        desk.recipes.save(name or "", draft_of(*values), overwrite=overwrite)
+        workspace.recipes.save(name or "", draft_of(*values), overwrite=overwrite)
         return f"Saved the recipe {name}."
 
     def delete_recipe(name: str | None) -> str:
-        desk.recipes.delete(name or "")
+        workspace.recipes.delete(name or "")
         return f"Deleted the recipe {name}."
 
     def load_recipe(name: str | None) -> list[Any]:
         try:
-            return [*draft_values(desk.recipes.load(name or "")), gr.update()]
+            return [*draft_values(workspace.recipes.load(name or "")), gr.update()]
         except MergeInputError as error:
             return [*(gr.update() for _ in draft.all), problem_html(str(error))]
 

@@ -10,8 +10,8 @@ import gradio as gr
 from lib_pm.core.choices import DEVICES, DTYPES
 from lib_pm.files.metadata import KEEP
 from lib_pm.ui.lora_lists import Listing
-from lib_pm.workspace.submit import Target
-from lib_pm.workspace.workspace import Desk
+from lib_pm.workspace.jobs import Target
+from lib_pm.workspace.workspace import Workspace
 
 EMPTY_NAME = "leave empty to use the LoRAs' names"
 ROOT = "(LoRA folder)"  # a dropdown shows "" as if nothing were chosen
@@ -27,7 +27,7 @@ class SaveForm:
     listing: Listing
 
 
-def draw_save_form(desk: Desk, elem_id: str, *, merges: bool = True) -> SaveForm:
+def draw_save_form(workspace: Workspace, elem_id: str, *, merges: bool = True) -> SaveForm:
     """Draw the form. merges: whether several LoRAs become one file."""
     with gr.Row():
         name = gr.Textbox(
@@ -42,7 +42,7 @@ def draw_save_form(desk: Desk, elem_id: str, *, merges: bool = True) -> SaveForm
         )
     with gr.Row():
         dtype = gr.Dropdown(list(DTYPES), value="float16", label="File dtype", elem_id=f"{elem_id}_save_dtype")
-        device = gr.Dropdown(list(DEVICES), value=desk.device, label="Device", elem_id=f"{elem_id}_device")
+        device = gr.Dropdown(list(DEVICES), value=workspace.device, label="Device", elem_id=f"{elem_id}_device")
         keep = gr.Dropdown(
             list(KEEP),
             value="all",
@@ -57,7 +57,7 @@ def draw_save_form(desk: Desk, elem_id: str, *, merges: bool = True) -> SaveForm
         )
 
     def folders(_: object) -> Any:
-        return gr.update(choices=[folder or ROOT for folder in desk.folders()])
+        return gr.update(choices=[folder or ROOT for folder in workspace.folders()])
 
     return SaveForm([name, folder, dtype, keep, overwrite, force], name, device, (folder, folders))
 

@@ -10,23 +10,23 @@ import gradio as gr
 from lib_pm.core.choices import APPLY
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.registry import MODES
+from lib_pm.render.messages import note_html, problem_html
 from lib_pm.sweep.axes import PREFIX
 from lib_pm.sweep.sweeps import MODES_TO_COMPARE, Sweep, sweep_modes, sweep_ranks, sweep_strengths
 from lib_pm.ui.draft_controls import DraftControls, draft_of
 from lib_pm.ui.inputs import Inputs
 from lib_pm.ui.lora_lists import marker
-from lib_pm.ui.messages import note_html, problem_html
-from lib_pm.workspace.submit import read_draft
-from lib_pm.workspace.workspace import Desk
+from lib_pm.workspace.jobs import read_draft
+from lib_pm.workspace.workspace import Workspace
 
 PLOT = "X/Y/Z plot"  # as the list of scripts calls it
 _SCRIPT = "script_list"
 _NO_PLOT = "<p>The WebUI's X/Y/Z plot was not found; these sweeps need it.</p>"
 
 
-def draw_sweeps(desk: Desk, draft: DraftControls, outside: Mapping[str, Any]) -> None:
-    """Draw the page. outside: the controls of the WebUI's txt2img page, those of its plot among them."""
-    plot = plot_controls(outside)
+def draw_sweeps(workspace: Workspace, draft: DraftControls, page_controls: Mapping[str, Any]) -> None:
+    """Draw the page. page_controls: the controls of the WebUI's txt2img page, those of its plot among them."""
+    plot = plot_controls(page_controls)
     if not plot:
         gr.HTML(_NO_PLOT)
     with gr.Row():
@@ -57,7 +57,7 @@ def draw_sweeps(desk: Desk, draft: DraftControls, outside: Mapping[str, Any]) ->
     goto = gr.HTML(elem_id="pm_sweep_goto")
     if not plot:
         return
-    prompt = outside["txt2img_prompt"]
+    prompt = page_controls["txt2img_prompt"]
     for button, sweep, values in (
         (first, sweep_strengths, strengths),
         (second, sweep_modes, modes),
@@ -65,7 +65,7 @@ def draw_sweeps(desk: Desk, draft: DraftControls, outside: Mapping[str, Any]) ->
     ):
         inputs = Inputs(sweep=values, insert=insert, prompt=prompt, draft=draft.all)
         button.click(
-            inputs.call(_filler(desk, sweep, len(plot))),
+            inputs.call(_filler(workspace, sweep, len(plot))),
             inputs=inputs.controls,
             outputs=[*plot, prompt, status, goto],
             show_progress="hidden",
@@ -73,14 +73,14 @@ def draw_sweeps(desk: Desk, draft: DraftControls, outside: Mapping[str, Any]) ->
         )
 
 
-def plot_controls(outside: Mapping[str, Any]) -> list[Any]:
+def plot_controls(page_controls: Mapping[str, Any]) -> list[Any]:
     """Return the list of scripts, then type and values of X, Y and Z; nothing unless all are there."""
     ids = [_SCRIPT, *(f"script_txt2img_xyz_plot_{axis}_{part}" for axis in "xyz" for part in ("type", "values"))]
     ids += ["script_txt2img_xyz_plot_csv_mode"]
-    return [outside[id] for id in ids] if all(id in outside for id in (*ids, "txt2img_prompt")) else []
+    return [page_controls[id] for id in ids] if all(id in page_controls for id in (*ids, "txt2img_prompt")) else []
 
 
-def _filler(desk: Desk, make: Callable[..., Sweep], plot_size: int) -> Callable[..., list[Any]]:
+def _filler(workspace: Workspace, make: Callable[..., Sweep], plot_size: int) -> Callable[..., list[Any]]:
     """plot_size: how many controls the plot has."""
 
     def fill(sweep: list[Any], insert: bool, prompt: str, draft: list[Any]) -> list[Any]:
@@ -91,13 +91,13 @@ def _filler(desk: Desk, make: Callable[..., Sweep], plot_size: int) -> Callable[
             filled = make(*sweep)
             if insert and text.strip():
                 recipe = draft_of(*draft)
-                read_draft(desk, recipe)
+                read_draft(workspace, recipe)
                 prompt = recipe.insert_into(prompt)
         except MergeInputError as error:
             return [
                 *(gr.update() for _ in range(plot_size)),
                 gr.update(),
-                problem_html(desk.public(str(error))),
+                problem_html(workspace.public(str(error))),
                 gr.update(),
             ]
         axes = [

@@ -79,7 +79,8 @@ def forget_files(networks: Any, model: Any) -> None:
 
 
 def _fits(module: Any, sizes: Mapping[str, tuple[int, int]]) -> bool:
-    """Whether the layer is of the weight's size. The WebUI would find out while the image is made, and go on without.
+    """Return whether the layer is of the weight's size. The WebUI would find out while the image is made, and go
+    on without.
 
     The first convolution of an inpainting model has five more channels, which the WebUI fills up with zeros.
     """

@@ -37,13 +37,13 @@ class Replace(Protocol):
 
 
 def layer_of(key: str) -> str:
-    """The layer that a tensor of a merge belongs to: `a.b` of `a.b.lora_A.weight`, of `a.b.alpha` and of `a.b.diff`."""
+    """Return the layer that a tensor belongs to: `a.b` of `a.b.lora_A.weight`, `a.b.alpha` and `a.b.diff`."""
     found = split_key(key)
     return found[0] if found else key.removesuffix(FULL)
 
 
 def weight_sizes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
-    """Layer -> (out, in·kh·kw) of the weight that it changes, of a merge's tensors."""
+    """Return layer -> (out, in·kh·kw) of the weight that it changes, of a merge's tensors."""
     out: dict[str, int] = {}
     columns: dict[str, int] = {}
     for key, tensor in tensors.items():

@@ -20,14 +20,14 @@ from lib_pm.files.contents import inspect_file
 from lib_pm.files.metadata import KEEP
 from lib_pm.merging.recipe import DEFAULT_MODE, PRECISIONS
 from lib_pm.merging.report import Report
-from lib_pm.merging.resize import NO_LIMIT, NewRank, parse_dynamic
+from lib_pm.merging.resize import NewRank
+from lib_pm.render.modes import modes_json
 from lib_pm.webui.guard import Answer, GuardedRoute
 from lib_pm.webui.origin import Origins, check_sender
 from lib_pm.workspace.draft import Draft
 from lib_pm.workspace.job_queue import Job, QueueFull
-from lib_pm.workspace.modes import modes_json
-from lib_pm.workspace.submit import Target, submit_analyse, submit_merge, submit_resize
-from lib_pm.workspace.workspace import Desk
+from lib_pm.workspace.jobs import Target, submit_analyse, submit_merge, submit_resize
+from lib_pm.workspace.workspace import Workspace
 
 T = TypeVar("T")
 PREFIX = "/power-merger/v1"
@@ -85,8 +85,7 @@ class ResizeRequest(BaseModel):
     device: str = "auto"
 
     def new_rank(self) -> NewRank:
-        dynamic = parse_dynamic(self.rule) if self.rule else None
-        return NewRank(self.rank or (NO_LIMIT if dynamic else 0), self.conv_rank or None, dynamic)
+        return NewRank.of_form(self.rank, self.conv_rank, self.rule)
 
 
 class JobAnswer(BaseModel):
@@ -111,7 +110,7 @@ class RecipeAnswer(BaseModel):
     precision: str
 
 
-def add_routes(app: FastAPI, desk: Desk, logins: str | None, origins: Origins = NO_OTHERS) -> None:
+def add_routes(app: FastAPI, workspace: Workspace, logins: str | None, origins: Origins = NO_OTHERS) -> None:
     """Add the interface to the WebUI's own. logins: its `--api-auth`, `name:password,…`. origins: pages allowed."""
     locked = [Depends(_check_login(logins))] if logins else []
     router = APIRouter(
@@ -124,12 +123,12 @@ def add_routes(app: FastAPI, desk: Desk, logins: str | None, origins: Origins = 
 
     @router.get("/loras", response_model=list[LoraAnswer])
     def loras() -> list[dict[str, Any]]:
-        return _checked(desk, lambda: [asdict(lora) for lora in desk.loras()])
+        return _checked(workspace, lambda: [asdict(lora) for lora in workspace.loras()])
 
     @router.get("/loras/{name:path}")
     def lora(name: str) -> dict[str, Any]:
         """Show what is in a LoRA file."""
-        return _checked(desk, lambda: inspect_file(desk.find(name)).to_json())
+        return _checked(workspace, lambda: inspect_file(workspace.find(name)).to_json())
 
     @router.get("/modes")
     def modes() -> Any:
@@ -139,23 +138,26 @@ def add_routes(app: FastAPI, desk: Desk, logins: str | None, origins: Origins = 
     @router.get("/recipe")
     def recipes() -> list[str]:
         """List the names of the saved recipes."""
-        return desk.recipes.names()
+        return workspace.recipes.names()
 
     @router.get("/recipe/{name}", response_model=RecipeAnswer)
     def recipe(name: str) -> dict[str, Any]:
-        return _checked(desk, lambda: desk.recipes.load(name).to_json())
+        return _checked(workspace, lambda: workspace.recipes.load(name).to_json())
 
     @router.post("/merge", response_model=JobAnswer)
     def merge(request: MergeRequest) -> JobAnswer:
         """Merge into a file; returns a job to poll."""
         return _checked(
-            desk, lambda: _answer(desk, submit_merge(desk, request.draft(), request.target(), request.device))
+            workspace,
+            lambda: _answer(workspace, submit_merge(workspace, request.draft(), request.target(), request.device)),
         )
 
     @router.post("/analyse", response_model=JobAnswer)
     def analyse(request: DraftRequest) -> JobAnswer:
         """Compare LoRAs: similarity, sign conflicts, norms, spectra; returns a job to poll."""
-        return _checked(desk, lambda: _answer(desk, submit_analyse(desk, request.draft(), request.device)))
+        return _checked(
+            workspace, lambda: _answer(workspace, submit_analyse(workspace, request.draft(), request.device))
+        )
 
     @router.post("/resize", response_model=JobAnswer)
     def resize(request: ResizeRequest) -> JobAnswer:
@@ -164,34 +166,34 @@ def add_routes(app: FastAPI, desk: Desk, logins: str | None, origins: Origins = 
 
         def submit() -> Job:
             return submit_resize(
-                desk, request.loras, request.new_rank(), target, request.device, preview=request.preview
+                workspace, request.loras, request.new_rank(), target, request.device, preview=request.preview
             )
 
-        return _checked(desk, lambda: _answer(desk, submit()))
+        return _checked(workspace, lambda: _answer(workspace, submit()))
 
     @router.get("/jobs", response_model=list[JobAnswer])
     def jobs() -> list[JobAnswer]:
-        return [_answer(desk, job) for job in desk.queue.jobs]
+        return [_answer(workspace, job) for job in workspace.queue.jobs]
 
     @router.get("/jobs/{id}", response_model=JobAnswer)
     def job(id: str) -> JobAnswer:
-        return _checked(desk, lambda: _answer(desk, desk.queue.find(id)), status=404)
+        return _checked(workspace, lambda: _answer(workspace, workspace.queue.find(id)), status=404)
 
     @router.delete("/jobs/{id}", response_model=JobAnswer)
     def cancel(id: str) -> JobAnswer:
         """Cancel a job; it stops within a file or layer."""
 
         def stop() -> JobAnswer:
-            found = desk.queue.find(id)
+            found = workspace.queue.find(id)
             found.cancel()
-            return _answer(desk, found)
+            return _answer(workspace, found)
 
-        return _checked(desk, stop, status=404)
+        return _checked(workspace, stop, status=404)
 
     app.include_router(router)
 
 
-def _answer(desk: Desk, job: Job) -> JobAnswer:
+def _answer(workspace: Workspace, job: Job) -> JobAnswer:
     return JobAnswer(
         id=job.id,
         what=job.what,
@@ -200,7 +202,7 @@ def _answer(desk: Desk, job: Job) -> JobAnswer:
         total=job.total,
         unit=job.unit,
         seconds_left=job.seconds_left,
-        error=desk.public(job.error),
+        error=workspace.public(job.error),
         result=_result(job.result) if job.state == "done" else None,
     )
 
@@ -209,13 +211,13 @@ def _result(result: list[Report] | Analysis) -> list[dict[str, Any]]:
     return [part.to_json() for part in ([result] if isinstance(result, Analysis) else result)]
 
 
-def _checked(desk: Desk, work: Callable[[], T], status: int = 400) -> T:
+def _checked(workspace: Workspace, work: Callable[[], T], status: int = 400) -> T:
     """Return what `work` returns. A MergeInputError becomes an answer with its message."""
     try:
         return work()
     except MergeInputError as error:
         status = 429 if isinstance(error, QueueFull) else status
-        raise HTTPException(status, whole(desk.public(str(error)))) from error
+        raise HTTPException(status, whole(workspace.public(str(error)))) from error
 
 
 def _check_login(logins: str) -> Any:

@@ -79,7 +79,10 @@ def _add(
 
 
 def _online(networks: Any, model: Any) -> dict[str, bool]:
-    """Whether to patch in each forward, decided as the WebUI's own loader does. Forge and Forge Neo ask for it."""
+    """Return whether to patch in each forward, decided as the WebUI's own loader does.
+
+    Forge and Forge Neo ask for it.
+    """
     settings = getattr(networks, "dynamic_args", None)
     if settings is None:
         return {}
@@ -90,7 +93,7 @@ def _online(networks: Any, model: Any) -> dict[str, bool]:
 
 
 def _fitting(networks: Any, objects: Any, sizes: Mapping[str, tuple[int, int]]) -> frozenset[str]:
-    """Those of the layers that the WebUI finds in the loaded model, where their weight is of the same size."""
+    """Return the layers that the WebUI finds in the loaded model, where their weight is of the same size."""
     names = (
         networks if hasattr(networks, "model_lora_keys_unet") else importlib.import_module("ldm_patched.modules.lora")
     )
@@ -108,7 +111,7 @@ def _fits(weight: Tensor | None, size: tuple[int, int]) -> bool:
 
 
 def forget_files(networks: Any, model: Any) -> None:
-    """A LoRA's file was written: what the WebUI keeps of it by its name alone is to be read and applied anew."""
+    """Let the WebUI read and apply anew what it keeps of a LoRA by its name alone: the file was written."""
     if not hasattr(model, "forge_objects_original"):
         return  # not one of these WebUIs, or no model yet
     if hasattr(networks.load_lora_state_dict, "cache_clear"):
@@ -121,7 +124,10 @@ def forget_files(networks: Any, model: Any) -> None:
 
 
 def _patches(objects: Any) -> int:
-    """How many patches are on the UNet and the text encoder together. Forge keeps them by LoRA, its forks by weight."""
+    """Return how many patches are on the UNet and the text encoder together.
+
+    Forge keeps them by LoRA, its forks by weight.
+    """
     return sum(
         len(some)
         for patcher in (objects.unet, objects.clip.patcher)

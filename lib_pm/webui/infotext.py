@@ -26,15 +26,15 @@ def record(p: Any, applied: str, hires: bool) -> None:
     _write(p, INFOTEXT, write_passes(first, applied) if hires else applied)
 
 
-def tell(p: Any, text: str) -> None:
+def warn(p: Any, text: str) -> None:
     """Show a note in the page and in the log."""
     p.comment(f"Power Merger: {text}")
     _log.warning("Power Merger: %s", visible(text))
 
 
 def note(p: Any, text: str) -> None:
-    """Do as `tell`, and put it into the infotext: the image may not be what the user expects."""
-    tell(p, text)
+    """Do as `warn`, and put it into the infotext: the image may not be what the user expects."""
+    warn(p, text)
     written = p.extra_generation_params.get(NOTE, "")
     if text not in written:
         _write(p, NOTE, f"{written} {text}".lstrip())

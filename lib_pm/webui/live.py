@@ -19,10 +19,10 @@ from lib_pm.merging.progress import Cancelled, Progress, Unit
 from lib_pm.merging.recipe import recipe_from_request
 from lib_pm.prompt.parse import write_pm
 from lib_pm.webui.hosts import find_host, model_family
-from lib_pm.webui.infotext import begin, note, record, tell
+from lib_pm.webui.infotext import begin, note, record, warn
 from lib_pm.webui.lora_extension import find_lora, lora_extension
 from lib_pm.webui.prompts import Panel, of_batch, read_request
-from lib_pm.webui.refusal import in_page, refused, stop, turn_away
+from lib_pm.webui.refusal import abort, cancel_batch, in_page, was_aborted
 from lib_pm.webui.settings import read_settings
 
 _CACHE_KEY = "power_merger"  # the name in extra_network_data, which is part of the key of the WebUI's prompt cache
@@ -51,7 +51,7 @@ class Live:
             if getattr(p, "enable_hr", False):
                 read_request(p, panel, parse_prompts(of_batch(p, p.all_hr_prompts))[1], hires=True)
         except MergeInputError as error:
-            turn_away(p, error)
+            cancel_batch(p, error)
 
     def activate(self, p: Any, panel: Panel, data: dict[str, Any]) -> None:
         """Put the merge that the prompt or the panel asks for into the model, or take care that there is none.
@@ -59,7 +59,7 @@ class Live:
         p: the WebUI's processing object. data: the prompt's tags by kind. What goes wrong stops the generation with its
         message, since the image would not be what was asked for.
         """
-        if refused(p):
+        if was_aborted(p):
             return
         hires = data is getattr(p, "hr_extra_network_data", None)
         if not hires:
@@ -70,7 +70,7 @@ class Live:
             applied = ""  # the WebUI stops this image itself
         except Exception as error:  # noqa: BLE001 (the WebUI would print it and make an image without the LoRAs)
             self.restore(p)
-            stop(p, error)
+            abort(p, error)
             return
         record(p, applied, hires)
 
@@ -81,7 +81,7 @@ class Live:
             undo()
 
     def _merge(self, p: Any, panel: Panel, data: dict[str, Any], hires: bool) -> str:
-        """What the infotext says of the merge that is now in the model, "" if there is none."""
+        """Return what the infotext says of the merge that is now in the model, "" if there is none."""
         data.pop(_CACHE_KEY, None)
         request = read_request(p, panel, data, hires)
         if not request.choice:
@@ -103,7 +103,7 @@ class Live:
         if unused := request.note():
             note(p, f"{unused}.")
         for text in merged.report.notes:
-            tell(p, f"{text}.")
+            warn(p, f"{text}.")
         from modules.extra_networks import ExtraNetworkParams
 
         data[_CACHE_KEY] = [ExtraNetworkParams(items=[merged.key])]

@@ -12,7 +12,7 @@ from lib_pm.files.library import Library
 
 
 def lora_extension() -> Any:
-    """The module `networks` of the WebUI's own Lora extension."""
+    """Return the module `networks` of the WebUI's own Lora extension."""
     try:
         return importlib.import_module("networks")
     except ImportError as error:
@@ -20,7 +20,7 @@ def lora_extension() -> Any:
 
 
 def find_lora(networks: Any, name: str) -> Path:
-    """The file that `<lora:name>` stands for in the WebUI, or by its sub-folder; a MergeInputError names near ones."""
+    """Return the file that `<lora:name>` stands for in the WebUI, also by sub-folder, or raise a MergeInputError."""
     known = (
         networks.available_networks
         if name.lower() in networks.forbidden_network_aliases  # an alias that several files have
@@ -33,7 +33,8 @@ def find_lora(networks: Any, name: str) -> Path:
 
 
 def webui_library() -> Library:
-    """The folders that the WebUI's Lora extension searches; beside its own one, `--lora-dirs` or an old LyCORIS folder.
+    """Return the folders that the WebUI's Lora extension searches; beside its own one, `--lora-dirs` or an old
+    LyCORIS folder.
 
     Its page of cards says which: those whose pictures it may show.
     """

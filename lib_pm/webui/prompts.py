@@ -26,29 +26,29 @@ def read_request(p: Any, panel: Panel, data: Mapping[str, Any], hires: bool) -> 
     modes = _tags(data, "pm")
     # What the WebUI does not take for a tag would be words of the image's text.
     for text in (*texts, *negative):
-        with faults.collected():
+        with faults.collect():
             check_text(text, ("pm",))
-    with faults.collected():
+    with faults.collect():
         _check_negative(negative)
     choice = None
-    with faults.collected():
+    with faults.collect():
         choice = None if modes else panel()
     if modes or choice or any(tag.kind == "pm" for text in texts for tag in tags_of(text)):
-        with faults.collected():
+        with faults.collect():
             _check_equal(texts)
     if not modes and not choice:
-        faults.tell()
+        faults.raise_all()
         return Request(())
     for text in texts:
-        with faults.collected():
+        with faults.collect():
             check_text(text)
     request = collect_tags([*modes, *_tags(data, "lora"), *_tags(data, "lyco")], faults)
-    faults.tell()
+    faults.raise_all()
     return Request((*request.loras, *_added_by_setting(request.loras)), request.choice or choice)
 
 
 def of_batch(p: Any, texts: Sequence[str]) -> Sequence[str]:
-    """As they are before the WebUI takes the tags out of them."""
+    """Return the prompts as they are before the WebUI takes the tags out of them."""
     return texts[p.iteration * p.batch_size : (p.iteration + 1) * p.batch_size]
 
 
@@ -69,7 +69,7 @@ def _check_equal(texts: Sequence[str]) -> None:
 
 
 def _added_by_setting(tags: Sequence[LoraTag]) -> list[LoraTag]:
-    """The LoRA that the WebUI's setting "Add network to prompt" adds to every prompt, unless it is there."""
+    """Return the LoRA that the WebUI's setting "Add network to prompt" adds to every prompt, unless it is there."""
     from modules import shared
 
     name = getattr(shared.opts, "sd_lora", "None")
@@ -80,5 +80,5 @@ def _added_by_setting(tags: Sequence[LoraTag]) -> list[LoraTag]:
 
 
 def _tags(data: Mapping[str, Any], kind: str) -> list[Tag]:
-    """The tags of a kind as the prompt has them; the WebUI split them at the colons."""
+    """Return the tags of a kind as the prompt has them; the WebUI split them at the colons."""
     return [Tag(kind, tuple(map(str, tag.items))) for tag in data.get(kind) or ()]

@@ -31,7 +31,7 @@ class Refusal(HTTPException):
 Refusal.__name__ = "Power Merger"
 
 
-class _Refused(dict[str, Any]):
+class _UncopiableParameters(dict[str, Any]):
     """Parameters that cannot be copied: what an X/Y/Z plot does next with its first cell, whatever became of that."""
 
     error: Exception
@@ -49,41 +49,41 @@ def in_page(p: Any) -> bool:
     return not (getattr(p, "is_api", False) or script or getattr(p, "txt2img_upscale", False))
 
 
-def turn_away(p: Any, error: MergeInputError) -> None:
+def cancel_batch(p: Any, error: MergeInputError) -> None:
     """Stop this batch before the WebUI reads its prompts: without any, it makes none.
 
     The page shows the message, and the console has it in one line: an error would print its traceback there.
     """
-    _tell(p, error)
+    _report(p, error)
     p.prompts.clear()
     p.do_not_save_grid = True  # of no images it cannot be made
 
 
-def refused(p: Any) -> bool:
-    """Return whether `stop` was called for this image."""
-    return isinstance(p.extra_generation_params, _Refused)
+def was_aborted(p: Any) -> bool:
+    """Return whether `abort` was called for this image."""
+    return isinstance(p.extra_generation_params, _UncopiableParameters)
 
 
-def stop(p: Any, error: Exception) -> None:
+def abort(p: Any, error: Exception) -> None:
     """Stop the generation with this error.
 
     The WebUI prints and swallows what a script raises, so the next step of this very image raises it instead. An X/Y/Z
     plot swallows that too, and leaves the cell black: its first cell stops the whole plot.
     """
     refusal = Refusal(str(error)) if isinstance(error, MergeInputError) else error
-    _tell(p, error)
+    _report(p, error)
 
     def refuse(*args: Any, **kwargs: Any) -> NoReturn:
         raise refusal
 
     for step in _STEPS:
         setattr(p, step, refuse)
-    parameters = _Refused(p.extra_generation_params)
+    parameters = _UncopiableParameters(p.extra_generation_params)
     parameters.error = refusal
     p.extra_generation_params = parameters
 
 
-def _tell(p: Any, error: Exception) -> None:
+def _report(p: Any, error: Exception) -> None:
     text = f"Power Merger: {error}"
     _log.error("%s", as_lines(text.splitlines()), exc_info=None if isinstance(error, MergeInputError) else error)
     p.comment(text)

@@ -15,12 +15,12 @@ from lib_pm.webui.lora_extension import find_lora, lora_extension, webui_library
 from lib_pm.webui.settings import read_settings
 from lib_pm.workspace.card import find_picture
 from lib_pm.workspace.job_queue import Turn
-from lib_pm.workspace.workspace import Desk
+from lib_pm.workspace.workspace import Workspace
 
 DATA = "data"  # the folder for recipes, in the extension's own
 
 
-class WebuiDesk(Desk):
+class WebuiWorkspace(Workspace):
     """The folders are the WebUI's; names are found as in a prompt."""
 
     def __init__(self, extension: Path) -> None:

@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 from lib_pm.core.errors import MergeInputError
 from lib_pm.prompt.edit import Tags, read_tags, rewrite
 from lib_pm.prompt.parse import parse_prompt
-from lib_pm.sweep.axes import MODE, PREFIX, Axis, Offered, make_axes
+from lib_pm.sweep.axes import MODE, PREFIX, Axis, LoraLookup, make_axes
 from lib_pm.webui.infotext import note_of_cell
 from lib_pm.webui.lora_extension import find_lora, lora_extension
 from lib_pm.webui.prompts import Panel
-from lib_pm.webui.refusal import Refusal, stop
+from lib_pm.webui.refusal import Refusal, abort
 from lib_pm.webui.settings import read_settings
 
 Result = TypeVar("Result")
@@ -51,7 +51,7 @@ def rewrite_prompts(p: Any, panel: Panel) -> None:
                 setattr(p, prompts, [rewrite(text, edits, choice) for text in getattr(p, prompts)])
         _note_idle_axes(p, values)
     except Exception as error:  # noqa: BLE001 (the WebUI would print it and make the image of another cell)
-        stop(p, error)
+        abort(p, error)
 
 
 def _note_idle_axes(p: Any, values: Mapping[str, Any]) -> None:
@@ -142,4 +142,4 @@ def _presets() -> Mapping[str, str]:
     return read_settings().load_presets()
 
 
-_AXES = make_axes(Offered(_lora_names, _find_lora, _presets))
+_AXES = make_axes(LoraLookup(_lora_names, _find_lora, _presets))

@@ -42,7 +42,7 @@ class Draft:
     precision: str = "normal"
 
     @property
-    def active(self) -> str:
+    def enabled_text(self) -> str:
         """Return the text without its disabled lines; the others keep their line numbers."""
         return "\n".join("" if _is_off(line) else line for line in self.text.split("\n"))
 
@@ -50,7 +50,7 @@ class Draft:
         """Return the enabled LoRAs and the mode. A MergeInputError names all tags that are wrong."""
         faults = Faults()
         request = self._request(faults)
-        faults.tell()
+        faults.raise_all()
         return request
 
     def recipe(self, find: Callable[[str], Path], presets: Callable[[], Mapping[str, str]]) -> Recipe:
@@ -62,16 +62,16 @@ class Draft:
 
     def _request(self, faults: Faults) -> Request:
         """Return what is correct; errors are collected in `faults`."""
-        request = collect_prompt(self.active, faults)
-        for number, line in enumerate(self.active.split("\n"), 1):
+        request = collect_prompt(self.enabled_text, faults)
+        for number, line in enumerate(self.enabled_text.split("\n"), 1):
             if not has_tags(line) and (bare := _BARE.fullmatch(line.strip())):
                 name = bare[1].strip()
-                with faults.collected():
+                with faults.collect():
                     raise MergeInputError(
                         f"Line {number}, column {line.index(name) + 1}: {quoted(name)} is not a tag; "
                         f"write {quoted(f'<lora:{name}>')}."
                     )
-        with faults.collected():
+        with faults.collect():
             if request.stacked:
                 names = ", ".join(tag.name for tag in request.stacked)
                 raise MergeInputError(
@@ -113,7 +113,7 @@ def from_prompt(prompt: str, name_of: Callable[[str], str]) -> Draft:
         raise MergeInputError("There is no <lora:…> tag in the prompt.")
     faults = Faults()
     choice = collect_tags((tag for tag in tags if tag.kind == "pm"), faults).choice
-    faults.tell()
+    faults.raise_all()
     return Draft("\n".join(lines), choice or DEFAULT_CHOICE)
 
 

@@ -13,7 +13,7 @@ from lib_pm.workspace.draft import Draft, from_json
 
 
 @dataclass(frozen=True)
-class Recipes:
+class SavedRecipes:
     """folder: created when the first recipe is saved."""
 
     folder: Path

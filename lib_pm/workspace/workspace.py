@@ -18,11 +18,11 @@ from lib_pm.files.folders import walk
 from lib_pm.files.library import Library, clear_name
 from lib_pm.prompt.presets import load_presets
 from lib_pm.workspace.job_queue import Queue, Turn
-from lib_pm.workspace.saved_recipes import Recipes
+from lib_pm.workspace.saved_recipes import SavedRecipes
 
 
 @dataclass(frozen=True)
-class Shown:
+class ListedLora:
     """A LoRA in a list. name: what is written into its tag. title: a second name, "" if none. thumb: a link, or ""."""
 
     name: str
@@ -31,13 +31,13 @@ class Shown:
     thumb: str = ""
 
 
-class Desk:
+class Workspace:
     """data: a folder of our own, for recipes. device: the one that is chosen at first."""
 
     def __init__(self, folder: Path, data: Path, device: str = "auto") -> None:
         self.folder = folder
         self.device = device
-        self.recipes = Recipes(data)
+        self.recipes = SavedRecipes(data)
         self.queue = Queue()
         self._aliases = Aliases()
 
@@ -46,7 +46,7 @@ class Desk:
         """Return the library of LoRAs; new ones are written into its first folder only."""
         return Library(self.folder, aliases=self._aliases)
 
-    def loras(self) -> list[Shown]:
+    def loras(self) -> list[ListedLora]:
         """Return all LoRAs by their shortest unambiguous names, sorted as people do."""
         names, titles = self.library.names(), self.titles()
         stems = Counter(path.stem for path in names)
@@ -55,7 +55,7 @@ class Desk:
         for path, full in names.items():
             name = path.stem if stems[path.stem] == 1 else clear_name(full)
             picture = self.thumb(path, beside(path.parent))
-            loras.append(Shown(name, full.rpartition("/")[0], titles.get(path, ""), picture))
+            loras.append(ListedLora(name, full.rpartition("/")[0], titles.get(path, ""), picture))
         return sorted(loras, key=lambda lora: (lora.folder.casefold(), lora.name.casefold()))
 
     def titles(self) -> Mapping[Path, str]:

@@ -27,11 +27,11 @@ def main() -> None:
     from fastapi import FastAPI
 
     from lib_pm.webui.api import add_routes
-    from lib_pm.workspace.workspace import Desk
+    from lib_pm.workspace.workspace import Workspace
 
     app = FastAPI()
     with tempfile.TemporaryDirectory() as data, socket.socket() as listening:
-        add_routes(app, Desk(arguments.loras, Path(data), "cpu"), None)
+        add_routes(app, Workspace(arguments.loras, Path(data), "cpu"), None)
         listening.bind(("127.0.0.1", 0))
         print("ready", f"http://127.0.0.1:{listening.getsockname()[1]}", flush=True)
         uvicorn.Server(uvicorn.Config(app, log_level="error")).run([listening])

@@ -68,20 +68,20 @@ def build(gr: Any, folder: Path, data: Path) -> Any:
 
     with gr.Blocks(analytics_enabled=False) as prompts:
         prompt = gr.Textbox(label="Prompt", lines=2, elem_id="txt2img_prompt")
-    power_merger = tab.build(make_desk(folder, data), {"txt2img_prompt": prompt})
+    power_merger = tab.build(make_workspace(folder, data), {"txt2img_prompt": prompt})
     with gr.Blocks(title="Power Merger", analytics_enabled=False) as page:
         power_merger.render()
         prompts.render()
     return page
 
 
-def make_desk(folder: Path, data: Path) -> Any:
-    """A desk that knows aliases and pictures, as a WebUI's does, and starts each page with the same text."""
+def make_workspace(folder: Path, data: Path) -> Any:
+    """A workspace that knows aliases and pictures, as a WebUI's does, and starts each page with the same text."""
     from lib_pm.workspace.draft import Draft
-    from lib_pm.workspace.saved_recipes import Recipes
-    from lib_pm.workspace.workspace import Desk
+    from lib_pm.workspace.saved_recipes import SavedRecipes
+    from lib_pm.workspace.workspace import Workspace
 
-    class SameStart(Recipes):
+    class SameStart(SavedRecipes):
         @property
         def last(self) -> Draft:
             return Draft("# loaded")
@@ -89,7 +89,7 @@ def make_desk(folder: Path, data: Path) -> Any:
         def keep_last(self, draft: Draft) -> None:
             pass
 
-    class PageDesk(Desk):
+    class PageWorkspace(Workspace):
         def titles(self) -> Mapping[Path, str]:
             return {path: "Hatsune" for path in self.library.names() if path.stem == "miku"}
 
@@ -97,9 +97,9 @@ def make_desk(folder: Path, data: Path) -> Any:
             picture = path.with_suffix(".png")
             return f"file={picture}" if picture.name in beside else ""
 
-    desk = PageDesk(folder, data, "cpu")
-    desk.recipes = SameStart(data)
-    return desk
+    workspace = PageWorkspace(folder, data, "cpu")
+    workspace.recipes = SameStart(data)
+    return workspace
 
 
 if __name__ == "__main__":

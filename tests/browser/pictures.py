@@ -36,7 +36,7 @@ def take(folder: Path, data: Path) -> None:
     page = serve(data)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium)
-        tab = browser.new_page(viewport={"width": 1000, "height": 900})
+        tab = browser.new_page(viewport={"width": 1100, "height": 900})
         tab.set_default_timeout(60_000)
         tab.route(lambda url: not url.startswith(page.local_url), lambda route: route.fulfill(body=""))
         tab.goto(page.local_url)
@@ -51,7 +51,7 @@ def take(folder: Path, data: Path) -> None:
         tab.mouse.move(0, 0)
         tab.locator("#pm_tab").screenshot(path=folder / "tab.png", animations="disabled")
         tab.locator("#pm_analyse").click()
-        tab.locator("#pm_saved svg").first.wait_for()
+        tab.get_by_text("Energy that a rank keeps").wait_for()
         tab.locator("#pm_saved").screenshot(path=folder / "analyse.png", animations="disabled")
         browser.close()
     page.close()
@@ -60,20 +60,20 @@ def take(folder: Path, data: Path) -> None:
 def serve(data: Path) -> Any:
     """Return the demo's page, served from a copy of its LoRAs with their pictures; it draws nothing more."""
     from demo.drawing import Drawing
-    from demo.page import DemoDesk, build, launch
+    from demo.page import DemoWorkspace, build, launch
     from demo.painter import Painter, Turns
     from demo.quiet import hush_libraries
     from demo.tiny.weights import LORAS, load_pipeline
     from lib_pm.files.library import Library
 
     hush_libraries()
-    desk = DemoDesk(data / "loras", data / "data", "cpu")
-    shutil.copytree(LORAS, desk.folder)
-    drawing = Drawing(data, desk.folder, Turns())
+    workspace = DemoWorkspace(data / "loras", data / "data", "cpu")
+    shutil.copytree(LORAS, workspace.folder)
+    drawing = Drawing(data, workspace.folder, Turns())
     drawing.thumbs(Painter(load_pipeline(), Library(LORAS)))
     drawing.what = ""
-    page = build(Future(), desk, Turns(), drawing)
-    launch(page, desk, prevent_thread_lock=True, quiet=True)
+    page = build(Future(), workspace, Turns(), drawing)
+    launch(page, workspace, prevent_thread_lock=True, quiet=True)
     return page
 
 

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("diffusers")
 pytest.importorskip("peft")
 from demo.drawing import Drawing
-from demo.page import DemoDesk, build, launch
+from demo.page import DemoWorkspace, build, launch
 from demo.painter import Turns
 from demo.tiny.weights import LORAS, load_pipeline
 
@@ -27,11 +27,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def page(browser: Any, folder: Path) -> Iterator[Any]:
-    desk = DemoDesk(folder / "loras", folder / "data", "cpu")
+    workspace = DemoWorkspace(folder / "loras", folder / "data", "cpu")
     pipeline, turns = Future[Any](), Turns()
     pipeline.set_result(load_pipeline())
-    blocks = build(pipeline, desk, turns, Drawing(folder, desk.folder, turns))
-    launch(blocks, desk, prevent_thread_lock=True, quiet=True)
+    blocks = build(pipeline, workspace, turns, Drawing(folder, workspace.folder, turns))
+    launch(blocks, workspace, prevent_thread_lock=True, quiet=True)
     context = browser.new_context()
     page, complaints = context.new_page(), []
     page.set_default_timeout(30_000)

@@ -16,8 +16,8 @@ import pytest
 from safetensors.torch import save_file
 
 from tests.browser.conftest import serving
-from tests.desks import SHAPES
 from tests.loras import make_lora
+from tests.workspaces import SHAPES
 
 MERGE = {"text": "<lora:style:1>", "name": "mine", "overwrite": True, "device": "cpu"}
 TRIES = {  # each is a page's script, given the address and the body

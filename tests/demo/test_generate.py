@@ -15,7 +15,7 @@ from demo.generate import Generator, Made
 from demo.painter import Turns
 from demo.tiny.weights import LORAS, load_pipeline
 from lib_pm.core.errors import MergeInputError
-from lib_pm.workspace.workspace import Desk
+from lib_pm.workspace.workspace import Workspace
 from tests.chosen import chosen
 
 WORDS = "a red star on a blue background"
@@ -31,7 +31,7 @@ def pipeline() -> Any:
 def generator(pipeline: Any, tmp_path: Path) -> Generator:
     loaded = Future[Any]()
     loaded.set_result(pipeline)
-    return Generator(loaded, Desk(LORAS, tmp_path), Turns())
+    return Generator(loaded, Workspace(LORAS, tmp_path), Turns())
 
 
 def made(generator: Generator, text: str, panel: str = "", seeds: tuple[int, ...] = (1,)) -> Made:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from lib_pm.compare.compare import analyse
+from lib_pm.compare.analyse import analyse
 from lib_pm.core.errors import MergeInputError
 from lib_pm.files.base_model import FORCE
 from lib_pm.files.reader import LoraFile, open_lora
@@ -258,7 +258,7 @@ def test_the_way_out_is_that_of_the_place(tmp_path: Path) -> None:
     assert "pm=off" in str(caught.value)
     assert "--force" not in str(caught.value)
     with pytest.raises(MergeInputError) as caught:
-        analyse([LoraUse(one), LoraUse(other)])
+        analyse(make_recipe([LoraUse(one), LoraUse(other)], "concat"))
     assert "--force" not in str(caught.value)
 
 

@@ -12,6 +12,7 @@ from lib_pm.core.errors import MergeInputError
 from lib_pm.files.contents import inspect_file
 from lib_pm.merging.merge import merge_to_file
 from lib_pm.merging.recipe import LoraUse, make_recipe
+from lib_pm.render.text import inspection_text
 from tests.layouts import Shapes
 from tests.loras import PEFT, make_lora, write
 
@@ -44,20 +45,6 @@ def test_layers(path: Path) -> None:
     assert found.recipe is None
 
 
-def test_text(path: Path) -> None:
-    assert inspect_file(path).to_text().splitlines() == [
-        "style.safetensors (0.0 MB)",
-        "  model: Stable Diffusion 1",
-        "  format: LoRA, kohya names, F16 1, F32 2",
-        "  layers: 3 (te 1, other 1, attn 1)",
-        "  rank: 4 to 6, alpha: 2 to 6 (no alpha stored in 2 of 3 layers: the rank is used instead)",
-        "  blocks: BASE 1, IN03 1, MID 1",
-        "  tags: cat 10, red 9, " + ", ".join(f"tag{i} 1" for i in range(8)) + " …",
-        f"  note: {'x' * 99}…",
-        "  ss_output_name: style",
-    ]
-
-
 def test_json_is_json(path: Path) -> None:
     value = json.loads(json.dumps(inspect_file(path).to_json()))
     assert value["layers"][TEXT]["alpha"] == 2.0
@@ -70,8 +57,8 @@ def test_a_family_without_a_layout(tmp_path: Path) -> None:
     found = inspect_file(write(tmp_path / "wan.safetensors", tensors))
     assert (found.family, found.naming) == ("an unknown model", "peft")
     assert found.layers["diffusion_model.blocks.0.ffn.0"]["block"] == ""
-    assert "  blocks: (none) 1" in found.to_text().splitlines()
-    assert "  rank: 4, alpha: 4 (no alpha stored: the rank is used instead)" in found.to_text().splitlines()
+    assert "  blocks: (none) 1" in inspection_text(found).splitlines()
+    assert "  rank: 4, alpha: 4 (no alpha stored: the rank is used instead)" in inspection_text(found).splitlines()
 
 
 def test_a_merged_file_tells_its_recipe(path: Path, tmp_path: Path) -> None:
@@ -80,7 +67,7 @@ def test_a_merged_file_tells_its_recipe(path: Path, tmp_path: Path) -> None:
     found = inspect_file(target)
     assert found.recipe is not None
     assert [(lora["name"], lora["model"]) for lora in found.recipe["loras"]] == [("style", 0.5), ("style", 1.0)]
-    lines = found.to_text().splitlines()
+    lines = inspection_text(found).splitlines()
     assert "  merged by Power Merger: add of style, style" in lines
     assert not any("power_merger_recipe" in line for line in lines)
 

@@ -14,7 +14,7 @@ import pytest
 from lib_pm.core.errors import MergeInputError
 from lib_pm.files.folders import walk
 from lib_pm.files.library import Library
-from lib_pm.workspace.workspace import Desk
+from lib_pm.workspace.workspace import Workspace
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links and pipes")
 
@@ -51,7 +51,7 @@ def test_links_in_circles_end(tmp_path: Path) -> None:
     (tmp_path / "itself.safetensors").symlink_to("itself.safetensors")
     with no_waiting():
         assert found(tmp_path) == ["a/a.safetensors", "b/b.safetensors", "c/c.safetensors"]
-        assert Desk(tmp_path, tmp_path).folders() == ["", "a", "b", "c"]
+        assert Workspace(tmp_path, tmp_path).folders() == ["", "a", "b", "c"]
 
 
 def test_links_are_followed(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from lib_pm.core.errors import MergeInputError
 from lib_pm.files.contents import inspect_file
 from lib_pm.files.header import MAX_LENGTH, MAX_LINES, MAX_NAME, MAX_TENSORS
 from lib_pm.files.reader import open_lora
+from lib_pm.render.text import inspection_text
 from tests.loras import make_lora, write
 
 NAME = "lora_unet_mid_block_attentions_0_proj_in"
@@ -171,7 +172,7 @@ def test_metadata_counts_in_what_a_cache_holds(tmp_path: Path) -> None:
 def test_tags_that_are_too_long_to_be_read_are_said_to_be(tmp_path: Path) -> None:
     tags = json.dumps({"img": {f"tag {i}": 1 for i in range(400_000)}})
     path = write(tmp_path / "style.safetensors", make_lora({NAME: (24, 16)}, 4), {"ss_tag_frequency": tags})
-    assert f"  tags: not read: ss_tag_frequency has {len(tags)} characters" in inspect_file(path).to_text()
+    assert f"  tags: not read: ss_tag_frequency has {len(tags)} characters" in inspection_text(inspect_file(path))
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from lib_pm.files.reader import open_lora
 from lib_pm.merging.merge import merge
 from lib_pm.merging.recipe import LoraUse, make_recipe
 from lib_pm.merging.resize import NewRank, preview_resize
-from lib_pm.ui.messages import report_html
+from lib_pm.render.report_html import report_html
+from lib_pm.render.text import inspection_text, report_text
 from tests.loras import PEFT, make_lora, relative_error, write
 
 LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -164,9 +165,9 @@ def test_a_file_without_its_config_says_that_its_alpha_is_a_guess(tmp_path: Path
     def texts() -> list[str]:
         (_, report), new = merge(recipe), NewRank(2)
         said = [
-            inspect_file(path).to_text(),
-            report.to_text(),
-            preview_resize(path, new).to_text(),
+            inspection_text(inspect_file(path)),
+            report_text(report),
+            report_text(preview_resize(path, new)),
             report_html(report),
         ]
         return [text for text in said if "no alpha stored: the rank is used instead" in text]

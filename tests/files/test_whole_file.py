@@ -19,7 +19,7 @@ from lib_pm.files.whole_file import WholeFile, copy_file, write_text
 from lib_pm.files.writer import StreamWriter, check_target
 from lib_pm.workspace.card import Card, write_card
 from lib_pm.workspace.draft import Draft
-from lib_pm.workspace.saved_recipes import Recipes
+from lib_pm.workspace.saved_recipes import SavedRecipes
 from tests.files.test_writer import file_size_limit
 
 AT_ONCE = 4
@@ -133,7 +133,7 @@ class TestTexts:
     """What the tab and `analyse` write: recipes, cards, plots."""
 
     def test_one_that_did_not_fit_leaves_the_old_one(self, tmp_path: Path) -> None:
-        lora, recipes = tmp_path / "a.safetensors", Recipes(tmp_path)
+        lora, recipes = tmp_path / "a.safetensors", SavedRecipes(tmp_path)
         write_card(lora, Card("old"))
         recipes.keep_last(Draft("old"))
         before = {path: path.read_bytes() for path in tmp_path.iterdir()}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from lib_pm.compare.compare import analyse
+from lib_pm.compare.analyse import analyse
 from lib_pm.core.choices import APPLY
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.registry import MODES
@@ -19,6 +19,7 @@ from lib_pm.files.reader import open_lora
 from lib_pm.merging.merge import merge, merge_to_file
 from lib_pm.merging.recipe import DTYPES, LoraUse, make_recipe
 from lib_pm.merging.resize import NewRank, parse_dynamic, preview_resize
+from lib_pm.render.text import inspection_text
 from lib_pm.workspace.draft import from_recipe
 from tests.fuzz.junk import changed_bytes, changed_json, check_message, junk_json
 from tests.fuzz.samples import SIZES, Sample, put, random_name, samples
@@ -200,7 +201,7 @@ def drive(path: Path, partner: Path, random: Random) -> str:
         "merge alone": lambda: merge(recipe_of(bad), device="cpu", workers=1),
         "merge": lambda: merge(recipe_of(bad, good), device="cpu", workers=1),
         "save": lambda: _save(recipe_of(bad), path.with_name("out.safetensors")),
-        "analyse": lambda: analyse([bad, good], device="cpu", workers=1),
+        "analyse": lambda: analyse(make_recipe([bad, good], "concat"), device="cpu", workers=1),
         "resize": lambda: preview_resize(path, NewRank(2), save_dtype=save_dtype, device="cpu"),
         "resize by a rule": lambda: preview_resize(
             path, NewRank(9, dynamic=parse_dynamic("sv_fro=0.9")), save_dtype=save_dtype, device="cpu"
@@ -236,7 +237,7 @@ def _read(path: Path) -> None:
 
 def _inspect(path: Path) -> None:
     found = inspect_file(path)
-    found.to_text().encode("utf-8")
+    inspection_text(found).encode("utf-8")
     json.dumps(found.to_json())
     if found.recipe:
         try:

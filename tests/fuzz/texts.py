@@ -22,7 +22,7 @@ from lib_pm.prompt import edit as rewrite
 from lib_pm.prompt.parse import parse_file, parse_lora, parse_prompt
 from lib_pm.prompt.presets import BUILT_IN
 from lib_pm.prompt.tag import Tag, check_text, split_text
-from lib_pm.sweep.axes import Offered, make_axes
+from lib_pm.sweep.axes import LoraLookup, make_axes
 from lib_pm.workspace.draft import Draft, from_json, from_prompt, from_recipe
 from tests.chosen import chosen
 from tests.fuzz.junk import changed_json, check_message, junk_json
@@ -135,7 +135,7 @@ def _json(random: Random, text: str) -> None:
         from_recipe(value)
 
 
-AXES = make_axes(Offered(lambda: ["x"], _find, lambda: BUILT_IN))
+AXES = make_axes(LoraLookup(lambda: ["x"], _find, lambda: BUILT_IN))
 READERS: tuple[Callable[[str], object], ...] = (
     _lossless,
     check_text,

@@ -10,7 +10,7 @@ from lib_pm.merging.recipe import recipe_from_request
 from lib_pm.prompt.parse import parse_prompt
 from lib_pm.prompt.presets import load_presets
 from tests.host.lora_files import PREFIX, put, tensors
-from tests.host.server import Server
+from tests.host.server import Result, Server
 
 A, B = f"{PREFIX}a", f"{PREFIX}b"
 TIES = "<pm:ties_svd:density=0.5:rank=4>"
@@ -32,3 +32,14 @@ def saved(server: Server, tags: str) -> str:
     name = f"{PREFIX}merged_{key}"
     merge_to_file(recipe, server.lora_folder / f"{name}.safetensors", device="cpu", overwrite=True)
     return f"<lora:{name}:1>"
+
+
+_drawn: dict[tuple[str, str], Result] = {}
+
+
+def drawn_first(server: Server, prompt: str) -> Result:
+    """What a server of this kind makes of the prompt: the first one's, as each test's has the same model, A and B."""
+    found = _drawn.get((server.kind, prompt))
+    if found is None:
+        found = _drawn[server.kind, prompt] = server.txt2img(prompt)
+    return found

@@ -18,6 +18,7 @@ from lib_pm.merging.devices import DEVICES, Device, choose_device
 from lib_pm.merging.layers import default_workers
 from lib_pm.merging.merge import merge
 from lib_pm.merging.recipe import LoraUse, make_recipe
+from lib_pm.render.text import report_text
 from tests.loras import deltas, make_lora, total_error, write
 
 NAMES = [f"lora_unet_down_blocks_{level}_attentions_0_proj_in" for level in range(3)]
@@ -160,7 +161,7 @@ def test_auto_falls_back_to_the_cpu(tmp_path: Path, full_gpu: FullGpu, error: Ex
     assert all(torch.equal(tensors[name], expected[name]) for name in expected)
     assert plain.notes == []
     assert report.notes == ["2 layers computed on the CPU: the device ran out of memory"]
-    assert "  note: 2 layers computed on the CPU: the device ran out of memory" in report.to_text().splitlines()
+    assert "  note: 2 layers computed on the CPU: the device ran out of memory" in report_text(report).splitlines()
 
 
 @pytest.mark.parametrize(

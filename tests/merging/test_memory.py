@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import lib_pm.merging.layers
-from lib_pm.compare.compare import analyse
+from lib_pm.compare.analyse import analyse
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.layers import LayerShape
 from lib_pm.merging import memory
@@ -78,7 +78,7 @@ def test_each_job_is_refused_before_a_layer_is_read(
         "merge": lambda: merge(recipe, device="cpu"),
         "merge_to_file": lambda: merge_to_file(recipe, tmp_path / "out.safetensors", device="cpu"),
         "resize": lambda: resize_to_file(uses[0].path, tmp_path / "out.safetensors", NewRank(2), device="cpu"),
-        "analyse": lambda: analyse(uses, device="cpu"),
+        "analyse": lambda: analyse(make_recipe(uses, "concat"), device="cpu"),
     }
     free(0.01)
     monkeypatch.setattr("lib_pm.files.reader.LoraFile.read", lambda *_: pytest.fail("read a layer"))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lib_pm.compare.compare import analyse
+from lib_pm.compare.analyse import analyse
 from lib_pm.files import reader
 from lib_pm.merging import plan
 from lib_pm.merging.cache import MergeCache
@@ -16,8 +16,8 @@ from lib_pm.merging.merge import merge, merge_to_file
 from lib_pm.merging.progress import Cancelled
 from lib_pm.merging.recipe import LoraUse, make_recipe
 from lib_pm.merging.resize import NewRank, preview_resize, resize_to_file
-from tests.desks import SHAPES
 from tests.loras import make_lora, write
+from tests.workspaces import SHAPES
 
 COUNT = 4
 Told = tuple[int, int, str]
@@ -34,7 +34,7 @@ STARTS: dict[str, Start] = {
         recipe(uses), folder / "out.safetensors", progress=progress, overwrite=True
     ),
     "cache": lambda uses, folder, progress: MergeCache(1 << 20).merge(recipe(uses), progress=progress),
-    "analyse": lambda uses, folder, progress: analyse(uses, progress=progress),
+    "analyse": lambda uses, folder, progress: analyse(make_recipe(uses, "concat"), progress=progress),
     "resize": lambda uses, folder, progress: resize_to_file(
         uses[0].path, folder / "out.safetensors", NewRank(1), progress=progress, overwrite=True
     ),

@@ -13,6 +13,7 @@ import torch
 from lib_pm.merging.merge import merge, merge_to_file
 from lib_pm.merging.recipe import LoraUse, make_recipe
 from lib_pm.merging.report import peak_memory
+from lib_pm.render.text import report_text
 from tests.layouts import Shapes
 from tests.loras import deltas, make_lora, write
 
@@ -71,31 +72,8 @@ def test_convolutions_that_conv_rank_0_leaves_out(tmp_path: Path) -> None:
     assert report.left_out == {IN03: "convolutions, because svd_conv_rank is 0"}
     assert not any(name.startswith(IN03) for name in tensors)
     assert report.loras[0].used == 1
-    (line,) = (line for line in report.to_text().splitlines() if line.startswith("  left out:"))
+    (line,) = (line for line in report_text(report).splitlines() if line.startswith("  left out:"))
     assert all(fact in line for fact in ("1 layer,", "convolutions", "svd_conv_rank is 0", IN03))
-
-
-def test_text(uses: list[LoraUse], tmp_path: Path) -> None:
-    target = tmp_path / "out.safetensors"
-    report = merge_to_file(make_recipe(uses, "add_svd", {"rank": 3}), target)
-    lines = report.to_text().splitlines()
-    assert report.kept_energy is not None
-    energies = {layer.name: layer.kept_energy or 0.0 for layer in report.layers}
-    lowest = min(energies, key=lambda name: energies[name])
-    assert lines[:7] == [
-        "Add (SVD) of 3 LoRAs (svd_rank 3, lambda 1)",
-        "  one: 2 of 3 layers used",
-        "  two: 1 of 2 layers used, 1 switched off by block weights, no alpha stored: the rank is used instead",
-        "  three: 0 of 1 layers used, no alpha stored: the rank is used instead",
-        "  result: 2 layers, rank 3",
-        f"  left out: 2 layers, every weight is 0 (first {TEXT})",
-        f"  kept energy: {report.kept_energy:.2%} overall, lowest {energies[lowest]:.2%} in {lowest}",
-    ]
-    assert lines[-1] == f"  written: {target} (0.0 MB)"
-    assert len(lines) == 9
-    assert set(report.to_text(every_layer=True).splitlines()) - set(lines) == {
-        f"  {name}: rank 3, kept energy {energy:.2%}" for name, energy in energies.items()
-    }
 
 
 def test_json_has_all_of_it(uses: list[LoraUse], tmp_path: Path) -> None:
@@ -123,7 +101,7 @@ def test_peak_memory(uses: list[LoraUse]) -> None:
     _, report = merge(make_recipe(uses, "concat"))
     assert report.peak_memory is not None
     assert 50e6 < report.peak_memory < 1e12
-    assert f"peak memory {report.peak_memory / 2**20:.0f} MB" in report.to_text()
+    assert f"peak memory {report.peak_memory / 2**20:.0f} MB" in report_text(report)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +120,7 @@ def test_peak_memory_elsewhere(
     monkeypatch.undo()
     monkeypatch.setattr("lib_pm.merging.report.peak_memory", lambda: expected)
     _, report = merge(make_recipe(uses, "concat"))
-    assert ("peak memory" in report.to_text()) == (expected is not None)
+    assert ("peak memory" in report_text(report)) == (expected is not None)
 
 
 def test_nothing_is_left(uses: list[LoraUse]) -> None:
@@ -150,4 +128,4 @@ def test_nothing_is_left(uses: list[LoraUse]) -> None:
     zero = [LoraUse(use.path, 0.0, 0.0) for use in uses]
     tensors, report = merge(make_recipe(zero, "concat"))
     assert tensors == {}
-    assert "  result: 0 layers, rank none" in report.to_text().splitlines()
+    assert "  result: 0 layers, rank none" in report_text(report).splitlines()

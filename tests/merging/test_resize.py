@@ -26,6 +26,7 @@ from lib_pm.merging.resize import (
     resize_layer,
     resize_to_file,
 )
+from lib_pm.render.text import report_text
 from tests.layouts import Shapes
 from tests.loras import KOHYA, PEFT, deltas, make_lora, relative_error, write
 from tests.messages import says
@@ -174,9 +175,28 @@ def test_peft_names_of_an_unknown_family_are_kept(tmp_path: Path) -> None:
     assert relative_error(deltas(tensors, PEFT)[name], deltas(path, PEFT)[name]) < 1e-6
 
 
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ((4, 0, ""), NewRank(4)),
+        ((4, 2, ""), NewRank(4, 2)),
+        ((4, 2, "sv_fro=0.9"), NewRank(4, 2, Dynamic("sv_fro", 0.9))),
+        ((0, 0, "sv_fro=0.9"), NewRank(NO_LIMIT, None, Dynamic("sv_fro", 0.9))),
+    ],
+)
+def test_fields_of_a_form(fields: tuple[int, int, str], expected: NewRank) -> None:
+    assert NewRank.of_form(*fields) == expected
+
+
+@pytest.mark.parametrize(("fields", "fact"), [((0, 4, ""), "rank is 0"), ((-1, 0, ""), "rank is -1")])
+def test_a_form_without_a_rank(fields: tuple[int, int, str], fact: str) -> None:
+    with pytest.raises(MergeInputError, match=fact):
+        NewRank.of_form(*fields)
+
+
 def test_metadata_and_text(source: Path) -> None:
     report, _ = resized(source, rank=4, conv_rank=2, dynamic=parse_dynamic("sv_fro=0.9"))
-    lines = report.to_text(every_layer=True).splitlines()
+    lines = report_text(report, every_layer=True).splitlines()
     assert lines[0] == "in.safetensors resized to sv_fro 0.9, at most rank 4, conv rank 2"
     assert any(re.fullmatch(rf"  {LINEAR}: rank \d, kept energy \d+\.\d\d%", line) for line in lines)
     assert any(re.fullmatch(r"  kept energy: \d+\.\d\d% overall, lowest .*", line) for line in lines)

@@ -156,7 +156,7 @@ def test_a_name_that_would_not_come_back_is_not_written(name: str) -> None:
 )
 def test_what_the_webui_reads_as_we_do(text: str, alike: bool) -> None:
     """By modules/extra_networks.py and extra_networks_lora.py of A1111, whose lines these are."""
-    assert one(text).is_read_alike == alike
+    assert one(text).webui_agrees == alike
     assert reads_alike(text) == alike
 
 

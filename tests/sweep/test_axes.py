@@ -11,7 +11,7 @@ from lib_pm.core.errors import MergeInputError
 from lib_pm.core.registry import MODES
 from lib_pm.prompt.edit import Tags, read_tags, rewrite
 from lib_pm.prompt.presets import BUILT_IN
-from lib_pm.sweep.axes import LORAS, Axis, Offered, make_axes
+from lib_pm.sweep.axes import LORAS, Axis, LoraLookup, make_axes
 from tests.messages import says
 
 PROMPT = "<lora:sub/style:0.8><lora:char:0.6><pm:ties_svd>"
@@ -24,7 +24,7 @@ def find_lora(name: str) -> str:
     return name
 
 
-AXES = {axis.name: axis for axis in make_axes(Offered(lambda: ["char", "style"], find_lora, lambda: BUILT_IN))}
+AXES = {axis.name: axis for axis in make_axes(LoraLookup(lambda: ["char", "style"], find_lora, lambda: BUILT_IN))}
 
 
 def values(axis: Axis, text: str) -> list[Any]:

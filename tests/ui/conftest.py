@@ -8,11 +8,10 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from lib_pm.ui import job_status as working
-from lib_pm.ui import tab
+from lib_pm.ui import job_status, tab
 from lib_pm.workspace.job_queue import Queue
-from tests.desks import SeenDesk, fill
 from tests.ui.page import Page
+from tests.workspaces import RecordingWorkspace, fill
 
 PLOT = "script_txt2img_xyz_plot_"
 
@@ -25,32 +24,34 @@ def webui_controls() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def _drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[SeenDesk, Page]:
+def _drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[RecordingWorkspace, Page]:
     """Drawn once: with gradio 6 that takes a second."""
-    desk = SeenDesk(tmp_path_factory.mktemp("tab") / "loras", tmp_path_factory.mktemp("data") / "data")
+    workspace = RecordingWorkspace(tmp_path_factory.mktemp("tab") / "loras", tmp_path_factory.mktemp("data") / "data")
     with pytest.MonkeyPatch.context() as patch:
         page = Page(patch)
         with gr.Blocks():
             outside = webui_controls()
-        tab.build(desk, outside)
-    return desk, page
+        tab.build(workspace, outside)
+    return workspace, page
 
 
 @pytest.fixture
-def desk(_drawn: tuple[SeenDesk, Page]) -> SeenDesk:
+def workspace(_drawn: tuple[RecordingWorkspace, Page]) -> RecordingWorkspace:
     """With the same files and nothing done yet."""
-    desk, _ = _drawn
-    for folder in desk.folder.parent, desk.recipes.folder:
+    workspace, _ = _drawn
+    for folder in workspace.folder.parent, workspace.recipes.folder:
         shutil.rmtree(folder, ignore_errors=True)
-    fill(desk.folder)
-    desk.queue, desk.announced, desk.turns = Queue(), [], []
-    return desk
+    fill(workspace.folder)
+    workspace.queue, workspace.announced, workspace.turns = Queue(), [], []
+    return workspace
 
 
 @pytest.fixture
-def page(desk: SeenDesk, _drawn: tuple[SeenDesk, Page], monkeypatch: pytest.MonkeyPatch) -> Page:
+def page(
+    workspace: RecordingWorkspace, _drawn: tuple[RecordingWorkspace, Page], monkeypatch: pytest.MonkeyPatch
+) -> Page:
     """As it is when it was opened."""
-    monkeypatch.setattr(working, "INTERVAL", 0.01)
+    monkeypatch.setattr(job_status, "INTERVAL", 0.01)
     _, page = _drawn
     page.open()
     page.load()

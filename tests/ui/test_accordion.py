@@ -34,7 +34,7 @@ def drawn() -> accordion.Accordion:
 
 def pasted(drawn: accordion.Accordion, params: dict[str, str]) -> list[Any]:
     """The value that each control gets; None where it stays as it is."""
-    values = [(control, set_by(params)) for control, set_by in drawn.pasted]
+    values = [(control, set_by(params)) for control, set_by in drawn.paste_fields]
     assert [control for control, _ in values] == drawn.controls
     return [value.get("value") if isinstance(value, dict) else value for _, value in values]
 
@@ -44,13 +44,13 @@ def test_it_is_off_and_every_control_has_a_value(drawn: accordion.Accordion) -> 
     assert values[0] is False
     assert None not in values, "the WebUI's API cannot set a control whose value is None"
     assert json.loads(json.dumps(values)) == values
-    assert accordion.requested(*values) is None
+    assert accordion.choice_of(*values) is None
 
 
 def test_its_own_values_ask_for_the_mode_with_its_defaults(drawn: accordion.Accordion) -> None:
     values = [control.value for control in drawn.controls]
     for id, mode in MODES.items():
-        assert accordion.requested(True, id, *values[2:]) == mode.choice()
+        assert accordion.choice_of(True, id, *values[2:]) == mode.choice()
 
 
 def test_only_the_options_of_the_chosen_mode_show(drawn: accordion.Accordion) -> None:
@@ -62,12 +62,12 @@ def test_a_bad_value_names_what_is_allowed(drawn: accordion.Accordion) -> None:
     values = [control.value for control in drawn.controls]
     values[2 + list(OPTIONS).index("svd_rank")] = "many"
     with pytest.raises(MergeInputError, match="svd_rank is 'many'; allowed: a whole number, 1 or more, or full"):
-        accordion.requested(True, *values[1:])
+        accordion.choice_of(True, *values[1:])
 
 
 def test_over_the_api_a_tags_body_is_enough() -> None:
-    assert accordion.requested(True, "dare_ties:density=0.4:seed=7") == chosen("dare_ties:density=0.4:seed=7")
-    assert accordion.requested(True, "concat") == chosen("concat:lambda=1")
+    assert accordion.choice_of(True, "dare_ties:density=0.4:seed=7") == chosen("dare_ties:density=0.4:seed=7")
+    assert accordion.choice_of(True, "concat") == chosen("concat:lambda=1")
 
 
 @pytest.mark.parametrize(
@@ -86,13 +86,13 @@ def test_over_the_api_a_tags_body_is_enough() -> None:
 )
 def test_arguments_of_another_kind_are_named(arguments: list[object], said: str) -> None:
     with pytest.raises(MergeInputError) as caught:
-        accordion.requested(*arguments)
+        accordion.choice_of(*arguments)
     assert said in str(caught.value)
 
 
 @pytest.mark.parametrize("off", [False, None, 0])
 def test_while_it_is_off_the_others_do_not_matter(off: object) -> None:
-    assert accordion.requested(off, {}, "nonsense") is accordion.requested(off) is None
+    assert accordion.choice_of(off, {}, "nonsense") is accordion.choice_of(off) is None
 
 
 @pytest.mark.parametrize("mode", list(MODES))
@@ -101,11 +101,11 @@ def test_what_an_image_was_made_with_comes_back(drawn: accordion.Accordion, mode
     values[:2] = [True, mode]
     for position, name in enumerate(OPTIONS, start=2):
         values[position] = {"density": 0.25, "seed": 7, "lambda": -1.5, "svd_rank": "8", "svd_conv_rank": "4"}[name]
-    choice = accordion.requested(*values)
+    choice = accordion.choice_of(*values)
     assert choice
     infotext = {"Power Merger": write_pm(choice).body}
     after = [new if new is not None else old for old, new in zip(values, pasted(drawn, infotext), strict=True)]
-    assert accordion.requested(*after) == choice
+    assert accordion.choice_of(*after) == choice
 
 
 def test_an_image_without_the_key_switches_it_off(drawn: accordion.Accordion) -> None:

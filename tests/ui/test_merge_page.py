@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from lib_pm.ui import tab
 from lib_pm.ui.save_form import ROOT, target_of
 from lib_pm.workspace.draft import Draft
-from lib_pm.workspace.submit import Target, submit_merge
+from lib_pm.workspace.jobs import Target, submit_merge
 from tests.chosen import chosen
-from tests.desks import SeenDesk, done
 from tests.messages import says
 from tests.ui.page import Page
+from tests.workspaces import RecordingWorkspace, done
 
 TEXT = "<lora:style:0.8>\n<lora:char:0.6:lbw=MIDD>\n# <lora:other:1>"
 MERGE = {"pm_recipe": TEXT, "pm_mode": "add", "pm_save_device": "cpu"}
@@ -33,9 +33,9 @@ def test_what_is_listed_when_it_is_opened(page: Page) -> None:
     assert "MIDD" in page.values["pm_data"]
 
 
-def test_a_new_lora_is_listed_when_the_lists_are_refreshed(page: Page, desk: SeenDesk) -> None:
-    (desk.folder / "new").mkdir()
-    (desk.folder / "new" / "another.safetensors").touch()
+def test_a_new_lora_is_listed_when_the_lists_are_refreshed(page: Page, workspace: RecordingWorkspace) -> None:
+    (workspace.folder / "new").mkdir()
+    (workspace.folder / "new" / "another.safetensors").touch()
     page.click("pm_refresh")
     assert "another" in page.shown["pm_add"]["choices"]
     assert "another" in page.shown["pm_inspect_lora"]["choices"]
@@ -45,8 +45,8 @@ def test_a_new_lora_is_listed_when_the_lists_are_refreshed(page: Page, desk: See
 
 
 @pytest.mark.parametrize("button", ["pm_refresh", None])
-def test_without_the_lora_folder_it_says_so(page: Page, desk: SeenDesk, button: str | None) -> None:
-    desk.folder.rename(desk.folder.with_name("elsewhere"))
+def test_without_the_lora_folder_it_says_so(page: Page, workspace: RecordingWorkspace, button: str | None) -> None:
+    workspace.folder.rename(workspace.folder.with_name("elsewhere"))
     if button:
         page.click(button)
     else:
@@ -67,7 +67,7 @@ def test_adding_lines(page: Page) -> None:
 
 
 class TestCheck:
-    def test_what_it_would_merge(self, page: Page, desk: SeenDesk) -> None:
+    def test_what_it_would_merge(self, page: Page, workspace: RecordingWorkspace) -> None:
         page.change("pm_recipe", TEXT)
         assert "2 LoRAs, 1 disabled." in page.values["pm_check"]
         assert page.shown["pm_save_name"]["placeholder"] == "style_char_concat"
@@ -77,16 +77,16 @@ class TestCheck:
         assert "1 LoRA." in page.values["pm_check"], "that tag is switched off"
         page.change("pm_recipe", "")
         assert page.values["pm_check"] == ""
-        assert desk.recipes.last == Draft("", chosen("concat:lambda=1"))
+        assert workspace.recipes.last == Draft("", chosen("concat:lambda=1"))
 
-    def test_a_draft_that_cannot_be_kept_is_still_checked(self, page: Page, desk: SeenDesk) -> None:
-        desk.recipes.folder.parent.mkdir(exist_ok=True)
-        shutil.rmtree(desk.recipes.folder, ignore_errors=True)
-        desk.recipes.folder.touch()  # a file where the folder should be
+    def test_a_draft_that_cannot_be_kept_is_still_checked(self, page: Page, workspace: RecordingWorkspace) -> None:
+        workspace.recipes.folder.parent.mkdir(exist_ok=True)
+        shutil.rmtree(workspace.recipes.folder, ignore_errors=True)
+        workspace.recipes.folder.touch()  # a file where the folder should be
         try:
             page.change("pm_recipe", TEXT)
         finally:
-            desk.recipes.folder.unlink()
+            workspace.recipes.folder.unlink()
         assert "2 LoRAs, 1 disabled." in page.values["pm_check"]
         assert "could not be written" in page.values["pm_check"]
 
@@ -127,13 +127,17 @@ class TestCheck:
             ("a cat", "LoRAs to merge"),
         ],
     )
-    def test_what_is_wrong_is_said_at_once(self, page: Page, desk: SeenDesk, text: str, facts: str) -> None:
+    def test_what_is_wrong_is_said_at_once(
+        self, page: Page, workspace: RecordingWorkspace, text: str, facts: str
+    ) -> None:
         page.change("pm_recipe", text)
         assert 'role="alert"' in page.values["pm_check"]
         assert says(page.values["pm_check"], facts), page.values["pm_check"]
-        assert str(desk.folder) not in page.values["pm_check"]
+        assert str(workspace.folder) not in page.values["pm_check"]
 
-    def test_the_last_draft_is_there_when_the_page_is_opened_again(self, page: Page, desk: SeenDesk) -> None:
+    def test_the_last_draft_is_there_when_the_page_is_opened_again(
+        self, page: Page, workspace: RecordingWorkspace
+    ) -> None:
         page.change("pm_recipe", TEXT)
         page.values["pm_recipe"] = ""
         page.load()
@@ -143,7 +147,7 @@ class TestCheck:
         assert page.values["pm_recipe"] == "<lora:typed:1>", "before the page was whole"
         page.values["pm_recipe"] = ""
         last = Draft("<lora:a:1>").to_json() | {"pm": "no_such_mode:t=1"}
-        (desk.recipes.folder / "last.json").write_text(json.dumps(last))
+        (workspace.recipes.folder / "last.json").write_text(json.dumps(last))
         page.load()
         assert page.values["pm_recipe"] == "", "of a version that knew other modes"
 
@@ -176,13 +180,14 @@ class TestPrompts:
 
 
 class TestMerging:
-    def test_merge_and_save(self, page: Page, desk: SeenDesk) -> None:
+    def test_merge_and_save(self, page: Page, workspace: RecordingWorkspace) -> None:
         steps = page.click("pm_merge", pm_save_name="both", pm_save_folder="sub", pm_save_save_dtype="float32", **MERGE)
-        written = load_file(str(desk.folder / "sub" / "both.safetensors"))
-        expected = submit_merge(desk, Draft(TEXT, chosen("add")), Target("same", "", "float32"), "cpu")
+        written = load_file(str(workspace.folder / "sub" / "both.safetensors"))
+        expected = submit_merge(workspace, Draft(TEXT, chosen("add")), Target("same", "", "float32"), "cpu")
         done(expected)
         assert all(
-            tensor.equal(written[name]) for name, tensor in load_file(str(desk.folder / "same.safetensors")).items()
+            tensor.equal(written[name])
+            for name, tensor in load_file(str(workspace.folder / "same.safetensors")).items()
         )
         assert "Written: sub/both" in steps[-1]["pm_merge_status"]
         assert 'data-saved="sub/both"' in page.values["pm_saved"]
@@ -202,28 +207,30 @@ class TestMerging:
         ],
     )
     def test_what_is_wrong_is_said_where_the_report_would_be(
-        self, page: Page, desk: SeenDesk, values: dict[str, Any], facts: str
+        self, page: Page, workspace: RecordingWorkspace, values: dict[str, Any], facts: str
     ) -> None:
-        before = sorted(desk.folder.rglob("*"))
+        before = sorted(workspace.folder.rglob("*"))
         page.click("pm_merge", **MERGE | values)
         said = page.values["pm_merge_status"]
         assert 'role="alert"' in said
         assert says(said, facts), said
-        assert str(desk.folder) not in said
-        assert sorted(desk.folder.rglob("*")) == before
+        assert str(workspace.folder) not in said
+        assert sorted(workspace.folder.rglob("*")) == before
         assert page.shown["pm_merge_cancel"]["visible"] is False
 
-    def test_a_bug_is_said_too(self, page: Page, desk: SeenDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_bug_is_said_too(
+        self, page: Page, workspace: RecordingWorkspace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         def fail(*args: Any, **kwargs: Any) -> None:
             raise ZeroDivisionError("<b>by 0")
 
-        monkeypatch.setattr("lib_pm.workspace.submit.merge_to_file", fail)
+        monkeypatch.setattr("lib_pm.workspace.jobs.merge_to_file", fail)
         page.click("pm_merge", **MERGE)
         assert "ZeroDivisionError: &lt;b&gt;by 0" in page.values["pm_merge_status"]
 
-    def test_waiting_and_cancelling(self, page: Page, desk: SeenDesk) -> None:
+    def test_waiting_and_cancelling(self, page: Page, workspace: RecordingWorkspace) -> None:
         go_on = threading.Event()
-        desk.queue.submit("Something long", lambda progress: go_on.wait(30), nullcontext())
+        workspace.queue.submit("Something long", lambda progress: go_on.wait(30), nullcontext())
         steps = page.start("pm_merge", "click", **MERGE)
         first = next(steps)
         assert "Merging 2 LoRAs into style_char_add: waiting in the queue." in first["pm_merge_status"]
@@ -234,11 +241,13 @@ class TestMerging:
         assert page.shown["pm_merge_cancel"]["visible"] is False
         page.click("pm_merge_cancel")  # nothing is left to cancel
         go_on.set()
-        assert not (desk.folder / "style_char_add.safetensors").exists()
+        assert not (workspace.folder / "style_char_add.safetensors").exists()
 
-    def test_a_page_that_is_opened_meanwhile_shows_how_far_it_is(self, page: Page, desk: SeenDesk) -> None:
+    def test_a_page_that_is_opened_meanwhile_shows_how_far_it_is(
+        self, page: Page, workspace: RecordingWorkspace
+    ) -> None:
         go_on = threading.Event()
-        job = desk.queue.submit("Something long", lambda progress: go_on.wait(30) and [], nullcontext())
+        job = workspace.queue.submit("Something long", lambda progress: go_on.wait(30) and [], nullcontext())
         steps = page.start("", "load")
         for _ in range(2):
             next(steps)
@@ -255,5 +264,5 @@ def test_the_form_says_where_it_is_written() -> None:
     assert target_of("a", None, "float32", "all", True, False).folder == ""  # type: ignore[arg-type]
 
 
-def test_it_can_be_drawn_without_a_webui(desk: SeenDesk) -> None:
-    assert isinstance(tab.build(desk), gr.Blocks)
+def test_it_can_be_drawn_without_a_webui(workspace: RecordingWorkspace) -> None:
+    assert isinstance(tab.build(workspace), gr.Blocks)

@@ -7,30 +7,32 @@ from typing import Any
 
 import pytest
 
+from lib_pm.core.registry import MODES
 from lib_pm.files.metadata import RECIPE_KEY
 from lib_pm.workspace.draft import Draft
-from lib_pm.workspace.submit import Target, submit_merge
+from lib_pm.workspace.jobs import Target, submit_merge
 from tests.chosen import chosen
-from tests.desks import SHAPES, SeenDesk, done, files
 from tests.loras import make_lora, write
 from tests.messages import says
 from tests.ui.conftest import PLOT
 from tests.ui.page import Page
+from tests.workspaces import SHAPES, RecordingWorkspace, done, files
 
+ALL_MODES = ", ".join(MODES)
 EVIL = """<img src=x onerror="alert('&')">"""
 
 
 class TestResize:
-    def test_look_and_then_write(self, page: Page, desk: SeenDesk) -> None:
+    def test_look_and_then_write(self, page: Page, workspace: RecordingWorkspace) -> None:
         asked = {"pm_resize_loras": ["style", "char"], "pm_resize_rank": 2, "pm_resize_device": "cpu"}
-        before = files(desk)
+        before = files(workspace)
         page.click("pm_resize_look", **asked)
         assert page.values["pm_resize_status"].count("Nothing has been written yet") == 2
-        assert files(desk) == before
+        assert files(workspace) == before
         page.click("pm_resize_go", **asked)
         assert "Written: style_resized" in page.values["pm_resize_status"]
         assert "Written: char_resized" in page.values["pm_resize_status"]
-        assert {"style_resized.safetensors", "char_resized.safetensors"} <= set(files(desk))
+        assert {"style_resized.safetensors", "char_resized.safetensors"} <= set(files(workspace))
         assert 'data-saved="char_resized"' in page.values["pm_resized"]
 
     def test_a_rule_decides_alone_if_the_rank_is_empty(self, page: Page) -> None:
@@ -51,12 +53,12 @@ class TestResize:
             ({"pm_resize_loras": []}, "LoRAs to resize"),
             ({"pm_resize_loras": None}, "LoRAs to resize"),
             ({"pm_resize_loras": ["gone"]}, "LoRA &#x27;gone&#x27;"),
-            ({"pm_resize_rank": 0}, "rank … 0"),
-            ({"pm_resize_rank": None}, "rank … 0"),
-            ({"pm_resize_rank": -1}, "rank … -1"),
-            ({"pm_resize_conv": -1}, "conv rank … -1"),
-            ({"pm_resize_rule": "sv_fro", "pm_resize_value": 2}, "sv_fro … &#x27;2&#x27;"),
-            ({"pm_resize_rule": "sv_fro", "pm_resize_value": None}, "sv_fro … &#x27;None&#x27;"),
+            ({"pm_resize_rank": 0}, "The rank … 0 … 1 or more, or 0 with a rule"),
+            ({"pm_resize_rank": None}, "The rank … 0 … 1 or more, or 0 with a rule"),
+            ({"pm_resize_rank": -1}, "The rank … -1 … 1 or more"),
+            ({"pm_resize_conv": -1}, "The conv rank … -1 … 1 or more"),
+            ({"pm_resize_rule": "sv_fro", "pm_resize_value": 2}, "sv_fro … &#x27;2&#x27; … 0 … 1"),
+            ({"pm_resize_rule": "sv_fro", "pm_resize_value": None}, "sv_fro … &#x27;None&#x27; … 0 … 1"),
         ],
     )
     def test_what_is_wrong_is_said(self, page: Page, button: str, values: dict[str, Any], facts: str) -> None:
@@ -66,9 +68,9 @@ class TestResize:
 
 
 class TestInspect:
-    def test_a_merged_file_and_its_recipe(self, page: Page, desk: SeenDesk) -> None:
+    def test_a_merged_file_and_its_recipe(self, page: Page, workspace: RecordingWorkspace) -> None:
         draft = Draft("<lora:style:0.5:0.8>\n<lora:char:1>", chosen("ties:density=0.3"), "model", "float64")
-        done(submit_merge(desk, draft, Target("both"), "cpu"))
+        done(submit_merge(workspace, draft, Target("both"), "cpu"))
         page.change("pm_inspect_lora", "both")
         assert "both.safetensors" in page.values["pm_inspect_found"]
         assert "merged by Power Merger: ties of style, char" in page.values["pm_inspect_found"]
@@ -85,18 +87,18 @@ class TestInspect:
         assert page.shown["pm_inspect_load"]["visible"] is False
 
     @pytest.mark.parametrize("name", [None, "", "gone", "../style", "damaged"])
-    def test_what_is_wrong_is_said(self, page: Page, desk: SeenDesk, name: str | None) -> None:
-        (desk.folder / "damaged.safetensors").write_bytes(b"no LoRA")
+    def test_what_is_wrong_is_said(self, page: Page, workspace: RecordingWorkspace, name: str | None) -> None:
+        (workspace.folder / "damaged.safetensors").write_bytes(b"no LoRA")
         page.click("pm_inspect_go", pm_inspect_lora=name)
         assert 'role="alert"' in page.values["pm_inspect_found"]
-        assert str(desk.folder) not in page.values["pm_inspect_found"]
+        assert str(workspace.folder) not in page.values["pm_inspect_found"]
 
     @pytest.mark.parametrize(
         "recipe",
         ["[]", "{}", '{"loras": 7}', '{"loras": ["a"]}', json.dumps({"mode": EVIL, "loras": [{"name": EVIL}]})],
     )
-    def test_a_recipe_may_hold_anything(self, page: Page, desk: SeenDesk, recipe: str) -> None:
-        write(desk.folder / "evil.safetensors", make_lora(SHAPES, 1), {RECIPE_KEY: recipe, EVIL: EVIL})
+    def test_a_recipe_may_hold_anything(self, page: Page, workspace: RecordingWorkspace, recipe: str) -> None:
+        write(workspace.folder / "evil.safetensors", make_lora(SHAPES, 1), {RECIPE_KEY: recipe, EVIL: EVIL})
         page.click("pm_inspect_go", pm_inspect_lora="evil")
         assert "evil.safetensors" in page.values["pm_inspect_found"]
         assert "<img" not in page.values["pm_inspect_found"]
@@ -140,7 +142,7 @@ class TestSweeps:
             ("pm_fill_strengths", {"pm_sweep_strengths_steps": 0}, "0 steps … 1"),
             ("pm_fill_strengths", {"pm_sweep_strengths_low": None}, "A number is missing"),
             ("pm_fill_ranks", {"pm_sweep_ranks_steps": None}, "A number is missing"),
-            ("pm_fill_modes", {"pm_sweep_modes": "add, tie"}, "mode &#x27;tie&#x27;"),
+            ("pm_fill_modes", {"pm_sweep_modes": "add, tie"}, f"mode &#x27;tie&#x27; … {ALL_MODES} … ties?"),
             ("pm_fill_modes", {"pm_recipe": "<lora:gone:1>"}, "LoRA &#x27;gone&#x27;"),
         ],
     )
@@ -181,36 +183,36 @@ class TestRecipes:
 
 
 class TestCards:
-    def test_offered_after_a_merge_and_saved(self, page: Page, desk: SeenDesk) -> None:
-        (desk.folder / "style.json").write_text('{"activation text": "red, cat"}')
-        (desk.folder / "sub" / "char.json").write_text('{"activation text": "cat, hat"}')
-        (desk.folder / "sub" / "char.preview.png").write_bytes(b"picture")
+    def test_offered_after_a_merge_and_saved(self, page: Page, workspace: RecordingWorkspace) -> None:
+        (workspace.folder / "style.json").write_text('{"activation text": "red, cat"}')
+        (workspace.folder / "sub" / "char.json").write_text('{"activation text": "cat, hat"}')
+        (workspace.folder / "sub" / "char.preview.png").write_bytes(b"picture")
         page.click("pm_merge", pm_recipe="<lora:style:1>\n<lora:char:1>", pm_save_name="both", pm_save_device="cpu")
         assert page.shown["pm_card"]["visible"] is True
         assert page.values["pm_card_activation"] == "red, cat, hat"
         assert page.values["pm_card_picture"] == "char"
         page.click("pm_card_save", pm_card_activation="red cat")
         assert "Saved the card of both." in page.values["pm_card_status"]
-        assert json.loads((desk.folder / "both.json").read_text())["activation text"] == "red cat"
-        assert (desk.folder / "both.png").read_bytes() == b"picture"
-        assert desk.announced[-1] == "both.safetensors"
+        assert json.loads((workspace.folder / "both.json").read_text())["activation text"] == "red cat"
+        assert (workspace.folder / "both.png").read_bytes() == b"picture"
+        assert workspace.announced[-1] == "both.safetensors"
 
-    def test_a_lora_that_is_gone_meanwhile(self, page: Page, desk: SeenDesk) -> None:
+    def test_a_lora_that_is_gone_meanwhile(self, page: Page, workspace: RecordingWorkspace) -> None:
         page.click("pm_merge", pm_recipe="<lora:style:1>", pm_save_name="both", pm_save_device="cpu")
-        (desk.folder / "both.safetensors").unlink()
+        (workspace.folder / "both.safetensors").unlink()
         page.click("pm_card_save")
         assert 'role="alert"' in page.values["pm_card_status"]
         assert "There is no LoRA &#x27;./both&#x27;" in page.values["pm_card_status"]
 
     def test_it_is_that_of_the_file_that_was_written(
-        self, page: Page, desk: SeenDesk, monkeypatch: pytest.MonkeyPatch
+        self, page: Page, workspace: RecordingWorkspace, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The WebUI takes a name that several files have for the one that it read last."""
         page.click("pm_merge", pm_recipe="<lora:style:1>", pm_save_name="both", pm_mode="add", pm_save_device="cpu")
-        other = desk.folder / "sub" / "both.safetensors"
+        other = workspace.folder / "sub" / "both.safetensors"
         other.touch()
-        monkeypatch.setattr(desk, "find", lambda name: other)
+        monkeypatch.setattr(workspace, "find", lambda name: other)
         page.click("pm_card_save", pm_card_activation="red cat", pm_card_picture=None)
         assert "Saved the" in page.values["pm_card_status"]
-        assert (desk.folder / "both.json").is_file()
+        assert (workspace.folder / "both.json").is_file()
         assert not other.with_suffix(".json").exists()

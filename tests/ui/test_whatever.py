@@ -8,9 +8,9 @@ from typing import Any
 
 import gradio as gr
 
-from tests.desks import SeenDesk
 from tests.fuzz.requests import NUMBERS, TEXTS
 from tests.ui.page import Page
+from tests.workspaces import RecordingWorkspace
 
 COUNT = int(os.environ.get("PM_FUZZ", "1000"))  # calls of handlers
 
@@ -28,7 +28,7 @@ def held(pick: random.Random, control: Any) -> Any:
     return pick.choice([None, *TEXTS, *(choice[-1] for choice in getattr(control, "choices", None) or () if choice)])
 
 
-def test_no_handler_fails(page: Page, desk: SeenDesk) -> None:
+def test_no_handler_fails(page: Page, workspace: RecordingWorkspace) -> None:
     pick = random.Random(1)
     names = sorted(page.handlers)
     for number in range(COUNT):
@@ -48,4 +48,4 @@ def test_no_handler_fails(page: Page, desk: SeenDesk) -> None:
                     shown.encode()
         except Exception as error:
             raise AssertionError(f"call {number}: {event} of {name} with {values!r:.1000}") from error
-    assert not [job.error for job in desk.queue.jobs if job.error[:1].isupper() and "Error: " in job.error[:40]]
+    assert not [job.error for job in workspace.queue.jobs if job.error[:1].isupper() and "Error: " in job.error[:40]]

@@ -19,9 +19,9 @@ from lib_pm.webui.api import NO_OTHERS, PREFIX, add_routes
 from lib_pm.webui.origin import Origins
 from lib_pm.workspace.draft import Draft
 from lib_pm.workspace.job_queue import KEPT, MOST_WAITING
-from lib_pm.workspace.submit import Target, submit_merge
+from lib_pm.workspace.jobs import Target, submit_merge
 from tests.chosen import chosen
-from tests.desks import SeenDesk, done, files, make_desk
+from tests.workspaces import RecordingWorkspace, done, files, make_workspace
 
 MERGE = {"text": "<lora:style:0.8>\n<lora:char:0.6>", "mode": "add", "device": "cpu"}
 
@@ -29,11 +29,11 @@ MERGE = {"text": "<lora:style:0.8>\n<lora:char:0.6>", "mode": "add", "device": "
 class Client:
     """Every answer is looked through for the path of the LoRA folder."""
 
-    def __init__(self, desk: SeenDesk, logins: str | None = None, origins: Origins = NO_OTHERS) -> None:
+    def __init__(self, workspace: RecordingWorkspace, logins: str | None = None, origins: Origins = NO_OTHERS) -> None:
         app = FastAPI()
-        add_routes(app, desk, logins, origins)
+        add_routes(app, workspace, logins, origins)
         self.http = TestClient(app, raise_server_exceptions=False)
-        self._secret = str(desk.folder.parent)
+        self._secret = str(workspace.folder.parent)
 
     def __call__(self, method: str, path: str, status: int = 200, **request: Any) -> Any:
         answer = self.http.request(method, f"{PREFIX}/{path}", **request)
@@ -51,13 +51,13 @@ class Client:
 
 
 @pytest.fixture
-def desk(tmp_path: Any) -> SeenDesk:
-    return make_desk(tmp_path)
+def workspace(tmp_path: Any) -> RecordingWorkspace:
+    return make_workspace(tmp_path)
 
 
 @pytest.fixture
-def client(desk: SeenDesk) -> Client:
-    return Client(desk)
+def client(workspace: RecordingWorkspace) -> Client:
+    return Client(workspace)
 
 
 def test_loras(client: Client) -> None:
@@ -72,8 +72,8 @@ def test_loras(client: Client) -> None:
         assert {layer["rank"] for layer in found["layers"].values()} == {3}
 
 
-def test_without_the_lora_folder(client: Client, desk: SeenDesk) -> None:
-    desk.folder.rename(desk.folder.with_name("elsewhere"))
+def test_without_the_lora_folder(client: Client, workspace: RecordingWorkspace) -> None:
+    workspace.folder.rename(workspace.folder.with_name("elsewhere"))
     assert "does not exist" in client("GET", "loras", 400)["detail"]
 
 
@@ -82,17 +82,17 @@ def test_modes(client: Client) -> None:
     assert [mode["id"] for mode in modes] == list(MODES)
 
 
-def test_recipes(client: Client, desk: SeenDesk) -> None:
+def test_recipes(client: Client, workspace: RecordingWorkspace) -> None:
     assert client("GET", "recipe") == []
     draft = Draft("<lora:style:1>", chosen("ties:density=0.5"), "model")
-    desk.recipes.save("my own", draft)
+    workspace.recipes.save("my own", draft)
     assert client("GET", "recipe") == ["my own"]
     assert client("GET", "recipe/my own") == draft.to_json()
     assert "There is no recipe 'gone'" in client("GET", "recipe/gone", 400)["detail"]
     assert "is not allowed" in client("GET", "recipe/..%2e", 400)["detail"]
 
 
-def test_a_merge_is_the_tabs(client: Client, desk: SeenDesk) -> None:
+def test_a_merge_is_the_tabs(client: Client, workspace: RecordingWorkspace) -> None:
     request = MERGE | {"mode": "ties_svd", "options": {"density": 0.3, "rank": 2}, "apply": "model", "name": "both"}
     job = client.finished(client("POST", "merge", json=request | {"folder": "made", "save_dtype": "float32"}))
     assert (job["state"], job["error"], job["what"]) == ("done", "", "Merging 2 LoRAs into both")
@@ -100,17 +100,17 @@ def test_a_merge_is_the_tabs(client: Client, desk: SeenDesk) -> None:
     (report,) = job["result"]
     assert report["file"] == "made/both"
     same = Draft(MERGE["text"], chosen("ties_svd:density=0.3:rank=2"), "model")
-    done(submit_merge(desk, same, Target("same", save_dtype="float32"), "cpu"))
-    written, expected = load_file(str(desk.find("both"))), load_file(str(desk.find("same")))
+    done(submit_merge(workspace, same, Target("same", save_dtype="float32"), "cpu"))
+    written, expected = load_file(str(workspace.find("both"))), load_file(str(workspace.find("same")))
     assert written.keys() == expected.keys()
     assert all(tensor.equal(expected[name]) for name, tensor in written.items())
 
 
-def test_resizing(client: Client, desk: SeenDesk) -> None:
+def test_resizing(client: Client, workspace: RecordingWorkspace) -> None:
     request = {"loras": ["style", "sub/char"], "rank": 2, "device": "cpu", "name": "_small"}
-    before = files(desk)
+    before = files(workspace)
     looked = client.finished(client("POST", "resize", json=request | {"preview": True}))
-    assert files(desk) == before
+    assert files(workspace) == before
     written = client.finished(client("POST", "resize", json=request))
     assert [report["file"] for report in written["result"]] == ["style_small", "char_small"]
     for look, report in zip(looked["result"], written["result"], strict=True):
@@ -125,23 +125,23 @@ def test_analysing(client: Client) -> None:
     assert len(job["result"]) == 1
 
 
-def test_jobs_are_listed_and_cancelled(client: Client, desk: SeenDesk) -> None:
+def test_jobs_are_listed_and_cancelled(client: Client, workspace: RecordingWorkspace) -> None:
     first = client.finished(client("POST", "merge", json=MERGE))
     assert client("GET", "jobs") == [first]
     assert client("DELETE", f"jobs/{first['id']}")["state"] == "done"
-    lock = desk.queue.submit("waits", lambda progress: time.sleep(0.5), desk.turn("cpu"))
+    lock = workspace.queue.submit("waits", lambda progress: time.sleep(0.5), workspace.turn("cpu"))
     waiting = client("POST", "merge", json=MERGE | {"name": "never"})
     assert waiting["state"] == "waiting"
     assert client("DELETE", f"jobs/{waiting['id']}")["state"] == "cancelled"
     done(lock)
-    assert "never.safetensors" not in files(desk)
+    assert "never.safetensors" not in files(workspace)
     for method in ("GET", "DELETE"):
         assert "There is no job 'nope'" in client(method, "jobs/nope", 404)["detail"]
 
 
-def test_too_many_jobs_are_refused_for_now(client: Client, desk: SeenDesk) -> None:
+def test_too_many_jobs_are_refused_for_now(client: Client, workspace: RecordingWorkspace) -> None:
     go_on = threading.Event()
-    first = desk.queue.submit("waits", lambda progress: go_on.wait(30), desk.turn("cpu"))
+    first = workspace.queue.submit("waits", lambda progress: go_on.wait(30), workspace.turn("cpu"))
     while first.state == "waiting":
         time.sleep(0.01)
     try:
@@ -185,22 +185,22 @@ def test_too_many_jobs_are_refused_for_now(client: Client, desk: SeenDesk) -> No
     ],
 )
 def test_what_is_wrong_is_said(
-    client: Client, desk: SeenDesk, path: str, request_: dict[str, Any], message: str
+    client: Client, workspace: RecordingWorkspace, path: str, request_: dict[str, Any], message: str
 ) -> None:
-    before = files(desk)
+    before = files(workspace)
     whole = MERGE if path != "resize" else {"loras": ["style"], "rank": 2, "device": "cpu"}
     assert message in client("POST", path, 400, json=whole | request_)["detail"]
-    assert files(desk) == before
+    assert files(workspace) == before
     assert client("GET", "jobs") == []
 
 
-def test_a_lora_that_is_not_there(client: Client, desk: SeenDesk) -> None:
-    (desk.folder.parent / "secret.safetensors").write_bytes(b"")
+def test_a_lora_that_is_not_there(client: Client, workspace: RecordingWorkspace) -> None:
+    (workspace.folder.parent / "secret.safetensors").write_bytes(b"")
     for name in ("gone", "..%2Fsecret", "%2Fetc%2Fpasswd"):
         assert "There is no LoRA" in client("GET", f"loras/{name}", 400)["detail"]
 
 
-def test_a_job_that_fails_says_why(client: Client, desk: SeenDesk) -> None:
+def test_a_job_that_fails_says_why(client: Client, workspace: RecordingWorkspace) -> None:
     job = client.finished(client("POST", "merge", json=MERGE | {"text": "<lora:style:1><lora:other:1>"}))
     assert (job["state"], job["result"]) == ("failed", None)
     assert "for different models" in job["error"]
@@ -209,8 +209,8 @@ def test_a_job_that_fails_says_why(client: Client, desk: SeenDesk) -> None:
 class TestLogins:
     """`--api-auth name:password,…`, as the WebUI's own routes have it."""
 
-    def test_nothing_without_one(self, desk: SeenDesk) -> None:
-        client = Client(desk, "me:secret,you:other")
+    def test_nothing_without_one(self, workspace: RecordingWorkspace) -> None:
+        client = Client(workspace, "me:secret,you:other")
         routes = client.http.get("/openapi.json").json()["paths"]
         for path, methods in routes.items():
             for method in methods:
@@ -219,15 +219,15 @@ class TestLogins:
                 assert answer.headers["www-authenticate"] == "Basic"
 
     @pytest.mark.parametrize("login", [("me", "other"), ("me", ""), ("", ""), ("nobody", "secret"), ("me", "sëcret")])
-    def test_a_wrong_one(self, desk: SeenDesk, login: tuple[str, str]) -> None:
-        Client(desk, "me:secret,you:other")("GET", "loras", 401, auth=login)
+    def test_a_wrong_one(self, workspace: RecordingWorkspace, login: tuple[str, str]) -> None:
+        Client(workspace, "me:secret,you:other")("GET", "loras", 401, auth=login)
 
-    def test_a_wrong_one_beside_letters_that_are_not_ascii(self, desk: SeenDesk) -> None:
-        Client(desk, "me:sëcret")("GET", "loras", 401, auth=("me", "secret"))
+    def test_a_wrong_one_beside_letters_that_are_not_ascii(self, workspace: RecordingWorkspace) -> None:
+        Client(workspace, "me:sëcret")("GET", "loras", 401, auth=("me", "secret"))
 
     @pytest.mark.parametrize("login", [("me", "secret"), ("you", "o:ther")])
-    def test_a_right_one(self, desk: SeenDesk, login: tuple[str, str]) -> None:
-        assert len(Client(desk, "me:secret,you:o:ther")("GET", "loras", auth=login)) == 3
+    def test_a_right_one(self, workspace: RecordingWorkspace, login: tuple[str, str]) -> None:
+        assert len(Client(workspace, "me:secret,you:o:ther")("GET", "loras", auth=login)) == 3
 
 
 def test_the_documentation_lists_every_route(client: Client) -> None:
@@ -269,9 +269,9 @@ class TestSenders:
             {"origin": "https://a.pattern.example", "sec-fetch-site": "same-site"},
         ],
     )
-    def test_they_may(self, desk: SeenDesk, headers: dict[str, str]) -> None:
+    def test_they_may(self, workspace: RecordingWorkspace, headers: dict[str, str]) -> None:
         origins = Origins("https://listed.example,https://other.example", r"https://\w+\.pattern\.example")
-        client = Client(desk, origins=origins)
+        client = Client(workspace, origins=origins)
         client.finished(client("POST", "merge", json=MERGE, headers=headers))
         client("DELETE", "jobs/nope", 404, headers=headers)
 
@@ -293,19 +293,19 @@ class TestSenders:
             {"origin": "https://listed.example.evil.example"},
         ],
     )
-    def test_they_may_not(self, desk: SeenDesk, headers: dict[str, str]) -> None:
-        client = Client(desk, origins=Origins("https://listed.example", r"https://listed\.example"))
-        before = files(desk)
+    def test_they_may_not(self, workspace: RecordingWorkspace, headers: dict[str, str]) -> None:
+        client = Client(workspace, origins=Origins("https://listed.example", r"https://listed\.example"))
+        before = files(workspace)
         for path in ("merge", "resize", "analyse"):
             detail = client("POST", path, 403, json=MERGE, headers=headers)["detail"]
             assert repr(headers.get("origin") or "elsewhere") in detail
             assert "--cors-allow-origins" in detail
         client("DELETE", "jobs/nope", 403, headers=headers)
         assert client("GET", "jobs", headers=headers) == []
-        assert files(desk) == before
+        assert files(workspace) == before
 
-    def test_any_origin_may_if_the_webui_is_told_so(self, desk: SeenDesk) -> None:
-        client = Client(desk, origins=Origins("*"))
+    def test_any_origin_may_if_the_webui_is_told_so(self, workspace: RecordingWorkspace) -> None:
+        client = Client(workspace, origins=Origins("*"))
         client.finished(client("POST", "merge", json=MERGE, headers={"origin": "null", "sec-fetch-site": "cross-site"}))
 
     @pytest.mark.parametrize(
@@ -328,12 +328,12 @@ class TestSenders:
             "application/ld+json",
         ],
     )
-    def test_nothing_else_is(self, client: Client, desk: SeenDesk, kind: str | None) -> None:
+    def test_nothing_else_is(self, client: Client, workspace: RecordingWorkspace, kind: str | None) -> None:
         """A page can send all but the last without the browser asking the WebUI first."""
-        before = files(desk)
+        before = files(workspace)
         headers = {} if kind is None else {"content-type": kind}
         for path in ("merge", "resize", "analyse"):
             detail = client("POST", path, 415, content=json.dumps(MERGE).encode(), headers=headers)["detail"]
             assert repr(kind or "") in detail
             assert "application/json" in detail
-        assert (files(desk), client("GET", "jobs")) == (before, [])
+        assert (files(workspace), client("GET", "jobs")) == (before, [])

@@ -10,7 +10,7 @@ import pytest
 
 from tests.host.chosen import by_double_only
 from tests.host.double import Double
-from tests.host.merging import PLAIN, TIES, A, B, make_ab
+from tests.host.merging import PLAIN, TIES, A, B, drawn_first, make_ab
 from tests.host.plotting import PM, Plot, Values, make_plot, pm
 from tests.host.server import HIRES, Server, ServerError, difference, same
 
@@ -114,7 +114,7 @@ def test_an_option_without_a_merge_is_told(server: Server) -> None:
 
 def stopped(server: Server, prompt: str, x: Values, *texts: str) -> None:
     """The plot, with a message that has these texts; and what comes next is as if nothing had been."""
-    merged = server.txt2img(PROMPT).image
+    merged = drawn_first(server, PROMPT).image
     with pytest.raises(ServerError) as error:
         make_plot(server, prompt, x)
     for text in texts:

@@ -75,7 +75,7 @@ class TestRequest:
             ("<lora:a:strong>", "concat", "strength 'strong' … '<lora:a:strong>'"),
             ("<lora:a:1:start=5>", "concat", "start=5 … '<lora:a:1:start=5>'"),
             ("<lora:a:1>\n<pm:ties>\n<pm:add>", "concat", "2 <pm:…> … one"),
-            ("<lora:a:1><pm:tie>", "concat", "mode 'tie'"),
+            ("<lora:a:1><pm:tie>", "concat", f"mode 'tie' … {', '.join(MODES)} … ties?"),
         ],
     )
     def test_what_is_wrong_is_named(self, text: str, pm: str, facts: str) -> None:
@@ -124,7 +124,7 @@ class TestFromPrompt:
         [
             ("a cat", "no <lora:…>"),
             ("a cat <pm:ties>", "no <lora:…>"),
-            ("<lora:a:1><pm:tie>", "mode 'tie'"),
+            ("<lora:a:1><pm:tie>", f"mode 'tie' … {', '.join(MODES)} … ties?"),
             ("<lora:a:1><pm:ties><pm:add>", "2 <pm:…>"),
             ("<lora:a:1>, <pm:ties", "Line 1, column 13 … '<pm:ties'"),
         ],

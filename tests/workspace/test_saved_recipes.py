@@ -10,22 +10,22 @@ import pytest
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.workspace.draft import Draft
-from lib_pm.workspace.saved_recipes import Recipes
+from lib_pm.workspace.saved_recipes import SavedRecipes
 from tests.chosen import chosen
 
 DRAFT = Draft("<lora:größe:0.5>\n# <lora:b:1>", chosen("ties:density=0.5"), "model", "float64", "exact")
 
 
 @pytest.fixture
-def recipes(tmp_path: Path) -> Recipes:
-    return Recipes(tmp_path / "data")
+def recipes(tmp_path: Path) -> SavedRecipes:
+    return SavedRecipes(tmp_path / "data")
 
 
-def files(recipes: Recipes) -> list[str]:
+def files(recipes: SavedRecipes) -> list[str]:
     return sorted(path.relative_to(recipes.folder).as_posix() for path in recipes.folder.rglob("*") if path.is_file())
 
 
-def test_nothing_is_there_or_made_at_first(recipes: Recipes) -> None:
+def test_nothing_is_there_or_made_at_first(recipes: SavedRecipes) -> None:
     assert recipes.names() == []
     assert recipes.last == Draft()
     assert not recipes.folder.exists()
@@ -33,18 +33,18 @@ def test_nothing_is_there_or_made_at_first(recipes: Recipes) -> None:
         recipes.load("a")
 
 
-def test_they_come_back_by_name(recipes: Recipes) -> None:
+def test_they_come_back_by_name(recipes: SavedRecipes) -> None:
     recipes.save(" both ", DRAFT)
     recipes.save("Zebra", Draft())
     assert recipes.names() == ["both", "Zebra"]
-    assert recipes.load("both") == Recipes(recipes.folder).load("both ") == DRAFT
+    assert recipes.load("both") == SavedRecipes(recipes.folder).load("both ") == DRAFT
     assert files(recipes) == ["recipes/Zebra.json", "recipes/both.json"]
     assert "größe" in (recipes.folder / "recipes" / "both.json").read_text(encoding="utf-8")
     with pytest.raises(MergeInputError, match="There is no recipe 'c'; saved: both, Zebra"):
         recipes.load("c")
 
 
-def test_none_is_overwritten_unasked(recipes: Recipes) -> None:
+def test_none_is_overwritten_unasked(recipes: SavedRecipes) -> None:
     recipes.save("a", DRAFT)
     with pytest.raises(MergeInputError, match="The recipe 'a' already exists; choose another name or allow"):
         recipes.save("a ", Draft("<lora:new:1>"))
@@ -54,7 +54,7 @@ def test_none_is_overwritten_unasked(recipes: Recipes) -> None:
     assert files(recipes) == ["recipes/a.json"]
 
 
-def test_deleting(recipes: Recipes) -> None:
+def test_deleting(recipes: SavedRecipes) -> None:
     recipes.save("a", DRAFT)
     recipes.save("b", DRAFT)
     recipes.delete("a")
@@ -64,14 +64,14 @@ def test_deleting(recipes: Recipes) -> None:
 
 
 @pytest.mark.parametrize("name", ["../a", "", "/a", "..", pytest.param("漢" * 100, id="long in bytes")])
-def test_names_that_are_none(recipes: Recipes, name: str) -> None:
+def test_names_that_are_none(recipes: SavedRecipes, name: str) -> None:
     for act in (recipes.load, recipes.delete, lambda name: recipes.save(name, DRAFT)):
         with pytest.raises(MergeInputError, match="The recipe name"):
             act(name)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"text": 7}', b"\xff\xfe"])
-def test_a_damaged_file_is_named_and_can_be_deleted(recipes: Recipes, content: bytes) -> None:
+def test_a_damaged_file_is_named_and_can_be_deleted(recipes: SavedRecipes, content: bytes) -> None:
     recipes.save("a", DRAFT)
     (recipes.folder / "recipes" / "a.json").write_bytes(content)
     with pytest.raises(MergeInputError, match="The recipe 'a'"):
@@ -81,17 +81,17 @@ def test_a_damaged_file_is_named_and_can_be_deleted(recipes: Recipes, content: b
     assert recipes.names() == []
 
 
-def test_the_last_one_comes_back(recipes: Recipes) -> None:
+def test_the_last_one_comes_back(recipes: SavedRecipes) -> None:
     recipes.keep_last(Draft("<lora:a:1>"))
     recipes.keep_last(DRAFT)
-    assert Recipes(recipes.folder).last == DRAFT
+    assert SavedRecipes(recipes.folder).last == DRAFT
     assert recipes.names() == []
     assert files(recipes) == ["last.json"]
     (recipes.folder / "last.json").write_text("{")
     assert recipes.last == Draft()
 
 
-def test_a_file_is_plain_json(recipes: Recipes) -> None:
+def test_a_file_is_plain_json(recipes: SavedRecipes) -> None:
     recipes.save("a", DRAFT)
     written = json.loads((recipes.folder / "recipes" / "a.json").read_text(encoding="utf-8"))
     assert written == {
@@ -104,7 +104,7 @@ def test_a_file_is_plain_json(recipes: Recipes) -> None:
 
 
 def test_what_cannot_be_written_or_read_is_said_without_a_path(
-    recipes: Recipes, monkeypatch: pytest.MonkeyPatch
+    recipes: SavedRecipes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipes.save("a", DRAFT)
 
@@ -129,4 +129,4 @@ def test_what_cannot_be_written_or_read_is_said_without_a_path(
 def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("")
     with pytest.raises(MergeInputError, match="The recipe 'a' could not be written"):
-        Recipes(tmp_path / "data").save("a", DRAFT)
+        SavedRecipes(tmp_path / "data").save("a", DRAFT)

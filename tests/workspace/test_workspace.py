@@ -9,30 +9,30 @@ import pytest
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.files import aliases, library
-from lib_pm.workspace.workspace import Desk, Shown
+from lib_pm.workspace.workspace import ListedLora, Workspace
 from tests.loras import make_lora, write
 
 
-def desk_of(tmp_path: Path, *names: str) -> Desk:
-    """A desk with empty files of these names."""
+def workspace_of(tmp_path: Path, *names: str) -> Workspace:
+    """A workspace with empty files of these names."""
     folder = tmp_path / "loras"
     folder.mkdir()
     for name in names:
         path = folder / f"{name}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    return Desk(folder, tmp_path / "data")
+    return Workspace(folder, tmp_path / "data")
 
 
 def test_names_are_short_where_they_are_clear(tmp_path: Path) -> None:
-    desk = desk_of(tmp_path, "b", "A", "sub/style", "sub/deep/x", "other/style", "b.v2")
-    assert desk.loras() == [
-        Shown("A", ""),
-        Shown("b", ""),
-        Shown("b.v2", ""),
-        Shown("other/style", "other"),
-        Shown("sub/style", "sub"),
-        Shown("x", "sub/deep"),
+    workspace = workspace_of(tmp_path, "b", "A", "sub/style", "sub/deep/x", "other/style", "b.v2")
+    assert workspace.loras() == [
+        ListedLora("A", ""),
+        ListedLora("b", ""),
+        ListedLora("b.v2", ""),
+        ListedLora("other/style", "other"),
+        ListedLora("sub/style", "sub"),
+        ListedLora("x", "sub/deep"),
     ]
 
 
@@ -46,41 +46,43 @@ def test_names_are_short_where_they_are_clear(tmp_path: Path) -> None:
     ],
 )
 def test_a_name_that_is_shown_finds_its_file(tmp_path: Path, names: tuple[str, ...]) -> None:
-    desk = desk_of(tmp_path, *names)
-    shown = {desk.find(lora.name).relative_to(desk.folder).as_posix(): lora.name for lora in desk.loras()}
+    workspace = workspace_of(tmp_path, *names)
+    shown = {
+        workspace.find(lora.name).relative_to(workspace.folder).as_posix(): lora.name for lora in workspace.loras()
+    }
     assert set(shown) == {f"{name}.safetensors" for name in names}
     for file, name in shown.items():
-        assert desk.name_of(desk.folder / file) == name
+        assert workspace.name_of(workspace.folder / file) == name
 
 
 def test_what_is_no_lora_is_not_listed(tmp_path: Path) -> None:
-    desk = desk_of(tmp_path, "a")
+    workspace = workspace_of(tmp_path, "a")
     for name in ("a.png", "a.json", ".a.1234.tmp"):
-        (desk.folder / name).touch()
-    assert [lora.name for lora in desk.loras()] == ["a"]
+        (workspace.folder / name).touch()
+    assert [lora.name for lora in workspace.loras()] == ["a"]
 
 
 def test_a_new_file_is_there_at_once(tmp_path: Path) -> None:
-    desk = desk_of(tmp_path, "a")
-    desk.loras()
-    (desk.folder / "b.safetensors").touch()
-    assert [lora.name for lora in desk.loras()] == ["a", "b"]
-    assert desk.find("b") == desk.folder / "b.safetensors"
+    workspace = workspace_of(tmp_path, "a")
+    workspace.loras()
+    (workspace.folder / "b.safetensors").touch()
+    assert [lora.name for lora in workspace.loras()] == ["a", "b"]
+    assert workspace.find("b") == workspace.folder / "b.safetensors"
 
 
 def test_an_alias_finds_its_file(tmp_path: Path) -> None:
-    desk = desk_of(tmp_path)
+    workspace = workspace_of(tmp_path)
     tensors = make_lora({"lora_unet_mid_block_attentions_0_proj_in": (4, 4)}, 1)
-    path = write(desk.folder / "v2_final.safetensors", tensors, {"ss_output_name": "Style"})
-    assert desk.name_of(desk.find("Style")) == path.stem
+    path = write(workspace.folder / "v2_final.safetensors", tensors, {"ss_output_name": "Style"})
+    assert workspace.name_of(workspace.find("Style")) == path.stem
 
 
 def test_an_unknown_name_opens_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tab asks at each keystroke; what it learnt holds until a file changes."""
-    desk, opened, safe_open = desk_of(tmp_path), [], aliases.safe_open
+    workspace, opened, safe_open = workspace_of(tmp_path), [], aliases.safe_open
     tensors = make_lora({"lora_unet_mid_block_attentions_0_proj_in": (4, 4)}, 1)
     for name in "abc":
-        write(desk.folder / f"{name}.safetensors", tensors, {"ss_output_name": f"alias {name}"})
+        write(workspace.folder / f"{name}.safetensors", tensors, {"ss_output_name": f"alias {name}"})
 
     def counted(path: str, framework: str) -> object:
         opened.append(Path(path).name)
@@ -89,28 +91,28 @@ def test_an_unknown_name_opens_each_file_once(tmp_path: Path, monkeypatch: pytes
     def ask(name: str) -> str:
         opened.clear()
         try:
-            return desk.find(name).stem
+            return workspace.find(name).stem
         except MergeInputError:
             return ""
 
     monkeypatch.setattr(aliases, "safe_open", counted)
     assert (ask("alias x"), opened) == ("", ["a.safetensors", "b.safetensors", "c.safetensors"])
     assert (ask("alias b"), opened) == ("b", [])
-    write(desk.folder / "b.safetensors", tensors, {"ss_output_name": "alias xyz"})
+    write(workspace.folder / "b.safetensors", tensors, {"ss_output_name": "alias xyz"})
     assert (ask("alias b"), opened) == ("", ["b.safetensors"])
-    (desk.folder / "c.safetensors").unlink()
-    write(desk.folder / "d.safetensors", tensors, {"ss_output_name": "alias c"})
+    (workspace.folder / "c.safetensors").unlink()
+    write(workspace.folder / "d.safetensors", tensors, {"ss_output_name": "alias c"})
     assert (ask("alias c"), opened) == ("d", ["d.safetensors"])
 
 
 def test_folders(tmp_path: Path) -> None:
-    desk = desk_of(tmp_path, "a", "z/a", "b/c/a")
-    (desk.folder / "empty").mkdir()
-    assert desk.folders() == ["", "b", "b/c", "empty", "z"]
+    workspace = workspace_of(tmp_path, "a", "z/a", "b/c/a")
+    (workspace.folder / "empty").mkdir()
+    assert workspace.folders() == ["", "b", "b/c", "empty", "z"]
 
 
 def test_two_thousand_loras_are_walked_once_and_none_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    desk = desk_of(tmp_path, *(f"folder {number % 50}/style {number // 2}" for number in range(2000)))
+    workspace = workspace_of(tmp_path, *(f"folder {number % 50}/style {number // 2}" for number in range(2000)))
     walks, walk = [], library.walk
 
     def counted(top: Path) -> object:
@@ -122,40 +124,43 @@ def test_two_thousand_loras_are_walked_once_and_none_is_opened(tmp_path: Path, m
 
     monkeypatch.setattr(library, "walk", counted)
     monkeypatch.setattr(aliases, "safe_open", refuse)
-    shown = desk.loras()
+    shown = workspace.loras()
     assert len(shown) == len({lora.name for lora in shown}) == 2000
-    assert walks == [desk.folder]
-    assert desk.find("folder 7/style 3").parent.name == "folder 7"
+    assert walks == [workspace.folder]
+    assert workspace.find("folder 7/style 3").parent.name == "folder 7"
 
 
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda desk: desk.find("no_such_lora"),
-        lambda desk: desk.find("../b"),
-        lambda desk: desk.find("/etc/passwd"),
-        lambda desk: desk.find("a"),
-        lambda desk: desk.find(""),
+        lambda workspace: workspace.find("no_such_lora"),
+        lambda workspace: workspace.find("../b"),
+        lambda workspace: workspace.find("/etc/passwd"),
+        lambda workspace: workspace.find("a"),
+        lambda workspace: workspace.find(""),
     ],
 )
-def test_what_is_not_found_is_said_without_a_path(tmp_path: Path, ask: Callable[[Desk], object]) -> None:
-    desk = desk_of(tmp_path, "x/a", "y/a")
+def test_what_is_not_found_is_said_without_a_path(tmp_path: Path, ask: Callable[[Workspace], object]) -> None:
+    workspace = workspace_of(tmp_path, "x/a", "y/a")
     (tmp_path / "b.safetensors").touch()
     with pytest.raises(MergeInputError) as error:
-        ask(desk)
-    assert str(tmp_path) not in desk.public(str(error.value))
+        ask(workspace)
+    assert str(tmp_path) not in workspace.public(str(error.value))
 
 
 def test_a_folder_that_is_not_there_is_said_without_a_path(tmp_path: Path) -> None:
-    desk = Desk(tmp_path / "loras", tmp_path / "data")
+    workspace = Workspace(tmp_path / "loras", tmp_path / "data")
     with pytest.raises(MergeInputError) as error:
-        desk.loras()
-    said = desk.public(str(error.value))
+        workspace.loras()
+    said = workspace.public(str(error.value))
     assert str(tmp_path) not in said
     assert "does not exist" in said
 
 
 def test_public(tmp_path: Path) -> None:
-    desk = desk_of(tmp_path)
-    assert desk.public(f"{desk.folder}/sub/a.safetensors is already there") == "sub/a.safetensors is already there"
-    assert desk.public("no path in it") == "no path in it"
+    workspace = workspace_of(tmp_path)
+    assert (
+        workspace.public(f"{workspace.folder}/sub/a.safetensors is already there")
+        == "sub/a.safetensors is already there"
+    )
+    assert workspace.public("no path in it") == "no path in it"

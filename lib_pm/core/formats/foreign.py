@@ -106,7 +106,7 @@ _BEGINNINGS = {
 
 
 def kind_of(key: str) -> str | None:
-    """The kind of network that has such a tensor, or None if it is unknown."""
+    """Return the kind of network that has such a tensor, or None if it is unknown."""
     if key.endswith(_BIAS_ENDINGS):
         return "LoRA with biases"
     if key.endswith(_DIFFERENCE_ENDINGS):
@@ -115,12 +115,12 @@ def kind_of(key: str) -> str | None:
 
 
 def file_kind(keys: Collection[str]) -> str | None:
-    """What has tensors of these names, such as "a VAE", if it is no network at all; None if it is unknown."""
+    """Return what has tensors of these names, such as "a VAE", if it is no network at all; None if it is unknown."""
     return next((kind for kind, starts in _OTHER_FILES.items() if any(key.startswith(starts) for key in keys)), None)
 
 
 def begins_as(start: bytes) -> str | None:
-    """What a file is whose first bytes are these, if that is known and it is no .safetensors, however damaged."""
+    """Return what a file with these first bytes is, if that is known and it is no .safetensors, however damaged."""
     if start[8:9] == b"{":
         return None
     return next((kind for begin, kind in _BEGINNINGS.items() if start.startswith(begin)), None)

@@ -39,7 +39,7 @@ FULL = ".diff"
 
 
 def split_key(key: str) -> tuple[str, Part] | None:
-    """`x.lora_up.weight` as ("x", "up"); None for a tensor that is not a part of a plain LoRA."""
+    """Return `x.lora_up.weight` as ("x", "up"); None for a tensor that is not a part of a plain LoRA."""
     for ending, part in _PARTS.items():
         if key.endswith(ending) and len(key) > len(ending):
             return key[: -len(ending)], part

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     linear=True,
 )
 def concat(deltas: Tensor, weights: Tensor) -> Tensor:
-    """The exact weighted sum, kept as concatenated factors.
+    """Return the exact weighted sum, kept as concatenated factors.
 
     deltas: (n, *shape) float32, one per LoRA, strengths not yet applied. weights: (n,) float32, negative subtracts.
     Returns (*shape,) float32. Equals PEFT `cat`. The merge is equal to this; its factors are never multiplied out.
@@ -40,7 +40,7 @@ def concat(deltas: Tensor, weights: Tensor) -> Tensor:
     linear=True,
 )
 def add(deltas: Tensor, weights: Tensor) -> Tensor:
-    """The weighted sum.
+    """Return the weighted sum.
 
     deltas: (n, *shape) float32, one per LoRA, strengths not yet applied. weights: (n,) float32, negative subtracts.
     Returns (*shape,) float32. Equals PEFT `task_arithmetic`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 _RESNET = {
@@ -12,6 +13,7 @@ _RESNET = {
 }
 
 
+@functools.cache
 def to_original(path: str) -> str:
     """`down_blocks_1_attentions_0_proj_in` -> `input_blocks_4_1_proj_in`; what is no diffusers' path stays."""
     if match := re.match(r"(conv_in|conv_out)(.*)", path):

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from lib_pm.compare.advice import meaning
 from lib_pm.compare.findings import Analysis, LoraAnalysis, Pair, Relation, Spectrum
-from lib_pm.core.analysis import Relations, memory_needed, relate, sign_conflict
+from lib_pm.compare.meaning import meaning
 from lib_pm.core.errors import MergeInputError
+from lib_pm.core.relations import Relations, memory_needed, relate, sign_conflict
 from lib_pm.core.scratch import Scratch
 from lib_pm.families.blocks import BLOCK_LISTS
 from lib_pm.families.families import Family, kind
@@ -24,24 +26,23 @@ from lib_pm.merging.layers import dense_workers, read_layer, run_layers
 from lib_pm.merging.memory import Need
 from lib_pm.merging.plan import Plan, PlannedLayer, open_plan
 from lib_pm.merging.progress import Progress, silent
-from lib_pm.merging.recipe import LoraUse, Recipe, make_recipe
+from lib_pm.merging.recipe import Recipe
 
 
 def analyse(
-    what: Recipe | Sequence[LoraUse],
+    recipe: Recipe,
     open_file: Callable[[Path], LoraFile] = open_lora,
     *,
     device: str = "auto",
     progress: Progress = silent,
     workers: int | None = None,
 ) -> Analysis:
-    """Compare the LoRAs of a recipe, whose mode and options do not matter, at their strengths and block weights.
+    """Return how the LoRAs of a recipe relate at their strengths and block weights; its mode makes no difference.
 
     One layer of all LoRAs is held at a time for each worker. open_file: see `open_plan`. A MergeInputError says which
     LoRAs do not belong together.
     """
     start = time.perf_counter()
-    recipe = what if isinstance(what, Recipe) else make_recipe(what, "concat")
     where = Device(device)
     with open_plan(recipe, open_file, progress=progress, way_out="Compare LoRAs for the same model.") as plan:
         scratch, totals = Scratch(), _Totals(len(plan.files))
@@ -95,15 +96,20 @@ class _Sums:
         for mine, others in zip(vars(self).values(), vars(other).values(), strict=True):
             mine += others
 
-    def relation(self, i: int, j: int) -> Relation:
-        """How i and j relate; None for what has no value, as one of them is zero in every layer that both have."""
-        inner, sizes = float(self.inner[i, j]), float(self.sizes[i, j])
-        norms = float(self.own[i, j].sqrt() * self.own[j, i].sqrt())
-        return Relation(
-            int(self.layers[i, j]),
-            min(1.0, max(-1.0, inner / norms)) if norms else None,
-            sign_conflict(inner, sizes) if norms and sizes else None,
+    def relations(self) -> dict[tuple[int, int], Relation]:
+        """Return how i and j relate, for i < j; None for what has no value, as one is zero in all common layers."""
+        inner, sizes, own, layers = (  # as lists: one number of a tensor at a time is slow for hundreds of LoRAs
+            tensor.tolist() for tensor in (self.inner, self.sizes, self.own, self.layers)
         )
+        relations = {}
+        for i, j in combinations(range(len(inner)), 2):
+            norms = math.sqrt(own[i][j]) * math.sqrt(own[j][i])
+            relations[i, j] = Relation(
+                int(layers[i][j]),
+                min(1.0, max(-1.0, inner[i][j] / norms)) if norms else None,
+                sign_conflict(inner[i][j], sizes[i][j]) if norms and sizes[i][j] else None,
+            )
+        return relations
 
 
 @dataclass
@@ -147,13 +153,12 @@ class _Totals:
             share = {block: float(self.blocks[block].own[i, i]) / total if total else 0.0 for block in blocks}
             used = int(whole.layers[i, i])
             loras.append(LoraAnalysis(name, len(file.layers), used, total**0.5, share, _spectrum(self.energies[i])))
+        of_blocks = {block: self.blocks[block].relations() for block in blocks}
         pairs = []
-        for i in range(self.count):
-            for j in range(i + 1, self.count):
-                by_block = {block: self.blocks[block].relation(i, j) for block in blocks}
-                relation = whole.relation(i, j)
-                says = meaning(loras[i], loras[j], relation, by_block)
-                pairs.append(Pair((names[i], names[j]), relation, by_block, says))
+        for (i, j), relation in whole.relations().items():
+            by_block = {block: relations[i, j] for block, relations in of_blocks.items()}
+            says = meaning(loras[i], loras[j], relation, by_block)
+            pairs.append(Pair((names[i], names[j]), relation, by_block, says))
         norm = float(self.sum_energies.sum()) ** 0.5
         return Analysis(
             plan.family.title,
@@ -175,14 +180,14 @@ def _spectrum(energies: Tensor) -> Spectrum:
 
 
 def _sum(one: Tensor, other: Tensor) -> Tensor:
-    """Their sum, the shorter one filled up with zeros."""
+    """Return their sum, the shorter one filled up with zeros."""
     longer, shorter = (one, other) if len(one) > len(other) else (other.clone(), one)
     longer[: len(shorter)] += shorter
     return longer
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """The names, numbered where one comes again."""
+    """Return the names, numbered where one comes again."""
     seen: Counter[str] = Counter()
     distinct = []
     for name in names:

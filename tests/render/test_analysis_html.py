@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from lib_pm.compare.findings import Analysis, LoraAnalysis, Pair, Relation, Spectrum
-from lib_pm.ui.findings_html import analysis_html
+from lib_pm.render.analysis_html import analysis_html
 
 EVIL = '<img src=x onerror="alert(1)">'
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from lib_pm.compare.compare import analyse
-from lib_pm.compare.findings import Analysis, Spectrum, number
+from lib_pm.compare import analyse as module
+from lib_pm.compare.findings import Analysis, Spectrum
 from lib_pm.core.errors import MergeInputError
 from lib_pm.merging.progress import Cancelled
 from lib_pm.merging.recipe import LoraUse, make_recipe
+from lib_pm.render.text import analysis_text, number
 from tests.layouts import Shapes
 from tests.loras import KOHYA, deltas, make_lora, write
 
@@ -40,6 +43,10 @@ def uses(tmp_path: Path) -> list[LoraUse]:
     b = write(tmp_path / "b.safetensors", make_lora(subset(TEXT, MID, MID_CONV, OUT11), 7, seed=2, dtype=torch.float16))
     c = write(tmp_path / "c.safetensors", make_lora(subset(IN04, MID, OUT11), 16, 8.0, seed=3))
     return [LoraUse(a, 0.8, -0.5), LoraUse(b, -1.5, 1.0, "MID=0.5,OUT11=0"), LoraUse(c, 1.0)]
+
+
+def analyse(uses: Sequence[LoraUse], **arguments: Any) -> Analysis:
+    return module.analyse(make_recipe(uses, "concat"), **arguments)
 
 
 def weighted(uses: list[LoraUse]) -> list[dict[str, np.ndarray]]:
@@ -126,8 +133,8 @@ def test_a_recipes_mode_does_not_matter_and_its_filters_do(uses: list[LoraUse]) 
         return found.to_json() | {"seconds": 0}
 
     plain = values(analyse(uses))
-    assert values(analyse(make_recipe(uses, "dare_ties_svd", {"density": 0.1}))) == plain
-    only = analyse(make_recipe(uses, "concat", apply="model", layers=["attn", "te"]))
+    assert values(module.analyse(make_recipe(uses, "dare_ties_svd", {"density": 0.1}))) == plain
+    only = module.analyse(make_recipe(uses, "concat", apply="model", layers=["attn", "te"]))
     assert only.blocks == ("IN04",)
     assert [lora.used for lora in only.loras] == [1, 0, 1]
 
@@ -137,8 +144,8 @@ def test_one_lora_alone(uses: list[LoraUse]) -> None:
     assert found.pairs == ()
     assert found.loras[0].spectrum == spectrum(list(weighted(uses[:1])[0].values()))
     assert (found.norm, found.spectrum) == (pytest.approx(found.loras[0].norm), found.loras[0].spectrum)
-    assert "1 LoRA for" in found.to_text()
-    assert "sum:" not in found.to_text()
+    assert "1 LoRA for" in analysis_text(found)
+    assert "sum:" not in analysis_text(found)
 
 
 def test_the_same_lora_twice_and_its_opposite(uses: list[LoraUse]) -> None:
@@ -151,7 +158,7 @@ def test_the_same_lora_twice_and_its_opposite(uses: list[LoraUse]) -> None:
     assert "opposites" in found.pairs[1].meaning
     nothing = analyse([LoraUse(path), LoraUse(path, -1.0, -1.0)])
     assert (nothing.norm, nothing.spectrum.kept, nothing.spectrum.ranks) == (0, (), {})
-    assert "sum: norm 0\n    energy kept: nothing" in nothing.to_text()
+    assert "sum: norm 0\n    energy kept: nothing" in analysis_text(nothing)
 
 
 def test_no_layer_in_common(uses: list[LoraUse], tmp_path: Path) -> None:
@@ -162,7 +169,7 @@ def test_no_layer_in_common(uses: list[LoraUse], tmp_path: Path) -> None:
     assert {relation.cosine for relation in pair.blocks.values()} == {None}
     assert "no layers in common" in pair.meaning
     assert "NaN" not in json.dumps(found.to_json())
-    assert "nan" not in found.to_text().lower()
+    assert "nan" not in analysis_text(found).lower()
     # what one takes from a layer at weight 0 is not in common either
     assert analyse([LoraUse(d, 1.0, 0.0), LoraUse(d)]).pairs[0].whole.layers == 0
 

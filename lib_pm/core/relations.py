@@ -37,7 +37,7 @@ class Relations:
 
 
 def sign_conflict(inner: float, sizes: float) -> float:
-    """The share of Σ|a|·|b| that entries of opposite signs have: 0 no conflict, 0.5 chance, 1 all signs opposite.
+    """Return the share of Σ|a|·|b| of entries with opposite signs: 0 no conflict, 0.5 chance, 1 all signs opposite.
 
     Large entries that meet count most, noise hardly; strengths do not change it, but for their signs.
     inner, sizes: as in Relations, of one layer or added up over layers. sizes must not be 0.
@@ -46,7 +46,9 @@ def sign_conflict(inner: float, sizes: float) -> float:
 
 
 def relate(layers: Sequence[Layer], weights: Sequence[float], empty: Callable[..., Tensor] = torch.empty) -> Relations:
-    """Relations of weight · ΔW for LoRAs that all have this layer. layers: of one shape, on one device, in any dtype.
+    """Return the relations of weight · ΔW for LoRAs that all have this layer.
+
+    layers: of one shape, on one device, in any dtype.
 
     empty: where the deltas are formed, see `Scratch`. An OverflowError if values are too large for float32.
     """
@@ -73,7 +75,7 @@ def relate(layers: Sequence[Layer], weights: Sequence[float], empty: Callable[..
 
 
 def _sizes(layers: Sequence[Layer], weights: Sequence[float], empty: Callable[..., Tensor]) -> Tensor:
-    """⟨|a|, |b|⟩ for each pair, (n, n). In blocks of rows that stay in the processor's cache."""
+    """Return ⟨|a|, |b|⟩ for each pair, (n, n). In blocks of rows that stay in the processor's cache."""
     count, shape, device = len(layers), layers[0].shape, layers[0].up.device
     ups = [layer.up.float() * (weight * layer.scale) for layer, weight in zip(layers, weights, strict=True)]
     downs = [layer.down.float() for layer in layers]
@@ -95,7 +97,7 @@ def _block_size(device: str) -> int:
 
 
 def memory_needed(shape: LayerShape, ranks: Sequence[int], device: str = "cpu") -> int:
-    """About how many bytes `relate` takes for LoRAs of these ranks, on that kind of device."""
+    """Return about how many bytes `relate` takes for LoRAs of these ranks, on that kind of device."""
     factors = (2 * 8 + 4) * sum(ranks) * (shape.out + shape.columns)  # in float64 and in float32
     deltas = 4 * min(len(ranks) * shape.out * shape.columns, _block_size(device))
     return factors + deltas + 4 * 8 * sum(min(rank, shape.max_rank) for rank in ranks) ** 2

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
-from lib_pm.compare.findings import KEPT, Analysis, LoraAnalysis, Pair, Relation, number
-from lib_pm.ui.svg import COLOURS, element, label, line, picture, shortened, text
+from lib_pm.compare.findings import KEPT, Analysis, LoraAnalysis, Pair, Relation
+from lib_pm.render.svg import COLOURS, element, label, line, picture, shortened, text
+from lib_pm.render.text import number, spectrum_text
 
 MOST = len(COLOURS)  # LoRAs in one plot
 SAME, OPPOSITE = COLOURS[0], COLOURS[1]  # of cosines: blue and orange are told apart by everybody
@@ -195,10 +196,10 @@ def spectrum_svg(analysis: Analysis) -> str:
                 stroke_dasharray=dash or "none",
             )
         )
-        parts.append(label(left + 36, y, f"{shortened(name, 260)}: {spectrum.to_text()}"))
+        parts.append(label(left + 36, y, f"{shortened(name, 260)}: {spectrum_text(spectrum)}"))
     y = bottom + 62 + 20 * len(curves)
     y += _note(parts, analysis, y)
-    described = " ".join(f"{name}: {spectrum.to_text()}." for name, spectrum, _ in curves)
+    described = " ".join(f"{name}: {spectrum_text(spectrum)}." for name, spectrum, _ in curves)
     return picture("pm-spectrum", right + 56, y, "Energy kept by rank", described, *parts)
 
 

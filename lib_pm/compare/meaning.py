@@ -22,7 +22,7 @@ NAMED = 4
 
 
 def meaning(one: LoraAnalysis, other: LoraAnalysis, whole: Relation, blocks: Mapping[str, Relation]) -> str:
-    """One plain sentence. whole, blocks: how the two relate over all layers, and by block."""
+    """Return one plain sentence. whole, blocks: how the two relate over all layers, and by block."""
     both = f"{one.name} and {other.name}"
     if not whole.layers:
         return f"{both} have no layers in common: concat or add_svd keeps both intact."
@@ -62,7 +62,7 @@ def _oppose(cosine: float, conflict: float) -> bool:
 
 
 def _opposing(one: LoraAnalysis, other: LoraAnalysis, blocks: Mapping[str, Relation]) -> list[str]:
-    """The blocks in which they work against each other, the worst first."""
+    """Return the blocks in which they work against each other, the worst first."""
     found = [
         (relation.cosine, block)
         for block, relation in blocks.items()

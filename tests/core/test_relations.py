@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib_pm.core.analysis import BLOCK, Relations, relate, sign_conflict
 from lib_pm.core.layers import Layer, LayerShape
 from lib_pm.core.lowrank import concat, energies
+from lib_pm.core.relations import BLOCK, Relations, relate, sign_conflict
 from lib_pm.core.scratch import Scratch
 
 

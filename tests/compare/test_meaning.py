@@ -7,8 +7,8 @@ import re
 import pytest
 
 import lib_pm.core.methods  # noqa: F401 (registers the modes)
-from lib_pm.compare.advice import meaning
 from lib_pm.compare.findings import LoraAnalysis, Relation, Spectrum
+from lib_pm.compare.meaning import meaning
 from lib_pm.core.registry import MODES
 
 BLOCKS = ("BASE", "IN04", "IN05", "MID", "OUT03", "OUT04")

@@ -1,4 +1,4 @@
-"""A folder of small LoRAs with a desk over it, for tests of what the tab and the REST interface do."""
+"""A folder of small LoRAs with a workspace over it, for tests of what the tab and the REST interface do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_pm.workspace.job_queue import Job, Turn
-from lib_pm.workspace.workspace import Desk
+from lib_pm.workspace.workspace import Workspace
 from tests.loras import make_lora, write
 
 SHAPES = {
@@ -17,7 +17,7 @@ SHAPES = {
 }
 
 
-class SeenDesk(Desk):
+class RecordingWorkspace(Workspace):
     """Remembers what was announced, and which device a turn was asked for."""
 
     def __init__(self, folder: Path, data: Path) -> None:
@@ -34,10 +34,10 @@ class SeenDesk(Desk):
         return nullcontext()
 
 
-def make_desk(root: Path) -> SeenDesk:
-    desk = SeenDesk(root / "loras", root / "data")
-    fill(desk.folder)
-    return desk
+def make_workspace(root: Path) -> RecordingWorkspace:
+    workspace = RecordingWorkspace(root / "loras", root / "data")
+    fill(workspace.folder)
+    return workspace
 
 
 def fill(folder: Path) -> None:
@@ -49,9 +49,11 @@ def fill(folder: Path) -> None:
     write(folder / "other.safetensors", make_lora(SHAPES, 2, seed=3), {"ss_base_model_version": "sdxl_base_v1-0"})
 
 
-def files(desk: Desk) -> list[str]:
+def files(workspace: Workspace) -> list[str]:
     """All files in the LoRA folder."""
-    return sorted(path.relative_to(desk.folder).as_posix() for path in desk.folder.rglob("*") if path.is_file())
+    return sorted(
+        path.relative_to(workspace.folder).as_posix() for path in workspace.folder.rglob("*") if path.is_file()
+    )
 
 
 def done(job: Job) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from lib_pm.compare.compare import analyse
+from lib_pm.compare.analyse import analyse
 from lib_pm.compare.findings import Analysis
 from lib_pm.core.errors import MergeInputError, counted
 from lib_pm.files.file_names import lora_file, twin
@@ -25,7 +25,7 @@ from lib_pm.merging.report import Report
 from lib_pm.merging.resize import NewRank, preview_resize, resize_to_file
 from lib_pm.workspace.draft import Draft
 from lib_pm.workspace.job_queue import Job
-from lib_pm.workspace.workspace import Desk
+from lib_pm.workspace.workspace import Workspace
 
 _LONGEST = 60  # of a name that is made up here
 
@@ -45,25 +45,25 @@ class Target:
     force: bool = False
 
 
-def read_draft(desk: Desk, draft: Draft) -> Recipe:
+def read_draft(workspace: Workspace, draft: Draft) -> Recipe:
     """Return the recipe of a draft. A MergeInputError names all errors that show before the merge."""
-    recipe = draft.recipe(desk.find, desk.presets)
+    recipe = draft.recipe(workspace.find, workspace.presets)
     check_block_weights_of(recipe)
     return recipe
 
 
-def submit_merge(desk: Desk, draft: Draft, target: Target, device: str) -> Job:
+def submit_merge(workspace: Workspace, draft: Draft, target: Target, device: str) -> Job:
     """Submit a merge into a file. Errors in the draft, the name or the device raise MergeInputError at once."""
-    recipe = replace(read_draft(desk, draft), save_dtype=dtype_name("save_dtype", target.save_dtype))
+    recipe = replace(read_draft(workspace, draft), save_dtype=dtype_name("save_dtype", target.save_dtype))
     note = draft.request().note()
     choose_device(device)
     check_keep(target.keep)
-    place = partial(_path, desk, target, default_name(recipe))
+    place = partial(_path, workspace, target, default_name(recipe))
     path = place()
 
     def work(progress: Progress) -> list[Report]:
         path = place()  # a job before this one may have taken the name that was made up
-        with made(path.parent, desk.folder):
+        with made(path.parent, workspace.folder):
             report = merge_to_file(
                 recipe,
                 path,
@@ -74,13 +74,13 @@ def submit_merge(desk: Desk, draft: Draft, target: Target, device: str) -> Job:
                 force=target.force,
             )
         report.notes += [note] if note else []
-        return [_public(desk, report, path)]
+        return [_public(workspace, report, path)]
 
-    return _submit(desk, f"Merging {counted(len(recipe.loras), 'LoRA')} into {path.stem}", work, device)
+    return _submit(workspace, f"Merging {counted(len(recipe.loras), 'LoRA')} into {path.stem}", work, device)
 
 
 def submit_resize(
-    desk: Desk, names: Sequence[str], new: NewRank, target: Target, device: str, *, preview: bool = False
+    workspace: Workspace, names: Sequence[str], new: NewRank, target: Target, device: str, *, preview: bool = False
 ) -> Job:
     """Submit a resize of LoRAs, each into its own file. preview: write nothing, only report what would be kept.
 
@@ -88,15 +88,15 @@ def submit_resize(
     """
     if not names:
         raise MergeInputError("There are no LoRAs to resize; choose at least one.")
-    loras = [desk.find(name) for name in names]
+    loras = [workspace.find(name) for name in names]
     choose_device(device)
     check_keep(target.keep)
     dtype = dtype_name("save_dtype", target.save_dtype)
     if preview:
-        return _submit(desk, f"Previewing {_named(loras)}", partial(_look, loras, new, dtype, device), device)
+        return _submit(workspace, f"Previewing {_named(loras)}", partial(_look, loras, new, dtype, device), device)
 
     def place(lora: Path) -> Path:
-        return _path(desk, _of_one(target, lora, len(loras)), f"{lora.stem}_resized")
+        return _path(workspace, _of_one(target, lora, len(loras)), f"{lora.stem}_resized")
 
     for path, count in Counter(map(place, loras)).items():
         if count > 1:
@@ -104,7 +104,7 @@ def submit_resize(
 
     def resized(lora: Path, progress: Progress) -> Report:
         path = place(lora)
-        with made(path.parent, desk.folder):
+        with made(path.parent, workspace.folder):
             report = resize_to_file(
                 lora,
                 path,
@@ -115,12 +115,12 @@ def submit_resize(
                 overwrite=target.overwrite,
                 keep=target.keep,
             )
-        return _public(desk, report, path)
+        return _public(workspace, report, path)
 
     def work(progress: Progress) -> list[Report]:
         return [resized(lora, _part(progress, index, len(loras))) for index, lora in enumerate(loras)]
 
-    return _submit(desk, f"Resizing {_named(loras)}", work, device)
+    return _submit(workspace, f"Resizing {_named(loras)}", work, device)
 
 
 def _look(loras: Sequence[Path], new: NewRank, dtype: str, device: str, progress: Progress) -> list[Report]:
@@ -150,15 +150,15 @@ def _named(loras: Sequence[Path]) -> str:
     return loras[0].stem if len(loras) == 1 else f"{len(loras)} LoRAs"
 
 
-def submit_analyse(desk: Desk, draft: Draft, device: str) -> Job:
+def submit_analyse(workspace: Workspace, draft: Draft, device: str) -> Job:
     """Submit a comparison of a draft's LoRAs; the job's result is an Analysis."""
-    recipe = read_draft(desk, draft)
+    recipe = read_draft(workspace, draft)
     choose_device(device)
 
     def work(progress: Progress) -> Analysis:
         return analyse(recipe, device=device, progress=progress)
 
-    return _submit(desk, f"Analysing {counted(len(recipe.loras), 'LoRA')}", work, device)
+    return _submit(workspace, f"Analysing {counted(len(recipe.loras), 'LoRA')}", work, device)
 
 
 def default_name(recipe: Recipe) -> str:
@@ -167,14 +167,14 @@ def default_name(recipe: Recipe) -> str:
     return f"{names[:_LONGEST]}_{recipe.mode.id}"
 
 
-def _path(desk: Desk, target: Target, otherwise: str) -> Path:
+def _path(workspace: Workspace, target: Target, otherwise: str) -> Path:
     """Return the path to write, in a folder that need not exist yet. Raise MergeInputError if it cannot be written."""
-    path = lora_file(desk.folder, target.folder, target.name.strip() or otherwise)
+    path = lora_file(workspace.folder, target.folder, target.name.strip() or otherwise)
     try:
         if not target.name.strip() and not target.overwrite:
             path = _free(path)
         if not path.parent.is_dir():
-            check_can_be_made(path.parent, desk.folder)
+            check_can_be_made(path.parent, workspace.folder)
         else:
             check_target(path, target.overwrite)
     except OSError as error:  # a folder that may not be entered, names that are too long together
@@ -191,10 +191,10 @@ def _free(path: Path) -> Path:
     return path
 
 
-def _public(desk: Desk, report: Report, path: Path) -> Report:
-    desk.announce(path)
-    return replace(report, file=path.relative_to(desk.folder).with_suffix("").as_posix())
+def _public(workspace: Workspace, report: Report, path: Path) -> Report:
+    workspace.announce(path)
+    return replace(report, file=path.relative_to(workspace.folder).with_suffix("").as_posix())
 
 
-def _submit(desk: Desk, what: str, work: Callable[[Progress], list[Report] | Analysis], device: str) -> Job:
-    return desk.queue.submit(what, work, desk.turn(device))
+def _submit(workspace: Workspace, what: str, work: Callable[[Progress], list[Report] | Analysis], device: str) -> Job:
+    return workspace.queue.submit(what, work, workspace.turn(device))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lib_pm.compare.findings import Analysis, number, percent
-from lib_pm.ui.charts import blocks_svg, spectrum_svg
-from lib_pm.ui.svg import text
+from lib_pm.compare.findings import Analysis
+from lib_pm.render.charts import blocks_svg, spectrum_svg
+from lib_pm.render.svg import text
+from lib_pm.render.text import number, percent
 
 
 def analysis_html(analysis: Analysis) -> str:

@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 import pytest
 
 from lib_pm.compare.findings import Analysis, LoraAnalysis, Pair, Relation, Spectrum
-from lib_pm.ui.charts import blocks_svg, spectrum_svg
-from lib_pm.ui.svg import COLOURS, shortened
+from lib_pm.render.charts import blocks_svg, spectrum_svg
+from lib_pm.render.svg import COLOURS, shortened
 from tests.layouts import BLOCK_LISTS
 
 Element = ElementTree.Element

@@ -1,6 +1,9 @@
-"""The modes and their options as a table: text, Markdown (docs/modes.md)."""
+"""The modes and their options: as text, as a table in Markdown (docs/modes.md), as plain values for programs."""
 
 from __future__ import annotations
+
+import math
+from typing import Any
 
 import lib_pm.core.methods  # noqa: F401 (registers the modes)
 from lib_pm.core.params import Option
@@ -29,6 +32,37 @@ def modes_markdown() -> str:
         for mode in MODES.values()
     ]
     return "\n".join(rows)
+
+
+def modes_json() -> list[dict[str, Any]]:
+    """Return the modes and their options as plain values, for programs."""
+    return [
+        {
+            "id": mode.id,
+            "title": mode.title,
+            "space": mode.space,
+            "formula": mode.method.formula,
+            "when": mode.when,
+            "source": mode.method.source,
+            "options": [_option_json(option) for option in mode.options.values()],
+        }
+        for mode in MODES.values()
+    ]
+
+
+def _option_json(option: Option) -> dict[str, Any]:
+    declared = option.declared
+    return {
+        "name": option.name,
+        "label": declared.label,
+        "type": option.type.__name__,
+        "default": option.default,
+        "low": declared.low if math.isfinite(declared.low) else None,
+        "high": declared.high if math.isfinite(declared.high) else None,
+        "step": declared.step,
+        "slider": declared.slider,
+        "help": option.help,
+    }
 
 
 def _options(mode: Mode) -> str:
