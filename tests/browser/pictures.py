@@ -51,8 +51,8 @@ def take(folder: Path, data: Path) -> None:
         tab.mouse.move(0, 0)
         tab.locator("#pm_tab").screenshot(path=folder / "tab.png", animations="disabled")
         tab.locator("#pm_analyse").click()
-        tab.get_by_text("Energy that a rank keeps").wait_for()
-        tab.locator("#pm_saved").screenshot(path=folder / "analyse.png", animations="disabled")
+        tab.locator("#pm_merge_status svg").last.wait_for()
+        tab.locator("#pm_merge_status").screenshot(path=folder / "analyse.png", animations="disabled")
         browser.close()
     page.close()
 
