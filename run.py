@@ -1,8 +1,9 @@
-"""Power Merger on a bare machine: makes .venv beside this file, installs requirements-dev.txt into it, runs the work.
+"""Power Merger on a bare machine: makes .venv beside this file, installs what a command needs into it, runs the work.
 
+The demo needs requirements-demo.txt, the others requirements-dev.txt.
 The tests also get a Chromium if the machine has none, and .venv-gradio3 and .venv-gradio4: the gradio of each WebUI.
 
-    python run.py demo [--no-page]      merges LoRAs on a small trained model, opens a page to try it all
+    python run.py demo [--no-page]      a page on which LoRAs are merged on a small trained model
     python run.py test                  style, types, import directions, tests, on two cores
     python run.py test --fast           the same without the slow tests: what one runs while working
     python run.py test [pytest args]    only pytest, with these arguments
@@ -24,13 +25,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
-REQUIREMENTS = ROOT / "requirements-dev.txt"
+DEMO = ROOT / "requirements-demo.txt"
+REQUIREMENTS = ROOT / "requirements-dev.txt"  # has those of the demo in it
 PAGES = {  # the gradio of A1111 and that of Forge, each alone: the browser tests look at a page of either
     ROOT / ".venv-gradio3": ROOT / "tests" / "browser" / "requirements-gradio3.txt",
     ROOT / ".venv-gradio4": ROOT / "tests" / "browser" / "requirements-gradio4.txt",
 }
-MARKER = "installed.txt"  # inside the venv: says which install came to its end there, or that one did not
-SIZES = {".venv": (0.7, 2.2), ".venv-gradio3": (0.1, 0.4), ".venv-gradio4": (0.1, 0.4)}  # GB: to download, on disk
+MARKER = "installed.txt"  # inside the venv: says which requirements are there, or that an install did not end
+SIZES = {  # GB: to download, on disk
+    "requirements-demo.txt": (0.4, 1.5),
+    "requirements-dev.txt": (0.7, 2.2),
+    "requirements-gradio3.txt": (0.1, 0.4),
+    "requirements-gradio4.txt": (0.1, 0.4),
+}
 CUDA_BUILD = (
     "If torch comes as its CUDA build, as by itself on Linux, it is 2.5 GB more to download and 5 GB more on disk; "
     "CONTRIBUTING.md says how to get the CPU build."
@@ -49,7 +56,9 @@ def main(arguments):
     steps = steps_of(command, extra)
     if not steps:
         return fail(f"Unknown command {command!r}; allowed: demo, test, bench.", 2)
-    problem = install(VENV, REQUIREMENTS) or (install_pages() if command == "test" and extra != ["--fast"] else "")
+    problem = install(VENV, DEMO if command == "demo" else REQUIREMENTS)
+    if not problem and command == "test" and extra != ["--fast"]:
+        problem = install_pages()
     if problem:
         return fail(problem)
     for name, work in steps:
@@ -90,8 +99,15 @@ def python_of(folder, os_name):
 
 
 def wanted(requirements):
-    """What the marker says after a whole install: this Python, and these requirements."""
-    return f"{version()}\n{hashlib.sha256(requirements.read_bytes()).hexdigest()}\n"
+    """Return the marker's text after a whole install: this Python, and each file of requirements with its hash."""
+    lines = [f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}" for file in files_of(requirements)]
+    return "\n".join([version(), *lines, ""])
+
+
+def files_of(requirements):
+    """Return the files of requirements that one includes, and itself last."""
+    included = re.findall(r"^-r +(\S+)", requirements.read_text(encoding="utf-8"), re.MULTILINE)
+    return [*(file for name in included for file in files_of(requirements.parent / name)), requirements]
 
 
 def version():
@@ -107,7 +123,7 @@ def state_of(folder, requirements):
         return "none"
     python = python_of(folder, os.name)
     found = re.sub(r"^(python \d+\.\d+)\S*", r"\1", text_of(folder / MARKER))  # older ones have all three numbers
-    if python.exists() and found == wanted(requirements):
+    if python.exists() and set(wanted(requirements).splitlines()) <= set(found.splitlines()):  # more may be there
         return "ready"
     return "unfinished" if runs(python, "-c", "import pip") else "damaged"
 
@@ -132,7 +148,7 @@ def install(folder, requirements):
     state = state_of(folder, requirements)
     if state == "ready":
         return ""
-    download, disk = SIZES[folder.name]
+    download, disk = SIZES[requirements.name]
     if state == "none" and shutil.disk_usage(folder.parent).free < disk * 10**9:
         return f"{folder} needs about {disk} GB, which this disk does not have free."
     if state in ("none", "damaged"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
+from demo.painter import Turns
 from demo.tiny.model import render
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.registry import Choice
@@ -35,9 +37,11 @@ class Made:
 class Generator:
     """One at a time: the LoRAs are on the pipeline while it draws."""
 
-    def __init__(self, pipeline: Any, workspace: Workspace) -> None:
+    def __init__(self, pipeline: Future[Any], workspace: Workspace, turns: Turns) -> None:
+        """pipeline: is waited for when pictures are asked for."""
         self._pipeline = pipeline
         self._workspace = workspace
+        self._turns = turns
         self._cache = MergeCache(_CACHE_BYTES)
 
     def generate(self, text: str, panel: Choice | None, seeds: Sequence[int], *, steps: int, guidance: float) -> Made:
@@ -57,8 +61,9 @@ class Generator:
         elif request.choice:
             notes.append("there is no <lora:…> in the prompt to merge")
         prompt = " ".join(" ".join(part for part in split_text(text) if isinstance(part, str)).split())
-        with stacked(self._pipeline, loras):
-            pictures = render(self._pipeline, [prompt] * len(seeds), seeds, steps=steps, guidance=guidance)
+        pipeline = self._pipeline.result()
+        with self._turns.user(), stacked(pipeline, loras):
+            pictures = render(pipeline, [prompt] * len(seeds), seeds, steps=steps, guidance=guidance)
         return Made(pictures, merged, tuple(filter(None, notes)))
 
     def _stacked(self, tag: LoraTag) -> Stacked:

@@ -1,108 +1,123 @@
-"""The demo's sheets of pictures: contents and styles merged, and what strengths, densities and ranks do."""
+"""The demo's sheets of pictures, as data: contents and styles merged, what strengths, densities and ranks do."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from PIL import Image
-from safetensors.torch import load_file
-
-from demo.grid import sheet
 from demo.quality.settings import DENSITIES, FULL_RANK
-from demo.tiny.model import render
 from demo.tiny.scenes import NEW_SHAPES, STYLES
 from lib_pm.core.registry import MODES
-from lib_pm.files.library import Library
-from lib_pm.merging.merge import merge
-from lib_pm.merging.recipe import LoraUse, make_recipe
-from lib_pm.pipeline.apply import Stacked, stacked
 
 SEED = 1
 STRENGTHS = (0.0, 0.3, 0.6, 0.9, 1.2)
 RANKS = (1, 2, 4, 8)
+STACKED = ""  # in a cell in place of a mode
 
 
-def picture(pipeline: Any, prompt: str, *loras: Stacked) -> Image.Image:
-    """The picture of a prompt with the LoRAs stacked."""
-    with stacked(pipeline, loras):
-        pixels = render(pipeline, [prompt], [SEED])[0]
-    return Image.fromarray((pixels.transpose(1, 2, 0) * 255).round().astype(np.uint8))
+@dataclass(frozen=True)
+class Cell:
+    """A picture. loras: (name, strength) of each. mode: its id, or STACKED."""
+
+    prompt: str
+    loras: Sequence[tuple[str, float]] = ()
+    mode: str = "concat"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = SEED
 
 
-def read(use: LoraUse) -> Stacked:
-    """The LoRA by itself, as the WebUI stacks it."""
-    return Stacked(load_file(use.path), use.model, use.clip)
+@dataclass(frozen=True)
+class Sheet:
+    """rows: label -> one cell for each column."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Mapping[str, Sequence[Cell]]
 
 
-def pairs(pipeline: Any, library: Library) -> Image.Image:
+def pairs() -> Sheet:
     """Rows are contents, columns styles, cells their merge; the first row and column have only one of both."""
-    rows = {"": [picture(pipeline, _prompt("circle"))]}
-    rows[""] += [_merged(pipeline, "circle", library, [style]) for style in STYLES]
+    rows = {"": [Cell(_prompt("circle")), *(Cell(_prompt("circle"), _full(style)) for style in STYLES)]}
     for content in NEW_SHAPES:
         merges = [[content], *([content, style] for style in STYLES)]
-        rows[content] = [_merged(pipeline, content, library, names) for names in merges]
-    return sheet("concat: each LoRA alone, and content and style merged", rows, ["", *STYLES])
+        rows[content] = [Cell(_prompt(content), _full(*names)) for names in merges]
+    return Sheet("concat: each LoRA alone, and content and style merged", ["", *STYLES], rows)
 
 
-def strengths(pipeline: Any, library: Library) -> Image.Image:
+def strengths() -> Sheet:
     """A content's strength against a style's."""
     rows = {
-        f"heart {content}": [
-            _merged(pipeline, "heart", library, ["heart", "outline"], strengths=(content, style)) for style in STRENGTHS
-        ]
+        f"heart {content}": [Cell(_prompt("heart"), [("heart", content), ("outline", style)]) for style in STRENGTHS]
         for content in STRENGTHS
     }
-    return sheet("concat: strengths", rows, [f"outline {style}" for style in STRENGTHS])
+    return Sheet("concat: strengths", [f"outline {style}" for style in STRENGTHS], rows)
 
 
-def densities(pipeline: Any, library: Library) -> Image.Image:
+def densities() -> Sheet:
     """Every mode that has a density, at a few densities."""
+    loras = _full("star", "stripes")
     rows = {
-        id: [
-            _merged(pipeline, "star", library, ["star", "stripes"], id, _full_rank(id) | {"density": density})
-            for density in DENSITIES
-        ]
-        for id, mode in MODES.items()
-        if "density" in mode.options
+        id: [Cell(_prompt("star"), loras, id, _full_rank(id) | {"density": density}) for density in DENSITIES]
+        for id in _modes_with("density")
     }
-    return sheet("star and stripes: modes and densities", rows, [f"density {density}" for density in DENSITIES])
+    return Sheet("star and stripes: modes and densities", [f"density {density}" for density in DENSITIES], rows)
 
 
-def ranks(pipeline: Any, library: Library) -> Image.Image:
+def ranks() -> Sheet:
     """Every mode that cuts off, at a few ranks."""
+    loras = _full("ring", "twotone")
     rows = {
-        id: [
-            _merged(pipeline, "ring", library, ["ring", "twotone"], id, {"svd_rank": rank, "svd_conv_rank": rank})
-            for rank in RANKS
-        ]
-        for id, mode in MODES.items()
-        if "svd_rank" in mode.options
+        id: [Cell(_prompt("ring"), loras, id, {"svd_rank": rank, "svd_conv_rank": rank}) for rank in RANKS]
+        for id in _modes_with("svd_rank")
     }
-    return sheet("ring and two-tone: modes and ranks", rows, [f"rank {rank}" for rank in RANKS])
+    return Sheet("ring and two-tone: modes and ranks", [f"rank {rank}" for rank in RANKS], rows)
 
 
-def _merged(
-    pipeline: Any,
-    shape: str,
-    library: Library,
-    names: Sequence[str],
-    mode: str = "concat",
-    options: Mapping[str, Any] | None = None,
-    strengths: Sequence[float] = (),
-) -> Image.Image:
-    uses = [
-        LoraUse(library.find(name), strength, strength)
-        for name, strength in zip(names, strengths or [1.0] * len(names), strict=True)
-    ]
-    tensors, _ = merge(make_recipe(uses, mode, options))
-    return picture(pipeline, _prompt(shape), *([Stacked(tensors)] if tensors else []))
+def stacked_and_merged() -> Sheet:
+    """One prompt, its LoRAs stacked and merged; columns are the first six seeds, none left out."""
+    prompt, loras = "a red star on a blue background", _full("star", "stripes")
+    ways: dict[str, Cell] = {
+        "no LoRA": Cell(prompt),
+        "stacked": Cell(prompt, loras, STACKED),
+        "concat": Cell(prompt, loras, "concat"),
+        "ties_svd": Cell(prompt, loras, "ties_svd", {"density": 0.5, "svd_rank": 32}),
+        "dare_linear_svd": Cell(prompt, loras, "dare_linear_svd", {"density": 0.5, "svd_rank": 32}),
+    }
+    seeds = range(1, 7)
+    rows = {
+        name: [Cell(cell.prompt, cell.loras, cell.mode, cell.options, seed) for seed in seeds]
+        for name, cell in ways.items()
+    }
+    words = " ".join(f"<lora:{name}:1>" for name, _ in loras)
+    return Sheet(f"{prompt} {words}", [f"seed {seed}" for seed in seeds], rows)
+
+
+def cells(sheet: Sheet) -> Iterable[Cell]:
+    """Return all cells of a sheet, row by row."""
+    return (cell for row in sheet.rows.values() for cell in row)
+
+
+def _full(*names: str) -> list[tuple[str, float]]:
+    return [(name, 1.0) for name in names]
 
 
 def _prompt(shape: str) -> str:
     return f"a red {shape} on a yellow background"
 
 
+def _modes_with(option: str) -> list[str]:
+    return [id for id, mode in MODES.items() if option in mode.options]
+
+
 def _full_rank(id: str) -> dict[str, Any]:
     return {"svd_rank": FULL_RANK} if "svd_rank" in MODES[id].options else {}
+
+
+SHEETS = {
+    "stacked-merged": stacked_and_merged(),
+    "pairs": pairs(),
+    "strengths": strengths(),
+    "densities": densities(),
+    "ranks": ranks(),
+}

@@ -1,6 +1,9 @@
 """What the documents say is what the project does."""
 
+import importlib
+import importlib.util
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,16 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
 COMMANDS = re.findall(r"^(?:\$|   ) python -m lib_pm (.+)$", PAGES["command_line"], re.MULTILINE)
+DOCUMENTS = {"README": README, "CONTRIBUTING": (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), **PAGES}
+OTHERS = sorted(  # tests.texts is run by test_texts.py
+    {
+        command.strip()
+        for text in DOCUMENTS.values()
+        for command in re.findall(
+            r"(?:^|    |`)python (-m (?!lib_pm|tests\.texts)[^`#\n]+|run\.py[^`#\n]*)", text, re.MULTILINE
+        )
+    }
+)
 SHAPES = {
     "lora_te_text_model_encoder_layers_0_mlp_fc1": (24, 16),
     "lora_unet_mid_block_attentions_0_proj_in": (24, 16),
@@ -40,6 +53,35 @@ def test_the_commands_work(command, tmp_path, monkeypatch, capsys):
 
 def test_there_are_commands_to_try():
     assert {command.split()[0] for command in COMMANDS} == {"merge", "analyse", "resize", "inspect", "modes"}
+
+
+@pytest.mark.parametrize("command", OTHERS)
+def test_what_takes_minutes_has_a_help_that_knows_it(command, capsys, monkeypatch):
+    words = command.split()
+    if words[0] == "run.py":
+        spec = importlib.util.spec_from_file_location("run_of_the_docs", ROOT / "run.py")
+        run = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(run)
+        assert run.steps_of(words[1], words[2:]) if len(words) > 1 else run.main(["--help"]) == 0
+        return
+    name, arguments = words[1], words[2:]
+    if importlib.util.find_spec(name).submodule_search_locations:
+        name += ".__main__"
+    monkeypatch.setattr(sys, "argv", [name, *arguments, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(name).main()
+    assert ended.value.code == 0
+    known = capsys.readouterr().out
+    assert [word for word in arguments if word.startswith("--") and word not in known] == []
+
+
+def test_there_are_others_to_try():
+    assert {
+        "run.py demo",
+        "-m demo.pictures",
+        "-m demo.pictures --only stacked-merged",
+        "-m tests.browser.pictures",
+    } <= set(OTHERS)
 
 
 def test_who_opens_the_readme_reads_it_whole():

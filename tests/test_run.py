@@ -24,7 +24,7 @@ def run() -> ModuleType:
 
 @pytest.fixture
 def requirements(tmp_path: Path) -> Path:
-    path = tmp_path / "requirements.txt"
+    path = tmp_path / "requirements-dev.txt"
     path.write_text("one==1\n")
     return path
 
@@ -74,6 +74,34 @@ def test_changed_requirements_are_installed_on_top(
     assert run.install(whole_venv, requirements) == ""
     assert installs(pip) == 1
     assert run.state_of(whole_venv, requirements) == "ready"
+
+
+def test_the_demo_is_content_with_more_than_it_needs(
+    run: ModuleType, whole_venv: Path, requirements: Path, pip: list[list[str]], tmp_path: Path
+) -> None:
+    demo = tmp_path / "requirements-demo.txt"
+    demo.write_text("two==1\n")
+    requirements.write_text("-r requirements-demo.txt\none==1\n")
+    assert run.files_of(requirements) == [demo, requirements]
+    assert run.install(whole_venv, demo) == ""
+    assert run.state_of(whole_venv, demo) == "ready"
+    assert run.state_of(whole_venv, requirements) == "unfinished", "that has the demo's only"
+    assert run.install(whole_venv, requirements) == ""
+    assert [run.state_of(whole_venv, file) for file in (demo, requirements)] == ["ready", "ready"]
+    assert installs(pip) == 2
+    demo.write_text("two==2\n")  # is in both
+    assert [run.state_of(whole_venv, file) for file in (demo, requirements)] == ["unfinished", "unfinished"]
+
+
+@pytest.mark.parametrize(("command", "file"), [("demo", "requirements-demo.txt"), ("bench", "requirements-dev.txt")])
+def test_each_command_installs_what_it_needs(
+    run: ModuleType, monkeypatch: pytest.MonkeyPatch, command: str, file: str
+) -> None:
+    asked: list[Path] = []
+    monkeypatch.setattr(run, "install", lambda _, requirements: asked.append(requirements) or "enough")
+    assert run.main([command]) == 1
+    assert [path.name for path in asked] == [file]
+    assert asked[0].is_file()
 
 
 def test_a_patch_release_of_python_goes_on_with_what_is_there(

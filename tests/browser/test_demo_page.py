@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 
 pytest.importorskip("diffusers")
 pytest.importorskip("peft")
+from demo.drawing import Drawing
 from demo.page import DemoWorkspace, build, launch
+from demo.painter import Turns
 from demo.tiny.weights import LORAS, load_pipeline
 
 
@@ -25,7 +28,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def page(browser: Any, folder: Path) -> Iterator[Any]:
     workspace = DemoWorkspace(folder / "loras", folder / "data", "cpu")
-    blocks = build(load_pipeline(), workspace)
+    pipeline, turns = Future[Any](), Turns()
+    pipeline.set_result(load_pipeline())
+    blocks = build(pipeline, workspace, turns, Drawing(folder, workspace.folder, turns))
     launch(blocks, workspace, prevent_thread_lock=True, quiet=True)
     context = browser.new_context()
     page, complaints = context.new_page(), []

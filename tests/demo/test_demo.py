@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from demo.__main__ import compare
+from demo.check import compare
 from demo.grid import sheet
 from lib_pm.files.reader import open_lora
 from tests.samples import write_samples
@@ -38,10 +38,11 @@ def plain(value: int) -> Image.Image:
 
 
 @pytest.mark.parametrize(("saved", "good"), [(12, True), (13, False)])
-def test_a_wrong_number_is_told(capsys: pytest.CaptureFixture[str], saved: int, good: bool) -> None:
+def test_a_wrong_number_is_told(saved: int, good: bool) -> None:
     values = {"base": 0, "style": 5, "character": 6, "stacked": 10, "merged": 11, "saved": saved, "taken off": 0}
-    assert compare({name: plain(value) for name, value in values.items()}) is good
-    assert ("WRONG, expected 1 at most" in capsys.readouterr().out) is not good
+    text, right = compare({name: plain(value) for name, value in values.items()})
+    assert right is good
+    assert ("WRONG, expected 1 at most" in text) is not good
 
 
 def test_sheet_holds_every_image() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 pytest.importorskip("diffusers")
 pytest.importorskip("peft")
 from demo.generate import Generator, Made
+from demo.painter import Turns
 from demo.tiny.weights import LORAS, load_pipeline
 from lib_pm.core.errors import MergeInputError
 from lib_pm.workspace.workspace import Workspace
@@ -27,7 +29,9 @@ def pipeline() -> Any:
 
 @pytest.fixture
 def generator(pipeline: Any, tmp_path: Path) -> Generator:
-    return Generator(pipeline, Workspace(LORAS, tmp_path))
+    loaded = Future[Any]()
+    loaded.set_result(pipeline)
+    return Generator(loaded, Workspace(LORAS, tmp_path), Turns())
 
 
 def made(generator: Generator, text: str, panel: str = "", seeds: tuple[int, ...] = (1,)) -> Made:
