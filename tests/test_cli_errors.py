@@ -132,7 +132,7 @@ HELP = "python -m lib_pm merge --help"
         ([A, "--mode", "ties", "--rank", "8"], "ties … 'svd_rank' … density, lambda"),
         ([f"{A}:1e6", "--lambda", "1e6"], f"{MID} … a.safetensors … value"),
         ([A, "--recipe", A], "a.safetensors … no Power Merger recipe"),
-        ([A, "--recipe", "no.json"], "no.json … no Power Merger recipe"),
+        ([A, "--recipe", "no.json"], "no.json … cannot be read"),
         ([A, "--recipe", "junk.safetensors"], "junk.safetensors … .safetensors … damaged"),
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",

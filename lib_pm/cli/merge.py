@@ -127,7 +127,9 @@ def _repeated(options: argparse.Namespace, request: Request) -> Recipe:
         )
         written = parse_json(text)
         names = [lora["name"] for lora in written["loras"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise MergeInputError(f"{path} cannot be read: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, MergeInputError):
             raise
         raise MergeInputError(f"{path} contains no Power Merger recipe.") from error

@@ -100,7 +100,7 @@ def test_a_panel_that_is_on_becomes_the_cells_tag(server: Server) -> None:
     panel = {"alwayson_scripts": {"Power Merger": {"args": [True, "ties_svd:density=0.5:rank=4"]}}}
     plot = make_plot(server, PLAIN + STACK, pm("Density", "0.5, 0.9"), pm("LoRA 2 name", A), **panel)
     both = f"<lora:{A}:0.8><lora:{A}:0.6>"
-    check(server, plot, [f"{PLAIN}{both}<pm:ties_svd:density={d}:rank=4>" for d in ("0.5", "0.9")])
+    check(server, plot, [f"{PLAIN}{both}<pm:ties_svd:density={d}:svd_rank=4:lambda=1>" for d in ("0.5", "0.9")])
 
 
 def test_without_a_merge_the_strengths_are_the_hosts_own_stack(server: Server) -> None:
