@@ -18,10 +18,13 @@ PER_BLOCK = 2
 
 
 def shapes(layers: Mapping[str, LayerShape], part: str = "") -> dict[str, tuple[int, ...]]:
-    """Some of the layers whose name starts with `part`, of every block of the model."""
+    """Some of the layers whose name starts with `part`, of every block of the model.
+
+    Not conv_out, which is in OUT11 here and in no block for sd-webui-lora-block-weight; trainers leave it alone.
+    """
     blocks: dict[str | None, list[str]] = {}
     for name in sorted(layers):
-        if name.startswith(part):
+        if name.startswith(part) and name != "lora_unet_conv_out":
             blocks.setdefault(SD1.block(name), []).append(name)
     chosen = [name for names in blocks.values() for name in names[:: -(-len(names) // PER_BLOCK)]]
     return {name: (layers[name].out, layers[name].inner, *layers[name].kernel) for name in chosen}
