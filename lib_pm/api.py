@@ -22,7 +22,7 @@ from lib_pm.files.library import Library
 from lib_pm.files.metadata import check_keep
 from lib_pm.files.reader import LoraFile, open_lora, open_tensors
 from lib_pm.files.writer import check_target
-from lib_pm.merging.merge import merge_in_memory
+from lib_pm.merging.merge import check_can_be_saved, merge_in_memory
 from lib_pm.merging.progress import Progress, silent
 from lib_pm.merging.recipe import DEFAULT_MODE, LoraUse, Recipe, recipe_from_request, recipe_of
 from lib_pm.merging.report import Report
@@ -104,6 +104,8 @@ def merge(
         save_dtype=save_dtype,
         precision=precision,
     )
+    if target:
+        check_can_be_saved(recipe)
     result = merge_in_memory(recipe, open_file, device=device, progress=progress, workers=threads, force=force)
     if target:
         result.save(target, overwrite=overwrite, metadata=metadata)

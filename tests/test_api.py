@@ -199,3 +199,16 @@ def test_what_is_imported_is_what_is_used() -> None:
     assert all(hasattr(lib_pm, name) for name in lib_pm.__all__)
     with pytest.raises(AttributeError, match="nothing"):
         lib_pm.nothing  # noqa: B018
+
+
+def test_a_merge_that_cannot_be_saved_is_refused_before_the_work(folder: Path) -> None:
+    layers: list[str] = []
+    with pytest.raises(MergeInputError, match="svd_rank is full"):
+        merge(
+            ["style.safetensors"],
+            "ties_svd",
+            rank="full",
+            output="new.safetensors",
+            progress=lambda done, total, name, unit="layers": layers.append(name),
+        )
+    assert layers == []

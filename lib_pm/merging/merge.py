@@ -85,8 +85,7 @@ def merge_to_file(
     keep: which metadata, see `metadata.KEEP`. force: merge LoRAs of different base models all the same. Nothing to
     write (every weight 0) is an error.
     """
-    if asks_for_full_rank(recipe.options) and not recipe.mode.method.linear:
-        raise MergeInputError(FULL_RANK_IN_A_FILE)
+    check_can_be_saved(recipe)
     check_target(target, overwrite)
     with open_plan(recipe, progress=progress, force=force) as plan:
         if not plan.layers:
@@ -97,6 +96,12 @@ def merge_to_file(
         run = _run(plan, device, progress, workers)
         run.write(target, metadata, overwrite=overwrite)
         return _report(run, plan)
+
+
+def check_can_be_saved(recipe: Recipe) -> None:
+    """Raise MergeInputError for a merge that can only be applied."""
+    if asks_for_full_rank(recipe.options) and not recipe.mode.method.linear:
+        raise MergeInputError(FULL_RANK_IN_A_FILE)
 
 
 def _run(

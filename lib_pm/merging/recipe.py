@@ -146,7 +146,7 @@ def recipe_from_request(
     faults: what is known to be wrong with the text. settings: as of `recipe_of`. A MergeInputError names all that is
     wrong: these faults, the LoRAs that are not found, the block weights that no model has.
     """
-    faults, uses = faults or Faults(), []
+    faults, uses = Faults() if faults is None else faults, []  # one without a fault is false
     known = presets() if any(tag.lbw for tag in request.merged) else {}
     weights = []
     for tag in request.merged:
