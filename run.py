@@ -33,7 +33,7 @@ PAGES = {  # the gradio of A1111 and that of Forge, each alone: the browser test
 }
 MARKER = "installed.txt"  # inside the venv: says which requirements are there, or that an install did not end
 SIZES = {  # GB: to download, on disk
-    "requirements-demo.txt": (0.4, 1.5),
+    "requirements-demo.txt": (0.3, 1.5),
     "requirements-dev.txt": (0.7, 2.2),
     "requirements-gradio3.txt": (0.1, 0.4),
     "requirements-gradio4.txt": (0.1, 0.4),
