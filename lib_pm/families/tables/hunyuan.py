@@ -122,6 +122,13 @@ outside
   text_embedder.linear_2 | -
   pos_embed.proj         | -
   time_extra_emb.timestep_embedder.linear_1 | -
+  time_extra_emb.timestep_embedder.linear_2 | -
+  time_extra_emb.pooler.k_proj | -
+  time_extra_emb.pooler.q_proj | -
+  time_extra_emb.pooler.v_proj | -
+  time_extra_emb.pooler.c_proj | -
+  time_extra_emb.extra_embedder.linear_1 | -
+  time_extra_emb.extra_embedder.linear_2 | -
   norm_out.linear        | -
   proj_out               | -
 """,

@@ -78,6 +78,14 @@ outside
   av_ca_audio_scale_shift_adaln_single.linear | av_cross_attn_audio_scale_shift.linear | -
   av_ca_a2v_gate_adaln_single.linear | av_cross_attn_video_a2v_gate.linear | -
   av_ca_v2a_gate_adaln_single.linear | av_cross_attn_audio_v2a_gate.linear | -
+  av_ca_video_scale_shift_adaln_single.emb.timestep_embedder.linear_1 | av_cross_attn_video_scale_shift.emb.timestep_embedder.linear_1 | -
+  av_ca_video_scale_shift_adaln_single.emb.timestep_embedder.linear_2 | av_cross_attn_video_scale_shift.emb.timestep_embedder.linear_2 | -
+  av_ca_audio_scale_shift_adaln_single.emb.timestep_embedder.linear_1 | av_cross_attn_audio_scale_shift.emb.timestep_embedder.linear_1 | -
+  av_ca_audio_scale_shift_adaln_single.emb.timestep_embedder.linear_2 | av_cross_attn_audio_scale_shift.emb.timestep_embedder.linear_2 | -
+  av_ca_a2v_gate_adaln_single.emb.timestep_embedder.linear_1 | av_cross_attn_video_a2v_gate.emb.timestep_embedder.linear_1 | -
+  av_ca_a2v_gate_adaln_single.emb.timestep_embedder.linear_2 | av_cross_attn_video_a2v_gate.emb.timestep_embedder.linear_2 | -
+  av_ca_v2a_gate_adaln_single.emb.timestep_embedder.linear_1 | av_cross_attn_audio_v2a_gate.emb.timestep_embedder.linear_1 | -
+  av_ca_v2a_gate_adaln_single.emb.timestep_embedder.linear_2 | av_cross_attn_audio_v2a_gate.emb.timestep_embedder.linear_2 | -
   caption_projection.linear_1   | =                      | -
   caption_projection.linear_2   | =                      | -
   audio_caption_projection.linear_1 | =                  | -
