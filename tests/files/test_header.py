@@ -84,6 +84,7 @@ def test_a_header_that_is_none(tmp_path: Path, header: str | bytes, facts: str) 
     with pytest.raises(MergeInputError) as caught:
         open_lora(file_of(tmp_path, header))
     assert says(caught.value, f"style.safetensors … .safetensors … damaged … cut off … {facts}"), caught.value
+    assert str(caught.value).startswith("style.safetensors")
     assert len(str(caught.value)) < 3 * MAX_NAME
 
 

@@ -35,8 +35,15 @@ def refusal(path: Path) -> str:
     return str(caught.value)
 
 
+def refusal_by_name(path: Path) -> str:
+    """Return the refusal of a file that is there: it has the file's name, not its folder's."""
+    message = refusal(path)
+    assert message.startswith(path.name)
+    return message
+
+
 def refusal_of(tmp_path: Path, tensors: dict[str, Tensor]) -> str:
-    return refusal(write(tmp_path / "style.safetensors", tensors))
+    return refusal_by_name(write(tmp_path / "style.safetensors", tensors))
 
 
 def ones(*keys: str) -> dict[str, Tensor]:
@@ -94,7 +101,7 @@ def test_kinds_that_only_the_settings_name(tmp_path: Path, peft_type: str, kind:
     else:
         write(path, LORA)
         (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
-    message = refusal(path)
+    message = refusal_by_name(path)
     assert says(message, f"adapter_model.safetensors … plain LoRA … {kind} (peft_type … not supported"), message
 
 
@@ -254,14 +261,14 @@ def test_factor_under_two_names(tmp_path: Path) -> None:
 def test_not_a_lora_file(tmp_path: Path, content: bytes, facts: str) -> None:
     path = tmp_path / "style.safetensors"
     path.write_bytes(content)
-    message = refusal(path)
+    message = refusal_by_name(path)
     assert says(message, f"style.safetensors … {facts}"), message
 
 
 def test_truncated(tmp_path: Path) -> None:
     path = write(tmp_path / "style.safetensors", LORA)
     path.write_bytes(path.read_bytes()[:-5])
-    message = refusal(path)
+    message = refusal_by_name(path)
     assert says(message, "style.safetensors … not a .safetensors … damaged … cut off"), message
 
 

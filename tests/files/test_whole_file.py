@@ -139,9 +139,9 @@ class TestTexts:
         recipes.keep_last(Draft("old"))
         before = {path: path.read_bytes() for path in tmp_path.iterdir()}
         with file_size_limit(500):
-            with pytest.raises(MergeInputError, match=saying("card of a … written")):
+            with pytest.raises(MergeInputError, match=saying("The card of a … written")):
                 write_card(lora, Card("new" * 1000))
-            with pytest.raises(MergeInputError, match=saying("recipe 'last' … written")):
+            with pytest.raises(MergeInputError, match=saying("The recipe 'last' … written")):
                 recipes.keep_last(Draft("new" * 1000))
             with pytest.raises(MergeInputError, match=saying("The plot … written")):
                 write_text(tmp_path / "plot.svg", "new" * 1000, "The plot")
@@ -165,7 +165,7 @@ class TestTexts:
 
     def test_a_picture_is_copied_whole(self, tmp_path: Path) -> None:
         (tmp_path / "a.png").write_bytes(b"x" * 1000)
-        with file_size_limit(500), pytest.raises(MergeInputError, match=saying("picture of b … written")):
+        with file_size_limit(500), pytest.raises(MergeInputError, match=saying("The picture of b … written")):
             write_card(tmp_path / "b.safetensors", Card("", tmp_path / "a.png"))
         assert not (tmp_path / "b.png").exists()
         copy_file(tmp_path / "a.png", tmp_path / "b.png")

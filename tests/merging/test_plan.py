@@ -50,6 +50,7 @@ def planned(*uses: LoraUse, **settings: Any) -> Plan:
 def refusal(*uses: LoraUse, **settings: Any) -> str:
     with pytest.raises(MergeInputError) as caught:
         planned(*uses, **settings)
+    assert all(str(use.path.parent) not in str(caught.value) for use in uses)
     return str(caught.value)
 
 

@@ -43,7 +43,7 @@ def test_many_each_into_its_own_file(workspace: RecordingWorkspace) -> None:
 
 def test_two_of_one_name_do_not_take_each_others_file(workspace: RecordingWorkspace) -> None:
     write(workspace.folder / "char.safetensors", make_lora(SHAPES, 2, seed=9))
-    with pytest.raises(MergeInputError, match=r"char_resized would be written twice"):
+    with pytest.raises(MergeInputError, match=saying("char_resized … twice … one at a time")):
         submit_resize(workspace, ["char", "sub/char"], NewRank(1), Target(overwrite=True), "cpu")
 
 
