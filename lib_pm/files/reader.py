@@ -143,7 +143,7 @@ class LoraFile:
         self._file.close()
 
     def reopen(self) -> bool:
-        """Make it as it was before `close`. False, and it stays closed, if it is another file by now."""
+        """Make it as it was before `close`; return False, and leave it closed, if it is another file by now."""
         return self._file.reopen()
 
     def __enter__(self) -> LoraFile:

@@ -17,6 +17,7 @@ from lib_pm.merging.merge import merge, merge_to_file
 from lib_pm.merging.recipe import LoraUse, make_recipe
 from lib_pm.pipeline.apply import NAME, Stacked, apply, apply_stacked, remove
 from tests.host.by_hand import LoraDict, changed_by_hand, lora_modules, mixed, pixels
+from tests.messages import saying
 from tests.samples import random_lora, write_samples
 from tests.small_pipeline import build_pipeline
 
@@ -119,9 +120,9 @@ def test_a_lora_with_none_active_stays_off(sd1: Any) -> None:
 def test_names_taken_and_unknown(sd1: Any) -> None:
     tensors = random_lora(sd1, rank=2, alpha=2, unet=False)
     apply(sd1, tensors)
-    with pytest.raises(MergeInputError, match="already has a LoRA named 'power_merger'"):
+    with pytest.raises(MergeInputError, match=saying("already … 'power_merger'")):
         apply(sd1, tensors)
-    with pytest.raises(MergeInputError, match="no LoRA named 'x'; it has: power_merger"):
+    with pytest.raises(MergeInputError, match=saying("'x' … has: power_merger")):
         remove(sd1, "x")
     with pytest.raises(MergeInputError, match="LoHa"):
         apply_stacked(sd1, [Stacked(tensors), Stacked({"lora_te_x.hada_w1_a": torch.zeros(1)})])
@@ -197,18 +198,18 @@ def test_half_precision() -> None:
 def test_fused_or_switched_off(sd1: Any) -> None:
     sd1.load_lora_weights(random_lora(sd1, rank=2, alpha=2, unet=False), adapter_name="own")
     sd1.disable_lora()
-    with pytest.raises(MergeInputError, match="fused or disabled"):
+    with pytest.raises(MergeInputError, match=saying("fused … disabled")):
         apply(sd1, random_lora(sd1, rank=2, alpha=2))
 
 
 def test_without_diffusers(sd1: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(MergeInputError, match="peft is not installed"):
+    with pytest.raises(MergeInputError, match=saying("peft … installed")):
         apply(sd1, {})
 
 
 def test_not_a_pipeline() -> None:
-    with pytest.raises(MergeInputError, match="does not support LoRAs"):
+    with pytest.raises(MergeInputError, match=saying("object … support LoRAs")):
         apply(object(), {})
 
 

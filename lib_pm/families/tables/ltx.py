@@ -2,6 +2,7 @@
 
 from lib_pm.families.families import transformer
 
+_EMBEDDER = "emb.timestep_embedder.linear"
 _PREFIXES = {"original": "diffusion_model.", "diffusers": "transformer."}
 _TABLE = """
 transformer_blocks       | =                      |
@@ -35,7 +36,7 @@ LTX2 = transformer(
     "ltx2",
     "LTX-2",
     r"ltx2",
-    """
+    f"""
 transformer_blocks              | =                      | 48
   attn1.to_q                    | =                      | 2
   attn1.to_k                    | =                      | 2
@@ -78,14 +79,14 @@ outside
   av_ca_audio_scale_shift_adaln_single.linear | av_cross_attn_audio_scale_shift.linear | -
   av_ca_a2v_gate_adaln_single.linear | av_cross_attn_video_a2v_gate.linear | -
   av_ca_v2a_gate_adaln_single.linear | av_cross_attn_audio_v2a_gate.linear | -
-  av_ca_video_scale_shift_adaln_single.emb.timestep_embedder.linear_1 | av_cross_attn_video_scale_shift.emb.timestep_embedder.linear_1 | -
-  av_ca_video_scale_shift_adaln_single.emb.timestep_embedder.linear_2 | av_cross_attn_video_scale_shift.emb.timestep_embedder.linear_2 | -
-  av_ca_audio_scale_shift_adaln_single.emb.timestep_embedder.linear_1 | av_cross_attn_audio_scale_shift.emb.timestep_embedder.linear_1 | -
-  av_ca_audio_scale_shift_adaln_single.emb.timestep_embedder.linear_2 | av_cross_attn_audio_scale_shift.emb.timestep_embedder.linear_2 | -
-  av_ca_a2v_gate_adaln_single.emb.timestep_embedder.linear_1 | av_cross_attn_video_a2v_gate.emb.timestep_embedder.linear_1 | -
-  av_ca_a2v_gate_adaln_single.emb.timestep_embedder.linear_2 | av_cross_attn_video_a2v_gate.emb.timestep_embedder.linear_2 | -
-  av_ca_v2a_gate_adaln_single.emb.timestep_embedder.linear_1 | av_cross_attn_audio_v2a_gate.emb.timestep_embedder.linear_1 | -
-  av_ca_v2a_gate_adaln_single.emb.timestep_embedder.linear_2 | av_cross_attn_audio_v2a_gate.emb.timestep_embedder.linear_2 | -
+  av_ca_video_scale_shift_adaln_single.{_EMBEDDER}_1 | av_cross_attn_video_scale_shift.{_EMBEDDER}_1 | -
+  av_ca_video_scale_shift_adaln_single.{_EMBEDDER}_2 | av_cross_attn_video_scale_shift.{_EMBEDDER}_2 | -
+  av_ca_audio_scale_shift_adaln_single.{_EMBEDDER}_1 | av_cross_attn_audio_scale_shift.{_EMBEDDER}_1 | -
+  av_ca_audio_scale_shift_adaln_single.{_EMBEDDER}_2 | av_cross_attn_audio_scale_shift.{_EMBEDDER}_2 | -
+  av_ca_a2v_gate_adaln_single.{_EMBEDDER}_1 | av_cross_attn_video_a2v_gate.{_EMBEDDER}_1 | -
+  av_ca_a2v_gate_adaln_single.{_EMBEDDER}_2 | av_cross_attn_video_a2v_gate.{_EMBEDDER}_2 | -
+  av_ca_v2a_gate_adaln_single.{_EMBEDDER}_1 | av_cross_attn_audio_v2a_gate.{_EMBEDDER}_1 | -
+  av_ca_v2a_gate_adaln_single.{_EMBEDDER}_2 | av_cross_attn_audio_v2a_gate.{_EMBEDDER}_2 | -
   caption_projection.linear_1   | =                      | -
   caption_projection.linear_2   | =                      | -
   audio_caption_projection.linear_1 | =                  | -
