@@ -293,6 +293,21 @@ def test_a_lora_is_converted_as_diffusers_converts_it(style: Style) -> None:
     assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
 
 
+@pytest.mark.parametrize("family", [family.id for family in TRANSFORMERS])
+def test_a_layer_is_in_one_block_whatever_it_is_called(family: str) -> None:
+    known = FAMILIES[family]
+    main = known.layouts[0]
+    spelling = Spelling(known, main, "")
+    found = set()
+    for here in known.layouts:
+        for name in names(here):
+            part, _ = here.find(parse_name(name)[1]) or pytest.fail(name)
+            blocks = {known.block(place.name) for place in spelling.places(name, LayerShape(12 * part.size, 1))}
+            assert blocks == {known.block(name)}, name
+            found |= blocks
+    assert found - {""} == set(known.blocks) - {"CLIP", "T5", "TEXT"}
+
+
 PREFIXES = {
     "kohya": "lora_unet_",
     "comfy": COMFY,

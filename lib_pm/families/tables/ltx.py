@@ -5,7 +5,7 @@ from lib_pm.families.families import transformer
 _EMBEDDER = "emb.timestep_embedder.linear"
 _PREFIXES = {"original": "diffusion_model.", "diffusers": "transformer."}
 _TABLE = """
-transformer_blocks       | =                      |
+transformer_blocks       | =                      | BLOCK
   attn1.to_q             | =                      | 1
   attn1.to_k             | =                      | 1
   attn1.to_v             | =                      | 1
@@ -16,13 +16,14 @@ transformer_blocks       | =                      |
   attn2.to_out.0         | =                      | 1
   ff.net.0.proj          | =                      | 4x1
   ff.net.2               | =                      | 1x4
-outside
+before
   patchify_proj          | proj_in                | -
   adaln_single.emb.timestep_embedder.linear_1 | time_embed.emb.timestep_embedder.linear_1 | -
   adaln_single.emb.timestep_embedder.linear_2 | time_embed.emb.timestep_embedder.linear_2 | -
   adaln_single.linear    | time_embed.linear      | -
   caption_projection.linear_1 | =                 | -
   caption_projection.linear_2 | =                 | -
+after
   proj_out               | =                      | -
 """
 
@@ -37,7 +38,7 @@ LTX2 = transformer(
     "LTX-2",
     r"ltx2",
     f"""
-transformer_blocks              | =                      | 48
+transformer_blocks              | =                      | 48 BLOCK
   attn1.to_q                    | =                      | 2
   attn1.to_k                    | =                      | 2
   attn1.to_v                    | =                      | 2
@@ -66,7 +67,7 @@ transformer_blocks              | =                      | 48
   video_to_audio_attn.to_k      | =                      | 1x2
   video_to_audio_attn.to_v      | =                      | 1x2
   video_to_audio_attn.to_out.0  | =                      | 1
-outside
+before
   patchify_proj                 | proj_in                | -
   audio_patchify_proj           | audio_proj_in          | -
   adaln_single.emb.timestep_embedder.linear_1 | time_embed.emb.timestep_embedder.linear_1 | -
@@ -91,6 +92,7 @@ outside
   caption_projection.linear_2   | =                      | -
   audio_caption_projection.linear_1 | =                  | -
   audio_caption_projection.linear_2 | =                  | -
+after
   proj_out                      | =                      | -
   audio_proj_out                | =                      | -
 """,

@@ -18,13 +18,13 @@ _LAYERS = """
   ffn.2                  | ffn.net.2              | 1x{ffn}
 """
 _TABLE = f"""
-blocks                   | =                      |
+blocks                   | =                      | BLOCK
 {_LAYERS}
-vace_blocks              | =                      |
+vace_blocks              | =                      | VACE
 {_LAYERS}
   before_proj            | proj_in                | 1
   after_proj             | proj_out               | 1
-outside
+before
   patch_embedding        | =                      | -
   vace_patch_embedding   | =                      | -
   text_embedding.0       | condition_embedder.text_embedder.linear_1 | -
@@ -34,6 +34,7 @@ outside
   time_projection.1      | condition_embedder.time_proj | -
   img_emb.proj.1         | condition_embedder.image_embedder.ff.net.0.proj | -
   img_emb.proj.3         | condition_embedder.image_embedder.ff.net.2 | -
+after
   head.head              | proj_out               | -
 """
 
