@@ -147,6 +147,7 @@ def tab(request: pytest.FixtureRequest, browser: Any, address: str, kept: dict[s
     if page is None:
         page = Page(browser, address)
         page.remember()
+    page.tab.page.bring_to_front()  # behind another page, a click waits for a frame for a second
     failed = request.session.testsfailed
     yield page.tab
     if request.session.testsfailed == failed and page.renew() and not page.complaints:
