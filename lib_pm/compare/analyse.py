@@ -22,7 +22,7 @@ from lib_pm.families.blocks import BLOCK_LISTS
 from lib_pm.families.families import Family, kind
 from lib_pm.files.reader import LoraFile, open_lora
 from lib_pm.merging.devices import Device
-from lib_pm.merging.layers import dense_workers, read_layer, run_layers
+from lib_pm.merging.layers import dense_workers, read_source, run_layers
 from lib_pm.merging.memory import Need
 from lib_pm.merging.plan import Plan, PlannedLayer, open_plan
 from lib_pm.merging.progress import Progress, silent
@@ -52,7 +52,8 @@ def analyse(
 
         def work(planned: PlannedLayer) -> Relations:
             sources = [source for source in planned.sources if source.weight]
-            layers = [read_layer(plan.files[source.lora], source.name) for source in sources]
+            out = planned.shape.out
+            layers = [read_source(plan.files[source.lora], source, out) for source in sources]
             weights = [source.weight for source in sources]
             try:
                 return where.run(

@@ -1,17 +1,18 @@
 """The model families: how their layers are called when written, which block each is in, and what a file says of them.
 
-`transformers.py` lists those that are told by the layouts of their layers.
+`tables/` has those that are told by the layouts of their layers, and `transformers.py` lists them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from lib_pm.families.layouts import Layout
 from lib_pm.families.names import parse_name, to_original
+from lib_pm.families.table import read_table
 
 Kind = Literal["attn", "mlp", "te", "other"]
 KINDS: tuple[Kind, ...] = ("attn", "mlp", "te", "other")
@@ -25,7 +26,9 @@ class Family:
     is written, or None if names are kept as they are. block: from a canonical name to its block, "" if it is in none.
     base_version, architecture, resolution, network_module: what is written where no input says it, "" for nothing.
     said: a pattern of what files call it, as `plain_word` writes that. layouts: its layers; without any it is told
-    otherwise. like: the id of a family with the very same layers, from which only the file's own word tells it.
+    otherwise. The first layout is what is written where LoRAs differ. encoders: its text encoders in diffusers' order,
+    by ComfyUI's names, with those of kohya's trainers. like: the id of a family with the very same layers, from which
+    only the file's own word tells it.
     """
 
     id: str
@@ -39,6 +42,7 @@ class Family:
     network_module: str = "networks.lora"
     said: str = "(?!)"
     layouts: tuple[Layout, ...] = ()
+    encoders: Mapping[str, str] = field(default_factory=dict, hash=False)
     like: str = ""
 
     @property
@@ -153,6 +157,33 @@ SDXL = Family(
     said=r"(sd|stablediffusion)xl",
 )
 OTHER = Family("", "an unknown model")
+
+
+def transformer(
+    name: str,
+    title: str,
+    said: str,
+    table: str,
+    prefixes: Mapping[str, str],
+    *,
+    width: int = 1,
+    counts: Mapping[str, str] | None = None,
+    trainer: str = "lora",
+    main: str = "",
+    **more: Any,
+) -> Family:
+    """Return a family of the files of `tables/`.
+
+    table, prefixes, width, counts: see `read_table`. trainer: the module of kohya's trainers. main: the layout that is
+    written where LoRAs differ, if it is not the table's first. more: of `Family`.
+    """
+    layouts = sorted(read_table(table, prefixes, width=width, counts=counts), key=lambda layout: layout.name != main)
+    return Family(name, title, said=said, layouts=tuple(layouts), network_module=f"networks.{trainer}", **more)
+
+
+def twin(of: Family, name: str, title: str, said: str) -> Family:
+    """Return a family with the very layers of another: only the file's own word tells them apart."""
+    return replace(of, id=name, title=title, said=said, like=of.id, base_version="", architecture="")
 
 
 def either(families: Sequence[Family], *, mixed: bool = False) -> Family:

@@ -12,6 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from lib_pm.core.assembly import assemble
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.formats.lora import FULL, WRITTEN, Naming
 from lib_pm.core.layers import Layer, all_finite
@@ -123,6 +124,13 @@ def read_layer(file: LoraFile, name: str) -> Layer:
     return layer
 
 
+def read_source(file: LoraFile, source: Source, out: int) -> Layer:
+    """Return what a LoRA has of a layer of the result, which has so many rows, put together from its own layers."""
+    parts = [(read_layer(file, piece.name), piece.rows) for piece in source.pieces]
+    first, rows = parts[0]
+    return assemble(parts, out) if rows else first
+
+
 def layer_merger(
     plan: MergePlan, device: Device, memo: Memo | None = None
 ) -> Callable[[PlannedLayer], Finished | None]:
@@ -150,13 +158,15 @@ def layer_merger(
             memo=memo,
         )
 
-    def read(source: Source) -> Layer:
+    def read(source: Source, out: int) -> Layer:
         file = plan.files[source.lora]
-        return memo.once((file.content, source.name), lambda: read_layer(file, source.name))
+        return memo.once((file.content, source.pieces), lambda: read_source(file, source, out))
 
     def work(planned: PlannedLayer) -> Finished | None:
         shares = [
-            Share(read(source), source.weight, contents[source.lora]) for source in planned.sources if source.weight
+            Share(read(source, planned.shape.out), source.weight, contents[source.lora])
+            for source in planned.sources
+            if source.weight
         ]
         needed = memory_of(plan, planned, device)
         merged = device.run(planned.name, needed, lambda where: merge_on(where, planned, shares))

@@ -18,7 +18,7 @@ from lib_pm.files.metadata import merged_metadata
 from lib_pm.files.reader import LoraFile, open_lora
 from lib_pm.files.writer import check_target
 from lib_pm.merging.devices import Device, torch_dtype
-from lib_pm.merging.layers import Finished, default_workers, finish, read_layer
+from lib_pm.merging.layers import Finished, default_workers, finish, read_source
 from lib_pm.merging.memory import Need
 from lib_pm.merging.plan import Plan, PlannedLayer, open_one
 from lib_pm.merging.progress import Progress, silent
@@ -193,7 +193,7 @@ def _run(plan: Plan, new: NewRank, save_dtype: str, device: str, progress: Progr
         return memory_needed(_SUM, planned.shape, plan.ranks(planned), options, torch.float32, where.type)
 
     def work(planned: PlannedLayer) -> Finished:
-        layer = read_layer(file, planned.sources[0].name)
+        layer = read_source(file, planned.sources[0], planned.shape.out)
         resized = where.run(
             planned.name,
             memory_of(planned),
