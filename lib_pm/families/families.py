@@ -28,8 +28,8 @@ class Family:
     base_version, architecture, resolution, network_module: what is written where no input says it, "" for nothing.
     said: a pattern of what files call it, as `plain_word` writes that. layouts: its layers; without any it is told
     otherwise. The first layout is what is written where LoRAs differ. encoders: its text encoders in diffusers' order,
-    by ComfyUI's names, with those of kohya's trainers. like: the id of a family with the very same layers, from which
-    only the file's own word tells it.
+    by ComfyUI's names, with those of kohya's trainers. model: its class in diffusers. like: the id of a family with the
+    very same layers, from which only the file's own word tells it.
     """
 
     id: str
@@ -45,6 +45,7 @@ class Family:
     said: str = "(?!)"
     layouts: tuple[Layout, ...] = ()
     encoders: Mapping[str, str] = field(default_factory=dict, hash=False)
+    model: str = ""
     like: str = ""
 
     @property

@@ -55,5 +55,13 @@ before
     _PREFIXES,
     encoders={"qwen3_06b": "te"},
     trainer="lora_anima",
+    model="CosmosTransformer3DModel",
 )
-COSMOS = transformer("cosmos", "Cosmos Predict2 2B", r"cosmos", _TABLE, _PREFIXES)
+COSMOS = transformer(
+    "cosmos",
+    "Cosmos Predict2 2B",
+    r"cosmos",
+    _TABLE,
+    _PREFIXES,
+    model="CosmosTransformer3DModel",
+)

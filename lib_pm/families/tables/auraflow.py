@@ -44,4 +44,5 @@ after
 """,
     {"original": "lora_unet_", "diffusers": "transformer."},
     width=3072,
+    model="AuraFlowTransformer2DModel",
 )

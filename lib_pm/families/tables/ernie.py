@@ -27,4 +27,5 @@ after
 """,
     {"diffusers": "transformer."},
     width=3072,
+    model="ErnieImageTransformer2DModel",
 )

@@ -45,6 +45,7 @@ after
     base_version="flux1",
     architecture="flux-1-dev/lora",
     resolution="1024x1024",
+    model="FluxTransformer2DModel",
 )
 
 CHROMA = transformer(
@@ -80,6 +81,7 @@ after
     encoders={"t5xxl": "te1"},
     trainer="lora_flux",
     block_lists=(61,),
+    model="ChromaTransformer2DModel",
 )
 
 TWINS = (

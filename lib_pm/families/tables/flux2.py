@@ -40,6 +40,7 @@ FLUX2_DEV = transformer(
     width=6144,
     counts={"double_blocks": "8", "single_blocks": "48"},
     trainer="lora_flux_2",
+    model="Flux2Transformer2DModel",
 )
 KLEIN_9B = transformer(
     "flux2-klein-9b",
@@ -50,6 +51,7 @@ KLEIN_9B = transformer(
     width=4096,
     counts={"double_blocks": "8", "single_blocks": "24"},
     trainer="lora_flux_2",
+    model="Flux2Transformer2DModel",
 )
 KLEIN_4B = transformer(
     "flux2-klein-4b",
@@ -60,4 +62,5 @@ KLEIN_4B = transformer(
     width=3072,
     counts={"double_blocks": "5", "single_blocks": "20"},
     trainer="lora_flux_2",
+    model="Flux2Transformer2DModel",
 )

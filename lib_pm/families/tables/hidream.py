@@ -52,4 +52,5 @@ after
   final_layer.adaLN_modulation.1 | -
 """,
     {"diffusers": "diffusion_model."},
+    model="HiDreamImageTransformer2DModel",
 )

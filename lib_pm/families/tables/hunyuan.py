@@ -68,6 +68,7 @@ before
     width=3072,
     counts={"double_blocks": "20", "single_blocks": "40"},
     encoders={"llama": "te1", "clip_l": "te2"},
+    model="HunyuanVideoTransformer3DModel",
 )
 HUNYUAN_IMAGE = transformer(
     "hunyuan-image",
@@ -78,6 +79,7 @@ HUNYUAN_IMAGE = transformer(
     width=3584,
     counts={"double_blocks": "20", "single_blocks": "40"},
     trainer="lora_hunyuan_image",
+    model="HunyuanImageTransformer2DModel",
 )
 HUNYUAN_VIDEO_15 = transformer(
     "hunyuan-video-1.5",
@@ -101,6 +103,7 @@ HUNYUAN_VIDEO_15 = transformer(
     counts={"double_blocks": "54"},
     trainer="lora_hv_1_5",
     main="comfy",
+    model="HunyuanVideo15Transformer3DModel",
 )
 HUNYUAN_DIT = transformer(
     "hunyuan-dit",
@@ -137,4 +140,5 @@ after
   proj_out               | -
 """,
     {"diffusers": "transformer."},
+    model="HunyuanDiT2DModel",
 )

@@ -44,4 +44,5 @@ after
 """,
     {"original": "diffusion_model.", "diffusers": "transformer."},
     trainer="lora_krea2",
+    model="Krea2Transformer2DModel",
 )

@@ -28,10 +28,24 @@ after
 """
 
 LTX = transformer(
-    "ltx", "LTX-Video 2B", r"ltx(?!2|.*13b)", _TABLE, _PREFIXES, width=2048, counts={"transformer_blocks": "28"}
+    "ltx",
+    "LTX-Video 2B",
+    r"ltx(?!2|.*13b)",
+    _TABLE,
+    _PREFIXES,
+    width=2048,
+    counts={"transformer_blocks": "28"},
+    model="LTXVideoTransformer3DModel",
 )
 LTX_13B = transformer(
-    "ltx-13b", "LTX-Video 13B", r"ltx(?!2|.*2b)", _TABLE, _PREFIXES, width=4096, counts={"transformer_blocks": "48"}
+    "ltx-13b",
+    "LTX-Video 13B",
+    r"ltx(?!2|.*2b)",
+    _TABLE,
+    _PREFIXES,
+    width=4096,
+    counts={"transformer_blocks": "48"},
+    model="LTXVideoTransformer3DModel",
 )
 LTX2 = transformer(
     "ltx2",
@@ -98,4 +112,5 @@ after
 """,
     _PREFIXES,
     width=2048,
+    model="LTX2VideoTransformer3DModel",
 )

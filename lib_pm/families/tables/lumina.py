@@ -37,4 +37,5 @@ after
     width=768,
     encoders={"gemma2_2b": "te"},
     trainer="lora_lumina",
+    model="Lumina2Transformer2DModel",
 )

@@ -32,6 +32,7 @@ after
   proj_out               | -
 """,
     _NAMES,
+    model="SanaTransformer2DModel",
 )
 
 _COGVIDEOX = """
@@ -61,6 +62,7 @@ COGVIDEOX_2B = transformer(
     _NAMES,
     width=1920,
     counts={"transformer_blocks": "30"},
+    model="CogVideoXTransformer3DModel",
 )
 COGVIDEOX_5B = transformer(
     "cogvideox-5b",
@@ -70,6 +72,7 @@ COGVIDEOX_5B = transformer(
     _NAMES,
     width=3072,
     counts={"transformer_blocks": "42"},
+    model="CogVideoXTransformer3DModel",
 )
 
 MOCHI = transformer(
@@ -106,6 +109,7 @@ after
   proj_out               | -
 """,
     _NAMES,
+    model="MochiTransformer3DModel",
 )
 
 OVIS = transformer(
@@ -146,4 +150,5 @@ after
 """,
     _NAMES,
     width=3072,
+    model="OvisImageTransformer2DModel",
 )

@@ -31,4 +31,5 @@ after
 """,
     {"original": "lora_unet_", "diffusers": "transformer."},
     width=1152,
+    model="PixArtTransformer2DModel",
 )

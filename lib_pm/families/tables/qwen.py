@@ -35,4 +35,5 @@ after
     width=3072,
     encoders={"qwen25_7b": "te"},
     trainer="lora_qwen_image",
+    model="QwenImageTransformer2DModel",
 )

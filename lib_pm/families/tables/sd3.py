@@ -42,6 +42,7 @@ SD3 = transformer(
     counts={"joint_blocks": "24"},
     encoders=_ENCODERS,
     trainer="lora_sd3",
+    model="SD3Transformer2DModel",
 )
 SD35_LARGE = transformer(
     "sd3.5-large",
@@ -53,4 +54,5 @@ SD35_LARGE = transformer(
     counts={"joint_blocks": "38"},
     encoders=_ENCODERS,
     trainer="lora_sd3",
+    model="SD3Transformer2DModel",
 )

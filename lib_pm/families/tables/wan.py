@@ -47,6 +47,7 @@ WAN_14B = transformer(
     width=5120,
     counts={"blocks": "40", "vace_blocks": "8?"},
     trainer="lora_wan",
+    model="WanTransformer3DModel",
 )
 WAN_5B = transformer(
     "wan-5b",
@@ -57,6 +58,7 @@ WAN_5B = transformer(
     width=3072,
     counts={"blocks": "30", "vace_blocks": "0?"},
     trainer="lora_wan",
+    model="WanTransformer3DModel",
 )
 WAN_13B = transformer(
     "wan-1.3b",
@@ -67,4 +69,5 @@ WAN_13B = transformer(
     width=1536,
     counts={"blocks": "30", "vace_blocks": "15?"},
     trainer="lora_wan",
+    model="WanTransformer3DModel",
 )

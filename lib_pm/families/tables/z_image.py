@@ -36,4 +36,5 @@ after
     {"comfy": "lora_unet_", "diffusers": "diffusion_model."},
     width=3840,
     trainer="lora_zimage",
+    model="ZImageTransformer2DModel",
 )
