@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _IN_STACK = re.compile(r"(.+?)_(\d{1,3})_(.+)")
 NUMBER = "#"  # in a name: that of its block
+BEFORE, AFTER = "IN", "OUT"  # the blocks of what is outside of the stacks
 WHOLE = "^"  # before a name that takes no prefix
 
 
@@ -24,13 +25,15 @@ WHOLE = "^"  # before a name that takes no prefix
 class Part:
     """A layer of a layout: these rows of that weight of the model, in this order, in units of which it has `size`.
 
-    name: dotted, with `#` for the number of its block. shapes: the (out, in) that it may have; none: any.
+    name: dotted, with `#` for the number of its block. shapes: the (out, in) that it may have; none: any. block: what
+    its blocks are called in block weights, without the number.
     """
 
     weight: int
     name: str
     rows: tuple[tuple[int, int], ...]
     shapes: frozenset[tuple[int, int]]
+    block: str
 
     @property
     def size(self) -> int:
@@ -64,6 +67,27 @@ class Layout:
             return None
         part = self.parts.get(path) or self.parts.get(f"{match[1]}_{NUMBER}_{match[3]}")
         return (part, match[2]) if part else None
+
+    def block(self, path: str) -> str:
+        """Return the block that a layer is in, as block weights call it: D03, IN, OUT; "" for none."""
+        found = self.find(path)
+        if not found or not found[0].block:
+            return ""
+        part, number = found
+        return _numbered(part.block, int(number)) if number else part.block
+
+    @cached_property
+    def blocks(self) -> tuple[str, ...]:
+        """Return all blocks in their order: those before the stacks, the stacks, those after them."""
+        names: dict[str, list[str]] = {}
+        for path, part in self.parts.items():
+            if NUMBER in path:
+                count = self.stacks[path.partition(f"_{NUMBER}_")[0]]
+                names[part.block] = [_numbered(part.block, number) for number in range(count)]
+            elif part.block in (BEFORE, AFTER):
+                names[part.block] = [part.block]
+        order = sorted(filter(None, names), key=lambda block: (block != BEFORE, block == AFTER))
+        return tuple(name for block in order for name in names[block])
 
     def explains(self, layers: Mapping[str, LayerShape]) -> bool:
         """Return whether all of these can be layers of this model. layers: by path."""
@@ -124,6 +148,10 @@ def path_of(name: str) -> str:
     """Return the path of a dotted name, as `parse_name` gives it."""
     path = flat(name)
     return path + "_0" if path.endswith("_to_out") else path
+
+
+def _numbered(block: str, number: int) -> str:
+    return f"{block}{number:02}"
 
 
 def _common(ones: Sequence[tuple[int, int]], others: Sequence[tuple[int, int]]) -> Iterator[Rows]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from lib_pm.core.choices import NAMES
+from lib_pm.core.errors import MergeInputError, quoted
 from lib_pm.core.rows import Rows
 from lib_pm.families.layouts import Layout, written
 from lib_pm.families.names import parse_name, prefix_of
@@ -16,11 +18,20 @@ if TYPE_CHECKING:
     from lib_pm.families.families import Family
 
 COMFY = "diffusion_model."  # in front of these names ComfyUI has names of its own for text encoders as well
-# Words of text encoders' paths that have a `_` in them, or a name that is one.
+PREFIXES = {
+    "kohya": "lora_unet_",
+    "comfy": COMFY,
+    "diffusers": "transformer.",
+    "peft": "base_model.model.",
+    "onetrainer": "lora_transformer_",
+}
+_THEIR_OWN = ("kohya", "comfy")  # go by what the model's authors, or ComfyUI, call its layers; the others by diffusers
+# Words of paths that have a `_` in them, or a name that is one.
 _WORDS = re.compile(
     r"text_model|self_attn|[qkvo]_proj|out_proj|(?:gate|up|down)_proj|layer_norm\d?|final_layer_norm|layernorm_embedding"
     r"|(?:token|position)_embedding|text_projection|input_layernorm|post_attention_layernorm|embed_tokens|wi_[01]"
-    r"|[^_]+"
+    r"|(?:down|up|mid|transformer)_blocks?|time_emb_proj|conv_shortcut|(?:time|add)_embedding|(?:conv|proj)_(?:in|out)"
+    r"|to_(?:[qkv]|out)|linear_\d|[^_]+"
 )
 
 
@@ -33,8 +44,33 @@ class Place:
     rows: tuple[Rows, ...] = ()
 
 
+class Spelling(Protocol):
+    """What the layers of a result are called."""
+
+    @property
+    def is_flat(self) -> bool:
+        """Return whether words are joined by `_`, as kohya's trainers do it."""
+
+    def places(self, name: str, shape: LayerShape) -> tuple[Place, ...]:
+        """Return what a layer is in this spelling, however it is written; nothing if there is no telling."""
+
+
 @dataclass(frozen=True)
-class Spelling:
+class UNetSpelling:
+    """Diffusers' names of a UNet and its text encoders."""
+
+    is_flat: bool = False
+
+    def places(self, name: str, shape: LayerShape) -> tuple[Place, ...]:
+        component, path = parse_name(name)
+        starts = {"unet": "unet", "te": "text_encoder", "te2": "text_encoder_2"}
+        if component not in starts:
+            return ()
+        return (Place(f"{starts[component]}.{'.'.join(_WORDS.findall(path))}", shape.out),)
+
+
+@dataclass(frozen=True)
+class TableSpelling:
     """The names of a family's layers in one layout, behind a prefix."""
 
     family: Family
@@ -43,11 +79,9 @@ class Spelling:
 
     @property
     def is_flat(self) -> bool:
-        """Return whether words are joined by `_`, as kohya's trainers do it."""
         return self.prefix.endswith("_")
 
     def places(self, name: str, shape: LayerShape) -> tuple[Place, ...]:
-        """Return what a layer is in this spelling, however it is written; nothing if there is no telling."""
         component, path = parse_name(name)
         if component.startswith("te"):
             return (Place(self._text(component, path), shape.out),)
@@ -79,6 +113,22 @@ class Spelling:
             inner = "model." if dotted.startswith("layers.") else ""
             return f"text_encoders.{known[number - 1]}.transformer.{inner}{dotted}"
         return f"text_encoder{f'_{number}' if number > 1 else ''}.{dotted}"
+
+
+def spelling_of(family: Family, names: str) -> Spelling | None:
+    """Return the spelling of these names, one of `NAMES`; None if it is the family's own.
+
+    A MergeInputError if its layers are not called so.
+    """
+    layouts = {layout.name: layout for layout in family.layouts}
+    if names in PREFIXES and layouts:
+        order = ("comfy", "original", "diffusers") if names in _THEIR_OWN else ("diffusers",)
+        return TableSpelling(family, next(layouts[name] for name in order if name in layouts), PREFIXES[names])
+    allowed = ("kohya", "diffusers") if family.canonical else NAMES if layouts else ()
+    if names not in allowed:
+        which = f"allowed: {', '.join(allowed)}" if allowed else "only those of its LoRAs are known"
+        raise MergeInputError(f"names is {quoted(names)}; {which} for {family.title}.")
+    return UNetSpelling() if names == "diffusers" else None
 
 
 def encoder(component: str, family: Family) -> int:

@@ -1,13 +1,14 @@
 """Read a family's table: one weight a line, its name in each layout, its shape.
 
-    double_blocks    | transformer_blocks                       | 19
+    double_blocks    | transformer_blocks                       | 19 D
       img_attn.qkv   | attn.to_q + attn.to_k + attn.to_v        | 3x1
       img_attn.proj  | attn.to_out.0                            | 1
-    outside
+    after
       final_layer.1  | swap(norm_out.linear)                    | 2x1
 
 A line at the margin begins a stack of numbered blocks and says how many there are, with a `?` if a LoRA on the whole
-model may leave them out; `outside` what is in none. `=` is the first name once more, `-` no name.
+model may leave them out, and what they are called in block weights: `D` for D00, D01 …, `-` for nothing. `before` and
+`after` begin what is outside of them, the blocks IN and OUT. `=` is the first name once more, `-` no name.
 
 A weight may be one in one layout and several in another: `+` puts them below each other, in equal parts unless `to_q*3`
 says how many. `swap`: its halves are in the other order. A shape is (out, in), one number for a square, several where
@@ -22,9 +23,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lib_pm.families.layouts import NUMBER, Layout, Part, flat, path_of
+from lib_pm.families.layouts import AFTER, BEFORE, NUMBER, WHOLE, Layout, Part, flat, path_of
 
-_OUTSIDE = "outside"
+_OUTSIDE = {"before": BEFORE, "after": AFTER}
 _LAST = ".last"
 _IN_WIDTHS = 100  # numbers below count widths of the model
 _SWAP = re.compile(r"swap\((.+)\)")
@@ -42,16 +43,16 @@ def read_table(
     for weight, line in enumerate(table.splitlines()):
         *names, last = (cell.strip() for cell in line.split("|"))
         names = [names[0] if name == "=" else name for name in names]
-        if line.strip() == _OUTSIDE:
+        if line.strip() in _OUTSIDE:
             for column in columns:
-                column.stack = ""
+                column.stack, column.block = "", _OUTSIDE[line.strip()]
         elif line.startswith("  "):
             shapes = [_shape(shape, width) for shape in last.split() if shape != "-"]
             _add_weight(columns, weight, names, shapes)
         elif line.strip():
-            count = last or (counts or {}).get(names[0], "")
+            *count, block = last.split() or [""]
             for column, name in zip(columns, names, strict=True):
-                column.begin(name, count)
+                column.begin(name, "".join(count) or (counts or {}).get(names[0], ""), block)
     return tuple(
         Layout(name, prefix, column.stacks, frozenset(column.optional), column.parts)
         for column, (name, prefix) in zip(columns, prefixes.items(), strict=True)
@@ -60,19 +61,20 @@ def read_table(
 
 @dataclass
 class _Column:
-    """What a layout is read into. stack: how names begin in the block of which it is the turn."""
+    """What a layout is read into. stack: how names begin in the block of which it is the turn. block: its letters."""
 
     stack: str = ""
+    block: str = ""
     stacks: dict[str, int] = field(default_factory=dict)
     optional: set[str] = field(default_factory=set)
     parts: dict[str, Part] = field(default_factory=dict)
 
-    def begin(self, name: str, count: str) -> None:
+    def begin(self, name: str, count: str, block: str) -> None:
         path = flat(name.removesuffix(_LAST))
         if name.endswith(_LAST):
             self.stack = f"{name.removesuffix(_LAST)}.{self.stacks[path] - 1}."
             return
-        self.stack = f"{name}.{NUMBER}."
+        self.stack, self.block = f"{name}.{NUMBER}.", block.strip("-")
         self.stacks[path] = int(count.rstrip("?"))
         if count.endswith("?"):
             self.optional.add(path)
@@ -91,7 +93,7 @@ def _add_weight(
             half = size // 2
             rows = ((at + half, half), (at, half)) if swapped else ((at, size),)
             fits = frozenset((out * size // units, inner) for out, inner in shapes)
-            part = Part(weight, column.stack + name if not name.startswith("^") else name, rows, fits)
+            part = Part(weight, column.stack + name if not name.startswith(WHOLE) else name, rows, fits, column.block)
             column.parts[path_of(part.name)] = part
             at += size
 

@@ -10,7 +10,7 @@ from lib_pm.core.errors import MergeInputError, quoted
 from lib_pm.families.detect import FAMILIES, SAYS, SD2_OR_NOT, named, spellings, stated
 from lib_pm.families.families import Family, either, plain_word
 from lib_pm.families.layouts import Layout
-from lib_pm.families.spelling import Place, Spelling, beginnings
+from lib_pm.families.spelling import Place, Spelling, TableSpelling, beginnings, spelling_of
 from lib_pm.files.reader import LoraFile
 
 # What gets around a refusal, for the user to read.
@@ -45,8 +45,8 @@ class BaseModel:
         return {place.name for name in file.layers for place in self.places(file, name)}
 
 
-def common_model(files: Sequence[LoraFile], *, force: bool = False, way_out: str = FORCE) -> BaseModel:
-    """Return the one base model of all files.
+def common_model(files: Sequence[LoraFile], *, force: bool = False, way_out: str = FORCE, names: str = "") -> BaseModel:
+    """Return the one base model of all files. names: whose the layers get, "" for their own or the family's.
 
     A MergeInputError if they are for different ones or say so, or if nothing tells and they share no layer; with
     `force` that is a note. way_out: how these messages end. Names that cannot be translated have to be of one scheme.
@@ -57,7 +57,9 @@ def common_model(files: Sequence[LoraFile], *, force: bool = False, way_out: str
     spelling = None
     against = _different(files, common)
     if not against:
-        if family.canonical is None:
+        if names:
+            spelling = _chosen(files, common, names)
+        elif family.canonical is None:
             spelling = _spelling(files, common)
         against = _apart(files, common, BaseModel(family, spelling=spelling))
     if against and not force:
@@ -144,6 +146,20 @@ def _shared(files: Sequence[LoraFile], model: BaseModel) -> list[str]:
     return [f"{sum(count > 1 for count in counts.values())} of {len(counts)} layers are in more than one of the LoRAs"]
 
 
+def _chosen(files: Sequence[LoraFile], common: Sequence[Family], names: str) -> Spelling | None:
+    """Return the spelling of these names. A MergeInputError where a layer has none."""
+    possible = [spelling_of(family, names) for family in common or [either(common)]]
+    if all(spelling is None for spelling in possible):
+        return None
+    unclear = _unclear(files, [spelling for spelling in possible if spelling])
+    if unclear or None in possible:
+        file, name = unclear or (files[0], _first(files[0]))
+        raise MergeInputError(
+            f"{file.path.name} has a layer {name}; what {names} calls it in {either(common).title} is not known."
+        )
+    return possible[0]
+
+
 def _spelling(files: Sequence[LoraFile], common: Sequence[Family]) -> Spelling | None:
     """Return what layers are called in the result where the files call them differently; None if they do not.
 
@@ -153,22 +169,14 @@ def _spelling(files: Sequence[LoraFile], common: Sequence[Family]) -> Spelling |
         return None
     layouts = [(_layouts(files, family) or family.layouts)[:1] for family in common]
     possible = [
-        Spelling(family, layout, layouts[0][0].prefix)
+        TableSpelling(family, layout, layouts[0][0].prefix)
         for family, main in zip(common, layouts, strict=True)
         for layout in main
         if layouts[0]
     ]
     why = f"names for {either(common).title} cannot be converted yet"
     if possible and len(possible) == len(common):
-        unclear = next(
-            (
-                (file, name)
-                for file in files
-                for name, layer in file.layers.items()
-                if len({spelling.places(name, layer.shape) for spelling in possible} - {()}) != 1
-            ),
-            None,
-        )
+        unclear = _unclear(files, possible)
         if unclear is None:
             return possible[0]
         file, name = unclear
@@ -178,6 +186,16 @@ def _spelling(files: Sequence[LoraFile], common: Sequence[Family]) -> Spelling |
         f"{files[0].path.name} and {other.path.name} name their layers differently ({_first(files[0])}, "
         f"{_first(other)}), and {why}. Use LoRAs with the same naming scheme."
     )
+
+
+def _unclear(files: Sequence[LoraFile], possible: Sequence[Spelling]) -> tuple[LoraFile, str] | None:
+    """Return the first layer that has no name in these spellings, or several; None if there is none."""
+    for file in files:
+        for name, layer in file.layers.items():
+            places = {spelling.places(name, layer.shape) for spelling in possible}
+            if len(places) != 1 or () in places:
+                return file, name
+    return None
 
 
 def _alike(files: Sequence[LoraFile], common: Sequence[Family]) -> bool:

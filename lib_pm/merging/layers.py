@@ -55,7 +55,7 @@ class Finished:
     planned: PlannedLayer
     tensors: dict[str, Tensor]
     rank: int
-    alpha: int
+    alpha: float
     kept: float
     total: float
 
@@ -195,10 +195,18 @@ def finish(
     alpha: that of all layers of the file; a layer of another rank has factors to make up for it. diffusers up to 0.42
     gives most layers the commonest alpha of the file, whatever they say themselves.
     """
-    shape, rank = merged.layer.shape, merged.layer.rank
+    rank = merged.layer.rank
     alpha = alpha if "alpha" in WRITTEN[naming] else rank
     layer = merged.layer if alpha == rank else with_scale(merged.layer, alpha / rank)
-    ones = (1,) * len(shape.kernel)
+    tensors = tensors_of(planned, layer, alpha, naming, dtype, owners)
+    return Finished(planned, tensors, rank, alpha, merged.kept, merged.total)
+
+
+def tensors_of(
+    planned: PlannedLayer, layer: Layer, alpha: float, naming: Naming, dtype: torch.dtype, owners: Sequence[str]
+) -> dict[str, Tensor]:
+    """Return the factors of a layer, which are stored as they are, and the alpha if these names have one."""
+    shape, ones = layer.shape, (1,) * len(layer.shape.kernel)
     factors = {
         "up": layer.up.reshape(shape.out, layer.rank, *ones),
         "down": layer.down.reshape(layer.rank, shape.inner, *shape.kernel),
@@ -210,7 +218,7 @@ def finish(
             if part == "alpha"
             else _stored(factors[part], f"{part} factor", planned, dtype, owners)
         )
-    return Finished(planned, tensors, rank, alpha, merged.kept, merged.total)
+    return tensors
 
 
 def finish_full(planned: PlannedLayer, merged: FullLayer, dtype: torch.dtype, owners: Sequence[str]) -> Finished:
@@ -237,7 +245,7 @@ def with_scale(layer: Layer, scale: float) -> Layer:
     return Layer(layer.shape, *balance(layer.up / scale, layer.down))
 
 
-def alpha_tensor(alpha: int, dtype: torch.dtype) -> Tensor:
+def alpha_tensor(alpha: float, dtype: torch.dtype) -> Tensor:
     """Return alpha in the dtype of the file, or in float32 where that dtype cannot hold the number exactly."""
     stored = torch.tensor(float(alpha), dtype=dtype)
     return stored if float(stored) == alpha else torch.tensor(float(alpha))

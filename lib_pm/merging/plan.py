@@ -92,12 +92,15 @@ class MergePlan(Plan):
 
 @contextmanager
 def open_one(
-    path: Path, progress: Progress = silent, open_file: Callable[[Path], LoraFile] = open_lora
+    path: Path, progress: Progress = silent, open_file: Callable[[Path], LoraFile] = open_lora, names: str = ""
 ) -> Iterator[Plan]:
-    """Open one LoRA, whose layers are planned at the ranks that they have; it is closed at the end."""
+    """Open one LoRA, whose layers are planned at the ranks that they have; it is closed at the end.
+
+    names: see `common_model`.
+    """
     with _opened([LoraUse(path)], open_file, progress) as files:
         (file,) = files
-        model = common_model(files)
+        model = common_model(files, names=names)
         layers = tuple(
             PlannedLayer(name, owner.shape, (Source(0, owner.pieces, owner.rank, 1.0, False),), owner.rank)
             for name, (owner,) in sorted(owners_by_layer(files, model, progress).items())
@@ -120,7 +123,7 @@ def open_plan(
     A MergeInputError says which LoRAs do not belong together, and why; force, way_out: see `common_model`.
     """
     with _opened(recipe.loras, open_file, progress) as files:
-        model = common_model(files, force=force, way_out=way_out)
+        model = common_model(files, force=force, way_out=way_out, names=recipe.names)
         planned = _plan_layers(recipe, files, model, progress)
         layers = tuple(layer for layer in planned if any(source.weight for source in layer.sources))
         left_out = tuple(layer for layer in planned if not any(source.weight for source in layer.sources))

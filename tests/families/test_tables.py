@@ -22,7 +22,7 @@ from lib_pm.core.layers import LayerShape
 from lib_pm.families.detect import FAMILIES
 from lib_pm.families.layouts import NUMBER, Layout
 from lib_pm.families.names import parse_name
-from lib_pm.families.spelling import Spelling
+from lib_pm.families.spelling import TableSpelling
 from lib_pm.families.transformers import TRANSFORMERS
 from tests.models import DIFFUSERS
 
@@ -71,6 +71,7 @@ def names(here: Layout) -> Iterator[str]:
 @pytest.mark.parametrize("family", [family.id for family in TRANSFORMERS])
 def test_the_table_has_every_module_of_the_model_and_no_other(family: str) -> None:
     here = layout(family, "diffusers")
+    assert FAMILIES[family].model == MODELS[family][0]
     found = {}
     for path, (out, inner, *_) in modules(family).items():
         part, _ = here.find(parse_name(path)[1]) or (None, "")
@@ -124,7 +125,7 @@ def original(family: str, name: str = "original") -> dict[str, int]:
 
 def ours(family: str, written: dict[str, int]) -> dict[str, Tensor]:
     """The rows that each of diffusers' modules gets of these layers, by the family's table."""
-    spelling = Spelling(FAMILIES[family], layout(family, "diffusers"), "")
+    spelling = TableSpelling(FAMILIES[family], layout(family, "diffusers"), "")
     found: dict[str, Tensor] = {}
     for number, (name, out) in enumerate(written.items()):
         mine = rows(number, out)
@@ -293,6 +294,21 @@ def test_a_lora_is_converted_as_diffusers_converts_it(style: Style) -> None:
     assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
 
 
+@pytest.mark.parametrize("family", [family.id for family in TRANSFORMERS])
+def test_a_layer_is_in_one_block_whatever_it_is_called(family: str) -> None:
+    known = FAMILIES[family]
+    main = known.layouts[0]
+    spelling = TableSpelling(known, main, "")
+    found = set()
+    for here in known.layouts:
+        for name in names(here):
+            part, _ = here.find(parse_name(name)[1]) or pytest.fail(name)
+            blocks = {known.block(place.name) for place in spelling.places(name, LayerShape(12 * part.size, 1))}
+            assert blocks == {known.block(name)}, name
+            found |= blocks
+    assert found - {""} == set(known.blocks) - {"CLIP", "T5", "TEXT"}
+
+
 PREFIXES = {
     "kohya": "lora_unet_",
     "comfy": COMFY,
@@ -310,7 +326,7 @@ PREFIXES = {
 def test_all_styles_meet_layer_by_layer(family: str, style: str) -> None:
     """Whatever the prefix, the dots and the layout: the same rows of the same layer of the result."""
     main = FAMILIES[family].layouts[0]
-    spelling = Spelling(FAMILIES[family], main, main.prefix)
+    spelling = TableSpelling(FAMILIES[family], main, main.prefix)
     prefix = PREFIXES[style]
     met: set[str] = set()
     for here in FAMILIES[family].layouts:

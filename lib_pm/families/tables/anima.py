@@ -4,7 +4,7 @@ from lib_pm.families.families import transformer
 
 _PREFIXES = {"original": "diffusion_model.", "diffusers": "transformer."}
 _TABLE = """
-blocks                             | transformer_blocks         | 28
+blocks                             | transformer_blocks         | 28 BLOCK
   adaln_modulation_self_attn.1     | norm1.linear_1             | 256x2048
   adaln_modulation_self_attn.2     | norm1.linear_2             | 6144x256
   self_attn.q_proj                 | attn1.to_q                 | 2048
@@ -21,10 +21,11 @@ blocks                             | transformer_blocks         | 28
   adaln_modulation_mlp.2           | norm3.linear_2             | 6144x256
   mlp.layer1                       | ff.net.0.proj              | 8192x2048
   mlp.layer2                       | ff.net.2                   | 2048x8192
-outside
+before
   x_embedder.proj.1                | patch_embed.proj           | -
   t_embedder.1.linear_1            | time_embed.t_embedder.linear_1 | -
   t_embedder.1.linear_2            | time_embed.t_embedder.linear_2 | -
+after
   final_layer.linear               | proj_out                   | -
   final_layer.adaln_modulation.1   | norm_out.linear_1          | -
   final_layer.adaln_modulation.2   | norm_out.linear_2          | -
@@ -36,7 +37,7 @@ ANIMA = transformer(
     r"anima(?!gine)",
     _TABLE
     + """
-llm_adapter.blocks                 | ^text_conditioner.blocks   | 6?
+llm_adapter.blocks                 | ^text_conditioner.blocks   | 6? ADAPTER
   self_attn.q_proj                 | =                          | 1024
   self_attn.k_proj                 | =                          | 1024
   self_attn.v_proj                 | =                          | 1024
@@ -47,12 +48,20 @@ llm_adapter.blocks                 | ^text_conditioner.blocks   | 6?
   cross_attn.o_proj                | =                          | 1024
   mlp.0                            | =                          | 4096x1024
   mlp.2                            | =                          | 1024x4096
-outside
+before
   llm_adapter.embed                | ^text_conditioner.embed    | -
   llm_adapter.out_proj             | ^text_conditioner.out_proj | -
 """,
     _PREFIXES,
     encoders={"qwen3_06b": "te"},
     trainer="lora_anima",
+    model="CosmosTransformer3DModel",
 )
-COSMOS = transformer("cosmos", "Cosmos Predict2 2B", r"cosmos", _TABLE, _PREFIXES)
+COSMOS = transformer(
+    "cosmos",
+    "Cosmos Predict2 2B",
+    r"cosmos",
+    _TABLE,
+    _PREFIXES,
+    model="CosmosTransformer3DModel",
+)

@@ -4,7 +4,7 @@ from lib_pm.families.families import transformer
 
 _PREFIXES = {"original": "diffusion_model.", "diffusers": "transformer."}
 _TABLE = """
-double_blocks                        | transformer_blocks                                |
+double_blocks                        | transformer_blocks                                | D
   img_attn.qkv                       | attn.to_q + attn.to_k + attn.to_v                 | 3x1
   img_attn.proj                      | attn.to_out.0                                     | 1
   img_mlp.0                          | ff.linear_in                                      | 6x1
@@ -13,10 +13,10 @@ double_blocks                        | transformer_blocks                       
   txt_attn.proj                      | attn.to_add_out                                   | 1
   txt_mlp.0                          | ff_context.linear_in                              | 6x1
   txt_mlp.2                          | ff_context.linear_out                             | 1x3
-single_blocks                        | single_transformer_blocks                         |
+single_blocks                        | single_transformer_blocks                         | S
   linear1                            | attn.to_qkv_mlp_proj                              | 9x1
   linear2                            | attn.to_out                                       | 1x4
-outside
+before
   img_in                             | x_embedder                                        | -
   txt_in                             | context_embedder                                  | -
   time_in.in_layer                   | time_guidance_embed.timestep_embedder.linear_1    | -
@@ -26,6 +26,7 @@ outside
   double_stream_modulation_img.lin   | double_stream_modulation_img.linear               | -
   double_stream_modulation_txt.lin   | double_stream_modulation_txt.linear               | -
   single_stream_modulation.lin       | single_stream_modulation.linear                   | -
+after
   final_layer.linear                 | proj_out                                          | -
   final_layer.adaLN_modulation.1     | swap(norm_out.linear)                             | -
 """
@@ -39,6 +40,7 @@ FLUX2_DEV = transformer(
     width=6144,
     counts={"double_blocks": "8", "single_blocks": "48"},
     trainer="lora_flux_2",
+    model="Flux2Transformer2DModel",
 )
 KLEIN_9B = transformer(
     "flux2-klein-9b",
@@ -49,6 +51,7 @@ KLEIN_9B = transformer(
     width=4096,
     counts={"double_blocks": "8", "single_blocks": "24"},
     trainer="lora_flux_2",
+    model="Flux2Transformer2DModel",
 )
 KLEIN_4B = transformer(
     "flux2-klein-4b",
@@ -59,4 +62,5 @@ KLEIN_4B = transformer(
     width=3072,
     counts={"double_blocks": "5", "single_blocks": "20"},
     trainer="lora_flux_2",
+    model="Flux2Transformer2DModel",
 )

@@ -26,7 +26,7 @@ HIDREAM = transformer(
     "HiDream-I1",
     r"hidream(i1|e1|$)",
     f"""
-double_stream_blocks       | 16
+double_stream_blocks       | 16 D
 {_BLOCK}
   block.adaLN_modulation.1 | 30720x2560
   block.attn1.to_q_t       | 2560
@@ -36,19 +36,21 @@ double_stream_blocks       | 16
   block.ff_t.w1            | 6912x2560
   block.ff_t.w2            | 2560x6912
   block.ff_t.w3            | 6912x2560
-single_stream_blocks       | 32
+single_stream_blocks       | 32 S
 {_BLOCK}
   block.adaLN_modulation.1 | 15360x2560
-caption_projection         | 49?
+caption_projection         | 49? -
   linear                   | 2560x4096
-outside
+before
   t_embedder.timestep_embedder.linear_1 | -
   t_embedder.timestep_embedder.linear_2 | -
   p_embedder.pooled_embedder.linear_1 | -
   p_embedder.pooled_embedder.linear_2 | -
   x_embedder.proj          | -
+after
   final_layer.linear       | -
   final_layer.adaLN_modulation.1 | -
 """,
     {"diffusers": "diffusion_model."},
+    model="HiDreamImageTransformer2DModel",
 )

@@ -18,7 +18,7 @@ KREA2 = transformer(
     "Krea 2",
     r"krea2",
     f"""
-blocks                   | transformer_blocks     | 28
+blocks                   | transformer_blocks     | 28 BLOCK
   attn.wq                | attn.to_q              | 6144
   attn.wk                | attn.to_k              | 1536x6144
   attn.wv                | attn.to_v              | 1536x6144
@@ -27,11 +27,11 @@ blocks                   | transformer_blocks     | 28
   mlp.gate               | ff.gate                | 16384x6144
   mlp.up                 | ff.up                  | 16384x6144
   mlp.down               | ff.down                | 6144x16384
-txtfusion.layerwise_blocks | text_fusion.layerwise_blocks | 2?
+txtfusion.layerwise_blocks | text_fusion.layerwise_blocks | 2? TEXT
 {_TEXT_BLOCK}
-txtfusion.refiner_blocks | text_fusion.refiner_blocks | 2?
+txtfusion.refiner_blocks | text_fusion.refiner_blocks | 2? REFINER
 {_TEXT_BLOCK}
-outside
+before
   first                  | img_in                 | -
   tmlp.0                 | time_embed.linear_1    | -
   tmlp.2                 | time_embed.linear_2    | -
@@ -39,8 +39,10 @@ outside
   txtmlp.1               | txt_in.linear_1        | -
   txtmlp.3               | txt_in.linear_2        | -
   txtfusion.projector    | text_fusion.projector  | -
+after
   last.linear            | final_layer.linear     | -
 """,
     {"original": "diffusion_model.", "diffusers": "transformer."},
     trainer="lora_krea2",
+    model="Krea2Transformer2DModel",
 )

@@ -5,7 +5,7 @@ from lib_pm.families.families import transformer
 _EMBEDDER = "emb.timestep_embedder.linear"
 _PREFIXES = {"original": "diffusion_model.", "diffusers": "transformer."}
 _TABLE = """
-transformer_blocks       | =                      |
+transformer_blocks       | =                      | BLOCK
   attn1.to_q             | =                      | 1
   attn1.to_k             | =                      | 1
   attn1.to_v             | =                      | 1
@@ -16,28 +16,43 @@ transformer_blocks       | =                      |
   attn2.to_out.0         | =                      | 1
   ff.net.0.proj          | =                      | 4x1
   ff.net.2               | =                      | 1x4
-outside
+before
   patchify_proj          | proj_in                | -
   adaln_single.emb.timestep_embedder.linear_1 | time_embed.emb.timestep_embedder.linear_1 | -
   adaln_single.emb.timestep_embedder.linear_2 | time_embed.emb.timestep_embedder.linear_2 | -
   adaln_single.linear    | time_embed.linear      | -
   caption_projection.linear_1 | =                 | -
   caption_projection.linear_2 | =                 | -
+after
   proj_out               | =                      | -
 """
 
 LTX = transformer(
-    "ltx", "LTX-Video 2B", r"ltx(?!2|.*13b)", _TABLE, _PREFIXES, width=2048, counts={"transformer_blocks": "28"}
+    "ltx",
+    "LTX-Video 2B",
+    r"ltx(?!2|.*13b)",
+    _TABLE,
+    _PREFIXES,
+    width=2048,
+    counts={"transformer_blocks": "28"},
+    model="LTXVideoTransformer3DModel",
 )
 LTX_13B = transformer(
-    "ltx-13b", "LTX-Video 13B", r"ltx(?!2|.*2b)", _TABLE, _PREFIXES, width=4096, counts={"transformer_blocks": "48"}
+    "ltx-13b",
+    "LTX-Video 13B",
+    r"ltx(?!2|.*2b)",
+    _TABLE,
+    _PREFIXES,
+    width=4096,
+    counts={"transformer_blocks": "48"},
+    model="LTXVideoTransformer3DModel",
 )
 LTX2 = transformer(
     "ltx2",
     "LTX-2",
     r"ltx2",
     f"""
-transformer_blocks              | =                      | 48
+transformer_blocks              | =                      | 48 BLOCK
   attn1.to_q                    | =                      | 2
   attn1.to_k                    | =                      | 2
   attn1.to_v                    | =                      | 2
@@ -66,7 +81,7 @@ transformer_blocks              | =                      | 48
   video_to_audio_attn.to_k      | =                      | 1x2
   video_to_audio_attn.to_v      | =                      | 1x2
   video_to_audio_attn.to_out.0  | =                      | 1
-outside
+before
   patchify_proj                 | proj_in                | -
   audio_patchify_proj           | audio_proj_in          | -
   adaln_single.emb.timestep_embedder.linear_1 | time_embed.emb.timestep_embedder.linear_1 | -
@@ -91,9 +106,11 @@ outside
   caption_projection.linear_2   | =                      | -
   audio_caption_projection.linear_1 | =                  | -
   audio_caption_projection.linear_2 | =                  | -
+after
   proj_out                      | =                      | -
   audio_proj_out                | =                      | -
 """,
     _PREFIXES,
     width=2048,
+    model="LTX2VideoTransformer3DModel",
 )

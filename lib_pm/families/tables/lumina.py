@@ -18,17 +18,18 @@ LUMINA2 = transformer(
     "Lumina 2",
     r"lumina(2|image2)|netayume|netalumina",
     f"""
-layers                   | =                      | 26
+layers                   | =                      | 26 LAYER
 {_BLOCK}{_ADA}
-noise_refiner            | =                      | 2?
+noise_refiner            | =                      | 2? NOISE
 {_BLOCK}{_ADA}
-context_refiner          | =                      | 2?
+context_refiner          | =                      | 2? CONTEXT
 {_BLOCK}
-outside
+before
   x_embedder             | =                      | -
   t_embedder.mlp.0       | time_caption_embed.timestep_embedder.linear_1 | -
   t_embedder.mlp.2       | time_caption_embed.timestep_embedder.linear_2 | -
   cap_embedder.1         | time_caption_embed.caption_embedder.1 | -
+after
   final_layer.adaLN_modulation.1 | norm_out.linear_1 | -
   final_layer.linear     | norm_out.linear_2      | -
 """,
@@ -36,4 +37,5 @@ outside
     width=768,
     encoders={"gemma2_2b": "te"},
     trainer="lora_lumina",
+    model="Lumina2Transformer2DModel",
 )

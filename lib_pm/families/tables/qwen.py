@@ -7,7 +7,7 @@ QWEN_IMAGE = transformer(
     "Qwen-Image",
     r"qwenimage",
     """
-transformer_blocks       | 60
+transformer_blocks       | 60 BLOCK
   img_mod.1              | 6x1
   txt_mod.1              | 6x1
   attn.to_q              | 1
@@ -22,11 +22,12 @@ transformer_blocks       | 60
   img_mlp.net.2          | 1x4
   txt_mlp.net.0.proj     | 4x1
   txt_mlp.net.2          | 1x4
-outside
+before
   img_in                 | -
   txt_in                 | -
   time_text_embed.timestep_embedder.linear_1 | -
   time_text_embed.timestep_embedder.linear_2 | -
+after
   norm_out.linear        | -
   proj_out               | -
 """,
@@ -34,4 +35,5 @@ outside
     width=3072,
     encoders={"qwen25_7b": "te"},
     trainer="lora_qwen_image",
+    model="QwenImageTransformer2DModel",
 )

@@ -5,7 +5,7 @@ from lib_pm.families.families import transformer
 _PREFIXES = {"original": "lora_unet_", "diffusers": "transformer."}
 _ENCODERS = {"clip_l": "te1", "clip_g": "te2", "t5xxl": "te3"}
 _TABLE = """
-joint_blocks                               | transformer_blocks                     |
+joint_blocks                               | transformer_blocks                     | BLOCK
   x_block.adaLN_modulation.1               | norm1.linear                           | 6x1 9x1
   x_block.attn.qkv                         | attn.to_q + attn.to_k + attn.to_v      | 3x1
   x_block.attn.proj                        | attn.to_out.0                          | 1
@@ -20,13 +20,14 @@ joint_blocks                               | transformer_blocks                 
   context_block.mlp.fc2                    | ff_context.net.2                       | 1x4
 joint_blocks.last                          | transformer_blocks.last                |
   context_block.adaLN_modulation.1         | swap(norm1_context.linear)             | 2x1
-outside
+before
   x_embedder.proj                          | pos_embed.proj                         | -
   context_embedder                         | =                                      | -
   t_embedder.mlp.0                         | time_text_embed.timestep_embedder.linear_1 | -
   t_embedder.mlp.2                         | time_text_embed.timestep_embedder.linear_2 | -
   y_embedder.mlp.0                         | time_text_embed.text_embedder.linear_1 | -
   y_embedder.mlp.2                         | time_text_embed.text_embedder.linear_2 | -
+after
   final_layer.linear                       | proj_out                               | -
   final_layer.adaLN_modulation.1           | swap(norm_out.linear)                  | -
 """
@@ -41,6 +42,7 @@ SD3 = transformer(
     counts={"joint_blocks": "24"},
     encoders=_ENCODERS,
     trainer="lora_sd3",
+    model="SD3Transformer2DModel",
 )
 SD35_LARGE = transformer(
     "sd3.5-large",
@@ -52,4 +54,5 @@ SD35_LARGE = transformer(
     counts={"joint_blocks": "38"},
     encoders=_ENCODERS,
     trainer="lora_sd3",
+    model="SD3Transformer2DModel",
 )

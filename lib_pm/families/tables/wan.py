@@ -18,13 +18,13 @@ _LAYERS = """
   ffn.2                  | ffn.net.2              | 1x{ffn}
 """
 _TABLE = f"""
-blocks                   | =                      |
+blocks                   | =                      | BLOCK
 {_LAYERS}
-vace_blocks              | =                      |
+vace_blocks              | =                      | VACE
 {_LAYERS}
   before_proj            | proj_in                | 1
   after_proj             | proj_out               | 1
-outside
+before
   patch_embedding        | =                      | -
   vace_patch_embedding   | =                      | -
   text_embedding.0       | condition_embedder.text_embedder.linear_1 | -
@@ -34,6 +34,7 @@ outside
   time_projection.1      | condition_embedder.time_proj | -
   img_emb.proj.1         | condition_embedder.image_embedder.ff.net.0.proj | -
   img_emb.proj.3         | condition_embedder.image_embedder.ff.net.2 | -
+after
   head.head              | proj_out               | -
 """
 
@@ -46,6 +47,7 @@ WAN_14B = transformer(
     width=5120,
     counts={"blocks": "40", "vace_blocks": "8?"},
     trainer="lora_wan",
+    model="WanTransformer3DModel",
 )
 WAN_5B = transformer(
     "wan-5b",
@@ -56,6 +58,7 @@ WAN_5B = transformer(
     width=3072,
     counts={"blocks": "30", "vace_blocks": "0?"},
     trainer="lora_wan",
+    model="WanTransformer3DModel",
 )
 WAN_13B = transformer(
     "wan-1.3b",
@@ -66,4 +69,5 @@ WAN_13B = transformer(
     width=1536,
     counts={"blocks": "30", "vace_blocks": "15?"},
     trainer="lora_wan",
+    model="WanTransformer3DModel",
 )

@@ -18,21 +18,23 @@ Z_IMAGE = transformer(
     "Z-Image",
     r"zimage",
     f"""
-layers                   | =                      | 30
+layers                   | =                      | 30 LAYER
 {_BLOCK}{_ADA}
-noise_refiner            | =                      | 2?
+noise_refiner            | =                      | 2? NOISE
 {_BLOCK}{_ADA}
-context_refiner          | =                      | 2?
+context_refiner          | =                      | 2? CONTEXT
 {_BLOCK}
-outside
+before
   x_embedder             | all_x_embedder.2-1     | -
-  final_layer.linear     | all_final_layer.2-1.linear | -
-  final_layer.adaLN_modulation.1 | all_final_layer.2-1.adaLN_modulation.1 | -
   t_embedder.mlp.0       | =                      | -
   t_embedder.mlp.2       | =                      | -
   cap_embedder.1         | =                      | -
+after
+  final_layer.linear     | all_final_layer.2-1.linear | -
+  final_layer.adaLN_modulation.1 | all_final_layer.2-1.adaLN_modulation.1 | -
 """,
     {"comfy": "lora_unet_", "diffusers": "diffusion_model."},
     width=3840,
     trainer="lora_zimage",
+    model="ZImageTransformer2DModel",
 )
