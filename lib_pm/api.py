@@ -71,6 +71,7 @@ def merge(
     save_dtype: str = "float16",
     precision: str = "normal",
     force: bool = False,
+    strict: bool = False,
     output: FilePath | None = None,
     overwrite: bool = False,
     metadata: str = "all",
@@ -88,6 +89,7 @@ def merge(
     by name.
     apply: model, clip or both. layers: the kinds that are merged. dtype: of the computation. save_dtype: of the
     tensors. precision: exact is slower. force: merge LoRAs of different base models.
+    strict: refuse LoRAs with tensors that would be left out, which else the report names.
     output: a file to write, as `Result.save` does. device: auto, cpu, cuda, mps. threads: layers worked on at once.
     progress: called after each layer; may raise `Cancelled` to stop.
     """
@@ -106,7 +108,9 @@ def merge(
     )
     if target:
         check_can_be_saved(recipe)
-    result = merge_in_memory(recipe, open_file, device=device, progress=progress, workers=threads, force=force)
+    result = merge_in_memory(
+        recipe, open_file, device=device, progress=progress, workers=threads, force=force, strict=strict
+    )
     if target:
         result.save(target, overwrite=overwrite, metadata=metadata)
     return result

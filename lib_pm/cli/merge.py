@@ -62,6 +62,7 @@ def add_merge(commands: Any) -> argparse.ArgumentParser:
     merge.add_argument(
         "--metadata", default="all", help=f"how much to record about the inputs: {choices(KEEP)} (default all)"
     )
+    merge.add_argument("--strict", action="store_true", help="refuse files with tensors that would be left out")
     merge.add_argument("--force", action="store_true", help="merge LoRAs of different base models anyway")
     merge.set_defaults(run=_merge)
     return merge
@@ -82,6 +83,7 @@ def _merge(options: argparse.Namespace) -> None:
             overwrite=options.overwrite,
             keep=options.metadata,
             force=options.force,
+            strict=options.strict,
         )
     report.notes += [note] if (note := request.note()) else []
     print_report(options, report)

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from lib_pm.core.errors import MergeInputError
+from lib_pm.core.formats.foreign import is_embedding
+from lib_pm.core.formats.full import BIAS
 from lib_pm.core.formats.lora import Naming
 from lib_pm.core.layers import LayerShape
-from lib_pm.core.merge_layer import merged_rank
+from lib_pm.core.merge_layer import merged_rank, needs_factors
+from lib_pm.core.ranks import FULL_RANK, Rank, asks_for_full_rank
 from lib_pm.families.blocks import BlockWeights, parse_block_weights
 from lib_pm.families.families import Family, kind
 from lib_pm.families.names import parse_name
@@ -41,12 +44,15 @@ class Source:
 
 @dataclass(frozen=True)
 class PlannedLayer:
-    """One layer of the result. name: as it will be written. rank: what it will have (before a resize)."""
+    """One layer of the result. name: as it will be written; that of a bias ends in BIAS.
+
+    rank: what it will have (before a resize), FULL_RANK for a delta.
+    """
 
     name: str
     shape: LayerShape
     sources: tuple[Source, ...]
-    rank: int
+    rank: Rank
 
 
 @dataclass(frozen=True)
@@ -63,9 +69,9 @@ class Plan:
     left_out: tuple[PlannedLayer, ...]
     alpha: int
 
-    def ranks(self, layer: PlannedLayer) -> list[int]:
+    def ranks(self, layer: PlannedLayer) -> list[Rank]:
         """Return the stored ranks of the LoRAs that have a weight in a layer."""
-        return [self.files[source.lora].layers[source.name].rank for source in layer.sources if source.weight]
+        return [self.files[source.lora].stored(source.name).rank for source in layer.sources if source.weight]
 
     @property
     def family(self) -> Family:
@@ -75,12 +81,38 @@ class Plan:
         """Return the hash of each file's content; to read them all may take longer than the merge."""
         return [file.content for file in _announced(self.files, progress)]
 
+    @property
+    def applied_only(self) -> bool:
+        """Return whether the result is no file: whole weights of the model that nobody asked to have written."""
+        return False
+
 
 @dataclass(frozen=True)
 class MergePlan(Plan):
     """The plan of a recipe."""
 
     recipe: Recipe
+
+    @property
+    def applied_only(self) -> bool:
+        return applied_only(self.recipe)
+
+    def check_factors(self) -> None:
+        """Raise a MergeInputError if the mode works on factors, and a LoRA has none in some layer."""
+        for layer in self.layers if self.recipe.mode.space == "factors" else ():
+            for source in layer.sources:
+                file = self.files[source.lora]
+                stored = file.stored(source.name)
+                if source.weight and stored.rank is FULL_RANK and not stored.shape.vector:
+                    raise MergeInputError(
+                        f"{file.path.name}: layer {source.name} is {stored.kind.title} without a low rank: "
+                        f"{needs_factors(self.recipe.mode)}."
+                    )
+
+
+def applied_only(recipe: Recipe) -> bool:
+    """Return whether a merge by that recipe can only be applied: svd_rank is full, and the result has no factors."""
+    return asks_for_full_rank(recipe.options) and not recipe.mode.method.linear
 
 
 @contextmanager
@@ -92,8 +124,9 @@ def open_one(
         (file,) = files
         model = common_model(files)
         layers = tuple(
-            PlannedLayer(name, file.layers[written].shape, (Source(0, written, 1.0, False),), file.layers[written].rank)
+            PlannedLayer(name, stored.shape, (Source(0, written, 1.0, False),), stored.rank)
             for name, ((_, written),) in sorted(_owners(files, model.family, progress).items())
+            for stored in [file.stored(written)]
         )
         yield Plan(files, model, _naming(files, model.family), layers, (), file.common_rank)
 
@@ -105,14 +138,18 @@ def open_plan(
     *,
     progress: Progress = silent,
     force: bool = False,
+    strict: bool = False,
     way_out: str = FORCE,
 ) -> Iterator[MergePlan]:
     """Open the recipe's files and plan the merge; the files are closed at the end.
 
     open_file: gives the file of a path, which may have been read before.
     A MergeInputError says which LoRAs do not belong together, and why; force, way_out: see `common_model`.
+    strict: a file with tensors that would be left out is one too.
     """
     with _opened(recipe.loras, open_file, progress) as files:
+        if strict and (notes := leftovers(files)):
+            raise MergeInputError(f"{'; '.join(notes)}; without strict the rest is merged.")
         model = common_model(files, force=force, way_out=way_out)
         planned = _plan_layers(recipe, files, model.family, progress)
         layers = tuple(layer for layer in planned if any(source.weight for source in layer.sources))
@@ -135,6 +172,22 @@ def _announced(files: Sequence[Named], progress: Progress) -> Iterator[Named]:
         yield file
 
 
+def leftovers(files: Sequence[LoraFile]) -> list[str]:
+    """Return what to say of the tensors that are not merged, by file."""
+    notes = []
+    for file in files:
+        embeddings = [key for key in file.left_out if is_embedding(key)]
+        unknown = [key for key in file.left_out if not is_embedding(key)]
+        for what, keys in (("of a textual inversion", embeddings), ("of no layer", unknown)):
+            if keys:
+                notes.append(f"{file.path.name}: {len(keys)} of {file.tensors} tensors left out, {what}: {_some(keys)}")
+    return notes
+
+
+def _some(keys: Sequence[str]) -> str:
+    return ", ".join(keys[:3]) + (" …" if len(keys) > 3 else "")
+
+
 def _naming(files: Sequence[LoraFile], family: Family) -> Naming:
     return "kohya" if family.canonical or any(file.naming == "kohya" for file in files) else "peft"
 
@@ -146,7 +199,7 @@ def _alpha(recipe: Recipe, files: Sequence[LoraFile]) -> int:
     """
     ranks = [file.common_rank for use, file in zip(recipe.loras, files, strict=True) if use.model or use.clip]
     rank = merged_rank(recipe.mode, _LARGEST, ranks, recipe.options)
-    return rank if 0 < rank < _LARGEST.max_rank else 1  # at full rank no layer has an alpha
+    return rank or 1  # at full rank no layer has an alpha
 
 
 def _owners(files: Sequence[LoraFile], family: Family, progress: Progress) -> dict[str, list[tuple[int, str]]]:
@@ -156,8 +209,8 @@ def _owners(files: Sequence[LoraFile], family: Family, progress: Progress) -> di
     for index, file in enumerate(files):
         progress(read, read, file.name, "files")  # of hundreds of LoRAs this takes its time too
         seen: dict[str, str] = {}
-        for written in file.layers:
-            name = family.name(written)
+        for written in (*file.layers, *file.vectors):
+            name = family.name(written.removesuffix(BIAS)) + (BIAS if written.endswith(BIAS) else "")
             if name in seen:
                 raise MergeInputError(f"{file.path.name} has layer {name} twice: as {seen[name]} and as {written}.")
             seen[name] = written
@@ -185,15 +238,16 @@ def _plan_layer(
     family: Family,
     block_weights: list[BlockWeights],
 ) -> PlannedLayer:
-    stored = [files[index].layers[written] for index, written in owners]
+    stored = [files[index].stored(written) for index, written in owners]
     shape = max((layer.shape for layer in stored), key=lambda shape: len(shape.kernel))
     for layer in stored:
         if not layer.shape.fits(shape):
-            each = ", ".join(f"{files[i].path.name} {files[i].layers[w].shape}" for i, w in owners)
+            each = ", ".join(f"{files[i].path.name} {files[i].stored(w).shape}" for i, w in owners)
             raise MergeInputError(
                 f"Layer {name} changes weights of different shapes: {each}. Are the LoRAs for different base models?"
             )
-    block, layer_kind, is_clip = family.block(name), kind(name), parse_name(name)[0].startswith("te")
+    weight = name.removesuffix(BIAS)
+    block, layer_kind, is_clip = family.block(weight), kind(weight), parse_name(weight)[0].startswith("te")
     selected = layer_kind in recipe.layers and recipe.apply != ("model" if is_clip else "clip")
     sources = []
     for index, written in owners:

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from lib_pm.core import lowrank
 from lib_pm.core.errors import MergeInputError, quoted
-from lib_pm.core.layers import Layer
-from lib_pm.core.merge_layer import MergedLayer, memory_needed
+from lib_pm.core.layers import AnyLayer, Dense, Layer
+from lib_pm.core.merge_layer import FullLayer, MergedLayer, memory_needed
 from lib_pm.core.registry import MODES
 from lib_pm.files.metadata import merged_metadata
 from lib_pm.files.reader import LoraFile, open_lora
 from lib_pm.files.writer import check_target
 from lib_pm.merging.devices import Device, torch_dtype
-from lib_pm.merging.layers import Finished, default_workers, finish, read_layer
+from lib_pm.merging.layers import Finished, default_workers, finish, finish_full, read_layer
 from lib_pm.merging.memory import Need
 from lib_pm.merging.plan import Plan, PlannedLayer, open_one
 from lib_pm.merging.progress import Progress, silent
@@ -121,7 +121,7 @@ class NewRank:
     def limit(self, planned: PlannedLayer) -> int:
         """Return the highest rank of a layer. No more than the layer has: there is nothing to fill it with."""
         conv = self.conv_rank is not None and planned.shape.is_spatial
-        return min(self.conv_rank if conv and self.conv_rank else self.rank, planned.rank)
+        return min(self.conv_rank if conv and self.conv_rank else self.rank, planned.rank or planned.shape.max_rank)
 
     def __str__(self) -> str:
         rule = [f"{self.dynamic.name} {self.dynamic.target:g}"] if self.dynamic else []
@@ -191,6 +191,8 @@ def _run(plan: Plan, new: NewRank, save_dtype: str, device: str, progress: Progr
 
     def work(planned: PlannedLayer) -> Finished:
         layer = read_layer(file, planned.sources[0].name)
+        if isinstance(layer, Dense) and layer.shape.vector:
+            return finish_full(planned, FullLayer(layer.shape, layer.matrix), dtype, [file.path.name])
         resized = where.run(
             planned.name,
             memory_of(planned),
@@ -215,8 +217,9 @@ def _report(run: Run) -> Report:
     return report
 
 
-def resize_layer(layer: Layer, max_rank: int, dynamic: Dynamic | None = None) -> MergedLayer:
+def resize_layer(layer: AnyLayer, max_rank: int, dynamic: Dynamic | None = None) -> MergedLayer:
     """Return the best approximation of a layer. A dynamic rule sees the singular values of the unscaled factors."""
+    layer = layer.factors() if isinstance(layer, Dense) else layer
     limit = min(max_rank, layer.rank)
 
     def rule(values: Tensor) -> int:

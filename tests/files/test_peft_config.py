@@ -135,7 +135,6 @@ def test_a_config_beside_another_file_is_not_its_own(tmp_path: Path) -> None:
     [
         ('"use_dora": true', "DoRA"),
         ('"bias": "all"', "trained biases"),
-        ('"lora_bias": true', "LoRA with biases"),
         ('"use_qalora": true', "QALoRA"),
     ],
 )
