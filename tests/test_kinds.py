@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 import lib_pm.core.methods  # noqa: F401 (registers the modes)
+from lib_pm.compare.analyse import analyse
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.registry import MODES
 from lib_pm.files.reader import open_lora
 from lib_pm.merging.merge import merge, merge_to_file
 from lib_pm.merging.recipe import LoraUse, make_recipe
+from lib_pm.merging.resize import NewRank, resize_to_file
 from tests.kinds import DENSE, KINDS, changes_of, make
 from tests.loras import make_lora, total_error, write
 from tests.test_laws import CLIP, CONV1, CONV3, LINEAR, neutral, same_bytes
@@ -110,6 +113,29 @@ def test_a_rank_makes_a_lora_of_what_has_none(tmp_path: Path, kind: str) -> None
     values = torch.linalg.svdvals(changes[LINEAR])
     best = float(values[16:].norm())
     assert best <= float((got[LINEAR] - changes[LINEAR]).norm()) <= 1.001 * best
+
+
+@kinds
+def test_resized_to_a_rank_that_keeps_all(tmp_path: Path, kind: str) -> None:
+    tensors, changes = make(kind, SHAPES)
+    path = write(tmp_path / "x.safetensors", tensors)
+    resize_to_file(path, tmp_path / "out.safetensors", NewRank(64), save_dtype="float32")
+    resized = load_file(tmp_path / "out.safetensors")
+    assert total_error(changes_of(resized), changes) < 1e-6
+    weights = {key.removesuffix(".diff") for key in resized if key.endswith(".diff")}
+    assert weights == {name for name, change in changes.items() if change.ndim == 1 and not name.endswith(".bias")}
+
+
+@kinds
+def test_analysed(tmp_path: Path, kind: str) -> None:
+    """Twice the same is similar in all; biases and norms are no part of it."""
+    tensors, changes = make(kind, SHAPES)
+    paths = [write(tmp_path / f"{index}.safetensors", tensors) for index in range(2)]
+    found = analyse(make_recipe([LoraUse(path) for path in paths], "concat"), workers=1)
+    size = sum(float(change.square().sum()) for change in changes.values() if change.ndim > 1) ** 0.5
+    assert found.loras[0].norm == pytest.approx(size, rel=1e-5)
+    cosine = found.pairs[0].whole.cosine
+    assert cosine is None if kind == "norms" else cosine == pytest.approx(1)
 
 
 def test_entries_of_vectors_are_merged_by_the_method(tmp_path: Path) -> None:

@@ -69,14 +69,16 @@ def add_merge(commands: Any) -> argparse.ArgumentParser:
 
 
 def _merge(options: argparse.Namespace) -> None:
+    from lib_pm.files.checkpoint import with_base
     from lib_pm.merging.merge import merge_to_file
 
     request = request_of(options.loras)
     recipe = _repeated(options, request) if options.recipe else _recipe(options, request)
-    with progress_bar(quiet=options.quiet) as progress:
+    with progress_bar(quiet=options.quiet) as progress, with_base(options.base) as open_file:
         report = merge_to_file(
             recipe,
             options.output,
+            open_file,
             device=options.device,
             progress=progress,
             workers=options.threads,

@@ -59,7 +59,7 @@ def contents_of(file: LoraFile) -> Inspection:
             "alpha": None if stored.measure.dim is None else file.alpha(name),
             "block": family.block(family.name(weight)),
             "kind": kind(weight),
-            "network": stored.kind.title,
+            "network": stored.title,
         }
     tags: Counter[str] = Counter()
     for counts in merged_tags([file]).values():

@@ -24,7 +24,7 @@ from lib_pm.files.stamps import CONFIG, MODEL, Facts
 
 _HEADER_KEY = "lora_adapter_metadata"
 _MAX_BYTES = 2**20  # those of a model of thousands of layers, each by its name, are a fifth of it
-_REFUSED = {"use_dora": "DoRA", "bias": "trained biases", "use_qalora": "QALoRA"}
+_REFUSED = {"bias": "trained biases", "use_qalora": "QALoRA"}
 # The kinds that are read, and what their alpha is called.
 _READ = {"LORA": "lora_alpha", "LOHA": "alpha", "LOKR": "alpha"}
 # Ways to begin the training that move a part of the base model's weights into the factors (init_lora_weights).

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -14,40 +13,19 @@ from types import TracebackType
 from torch import Tensor
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.core.formats import BIAS, find
-from lib_pm.core.formats.foreign import file_kind, is_embedding, kind_of
-from lib_pm.core.formats.kind import ALPHA, Kind, Measure, Misfit
-from lib_pm.core.formats.lora import LORA, Naming, naming_of
+from lib_pm.core.formats import BIAS
+from lib_pm.core.formats.base import WEIGHT, BaseWeights
+from lib_pm.core.formats.dora import decomposed
+from lib_pm.core.formats.kind import ALPHA
+from lib_pm.core.formats.lora import Naming
 from lib_pm.core.layers import AnyLayer, LayerShape, all_finite
-from lib_pm.core.ranks import Rank
 from lib_pm.core.visible import whole
 from lib_pm.families.detect import detect
 from lib_pm.families.families import Family, either
-from lib_pm.families.kernels import with_kernel
-from lib_pm.files.header import DTYPES, Entry
 from lib_pm.files.peft_config import PeftConfig, read_peft_config
 from lib_pm.files.stamps import Facts, Stamp
+from lib_pm.files.stored_layers import StoredLayer, naming_of_file, size_in_base, stored_layers
 from lib_pm.files.tensors import TensorFile, TensorsInMemory
-
-
-@dataclass(frozen=True)
-class StoredLayer:
-    """Where the parts of a layer are in the file, and what is known of it before they are read.
-
-    keys: part -> tensor name. rank: FULL_RANK for a delta.
-    """
-
-    kind: Kind
-    keys: Mapping[str, str]
-    measure: Measure
-
-    @property
-    def shape(self) -> LayerShape:
-        return self.measure.shape
-
-    @property
-    def rank(self) -> Rank:
-        return self.measure.rank
 
 
 @dataclass(frozen=True)
@@ -65,6 +43,7 @@ class LoraFile:
     vectors: Mapping[str, StoredLayer]
     left_out: Sequence[str]
     _file: TensorFile = field(repr=False)
+    _base: BaseWeights | None = field(default=None, repr=False)
     _peft: PeftConfig | None = None
     _config: Facts | None = None
 
@@ -129,7 +108,31 @@ class LoraFile:
         tensors = {
             part: self._tensor(name, stored, part) for part in sorted(stored.keys, reverse=True) if part != ALPHA
         }
-        return stored.kind.make(tensors, stored.measure, self.scale(name))
+        if stored.kind.needs_weight:
+            tensors[WEIGHT] = self._weight(name, stored)
+        lengths = tensors.pop(stored.magnitude) if stored.magnitude else None
+        layer = stored.kind.make(tensors, stored.measure, self.scale(name))
+        if stored.magnitude is None or lengths is None:
+            return layer
+        return decomposed(layer, stored.magnitude, lengths, self._weight(name, stored))
+
+    @property
+    def base(self) -> str:
+        """Return the name of the base model whose weights it needs, "" if it needs none."""
+        needs = any(stored.needs_weight for stored in self.layers.values())
+        return self._base.name if self._base and needs else ""
+
+    def check_base(self) -> None:
+        """Raise a MergeInputError if the base model's weights are needed, and are not there or do not fit."""
+        for name, stored in self.layers.items():
+            if not stored.needs_weight:
+                continue
+            shape = LayerShape.of(size_in_base(self.path, name, stored.title, self._base))
+            if not shape.fits(stored.shape):
+                raise MergeInputError(
+                    f"{self.path.name}: layer {name} changes a weight of {stored.shape}, but that of the base model is "
+                    f"{shape}. Is it another model?"
+                )
 
     def scale(self, name: str) -> float:
         """Return what the layer's own product is multiplied by: alpha / rank, 1 where there is no rank."""
@@ -163,12 +166,21 @@ class LoraFile:
     @cached_property
     def networks(self) -> Mapping[str, int]:
         """Return of how many layers of each kind it consists, by title."""
-        return Counter(layer.kind.title for layer in (*self.layers.values(), *self.vectors.values()))
+        return Counter(layer.title for layer in (*self.layers.values(), *self.vectors.values()))
 
     def dtype(self, name: str) -> str:
         """Return the dtype of the layer's last factor, as the file format calls it: F32, F16, BF16 …"""
         keys = self.stored(name).keys
         return self._file.entries[keys[max(part for part in keys if part != ALPHA)]].dtype
+
+    def _weight(self, name: str, stored: StoredLayer) -> Tensor:
+        """Return the base model's weight."""
+        size_in_base(self.path, name, stored.title, self._base)  # there is one
+        assert self._base
+        weight = self._base.weight(name)
+        if not all_finite(weight):
+            raise MergeInputError(f"{self._base.name}: the weight of layer {name} has a NaN or an infinity.")
+        return weight
 
     def _tensor(self, name: str, stored: StoredLayer, part: str) -> Tensor:
         tensor = self._file.tensor(stored.keys[part])
@@ -196,125 +208,31 @@ class LoraFile:
         self.close()
 
 
-def open_lora(path: Path) -> LoraFile:
+def open_lora(path: Path, base: BaseWeights | None = None) -> LoraFile:
     """Open a LoRA file and check from its header that its tensors make layers of the kinds that are read.
 
     A MergeInputError names the file and says what is wrong: missing, not a safetensors file, truncated, a checkpoint,
     another kind of network (with its name), an up factor without a down factor, shapes that do not fit.
+    base: the base model, for kinds that need its weights. Without it some of them are opened, to look at, others not.
     """
-    return _as_lora(path, TensorFile(path))
+    return _as_lora(path, TensorFile(path), base)
 
 
-def open_tensors(name: str, tensors: Mapping[str, Tensor]) -> LoraFile:
+def open_tensors(name: str, tensors: Mapping[str, Tensor], base: BaseWeights | None = None) -> LoraFile:
     """Return a state dict as the open file that it would be: `open_lora` of what safetensors would write.
 
     name: of the LoRA, in messages and reports. Errors as for `open_lora`.
     """
-    return _as_lora(Path(name), TensorsInMemory(name, tensors))
+    return _as_lora(Path(name), TensorsInMemory(name, tensors), base)
 
 
-def _as_lora(path: Path, file: TensorFile) -> LoraFile:
+def _as_lora(path: Path, file: TensorFile, base: BaseWeights | None) -> LoraFile:
     try:
-        parts, left_out = _layers_by_name(path, file.entries)
-        layers = {name: _stored_layer(path, file.entries, name, parts[name]) for name in sorted(parts)}
-        for name, layer in layers.items():
-            if "scaled" in layer.keys and name.removesuffix(BIAS) not in layers:
-                raise MergeInputError(f"{path.name}: {layer.keys['scaled']} has no up factor beside it.")
+        layers, left_out = stored_layers(path, file.entries, base)
         peft, config = read_peft_config(path, file.metadata)
     except BaseException:
         file.close()
         raise
     vectors = {name: layer for name, layer in layers.items() if layer.shape.vector}
     weights = {name: layer for name, layer in layers.items() if name not in vectors}
-    return LoraFile(path, file.metadata, _naming(layers), weights, vectors, left_out, file, peft, config)
-
-
-def _naming(layers: Mapping[str, StoredLayer]) -> Naming:
-    """Return how the file calls its tensors: as PEFT does if no plain layer is called otherwise."""
-    plain = [layer for layer in layers.values() if layer.kind is LORA]
-    if plain:
-        return "kohya" if any(naming_of(layer.keys["up"]) == "kohya" for layer in plain) else "peft"
-    return "peft" if any("." in name.removesuffix(BIAS) for name in layers) else "kohya"
-
-
-# The parts of a layer: its kind, and part -> key. A file's layers by name.
-_Parts = tuple[Kind | None, dict[str, str]]
-
-
-def _layers_by_name(path: Path, entries: Mapping[str, Entry]) -> tuple[dict[str, _Parts], list[str]]:
-    """Return name -> kind, part -> key, and the tensors that belong to none; the file is refused if they matter."""
-    layers: dict[str, _Parts] = {}
-    foreign: list[str] = []
-    for key in sorted(entries):
-        found = None if kind_of(key) or is_embedding(key) else find(key)
-        if found is None:
-            foreign.append(key)
-            continue
-        kind, parts = layers.get(found.layer, (None, {}))
-        if kind and found.kind and kind is not found.kind:
-            raise MergeInputError(
-                f"{path.name}: layer {found.layer} is {kind.title} and {found.kind.title}: "
-                f"{next(key for part, key in parts.items() if part != ALPHA)} and {key}."
-            )
-        if found.part in parts:
-            raise MergeInputError(
-                f"{path.name}: layer {found.layer} has two {found.part} factors: {parts[found.part]} and {key}."
-            )
-        parts[found.part] = key
-        layers[found.layer] = (kind or found.kind, parts)
-    if foreign and (not layers or _matters(foreign, layers, len(entries))):
-        raise MergeInputError(_refusal(path, foreign, len(entries)))
-    if not layers:
-        raise MergeInputError(f"{path.name} contains no tensors.")
-    return layers, foreign
-
-
-def _matters(foreign: Sequence[str], layers: Mapping[str, _Parts], count: int) -> bool:
-    """Return whether the layers are not what the file is without these tensors: a kind of network that is not read, or
-    most of the file.
-    """
-    unknown = [key for key in foreign if not is_embedding(key)]
-    return any(kind_of(key) for key in unknown) or 2 * len(unknown) > count
-
-
-def _refusal(path: Path, foreign: Sequence[str], count: int) -> str:
-    kinds = sorted({kind for key in foreign if (kind := kind_of(key))})
-    if kinds:
-        first = next(key for key in foreign if kind_of(key))
-        return (
-            f"{path.name} is not a plain LoRA but {', '.join(kinds)} ({len(foreign)} of {count} tensors, "
-            f"first {first}); this kind is not supported yet."
-        )
-    if len(foreign) == count and (kind := file_kind(foreign)):
-        return f"{path.name} is {kind} (first tensor {foreign[0]}), not a LoRA."
-    return f"{path.name} has {len(foreign)} of {count} tensors that belong to no LoRA layer, the first is {foreign[0]}."
-
-
-def _stored_layer(path: Path, entries: Mapping[str, Entry], name: str, layer: _Parts) -> StoredLayer:
-    kind, keys = layer
-    for part, key in keys.items():
-        dtype = entries[key].dtype
-        if dtype not in DTYPES or (part != ALPHA and not DTYPES[dtype].is_floating_point):
-            raise MergeInputError(f"{path.name}: {key} has dtype {dtype}; allowed: floating point.")
-    sizes = {part: entries[key].shape for part, key in keys.items()}
-    numbers = math.prod(sizes.pop(ALPHA, ()))
-    if numbers != 1:
-        raise MergeInputError(f"{path.name}: layer {name} has {numbers} values in {keys[ALPHA]}; allowed: one.")
-    if kind in (LORA, None):
-        for part, other in (("up", "down"), ("down", "up")):
-            if part not in keys:
-                has = "has only an alpha" if other not in keys else f"has {keys[other]}"
-                raise MergeInputError(f"{path.name}: layer {name} {has} but no {part} factor.")
-    kind = kind or LORA
-    try:
-        if any(0 in size or not size for size in sizes.values()):
-            raise Misfit
-        measure = kind.measure(sizes)
-        if kind is not LORA:
-            measure = replace(measure, shape=with_kernel(name, measure.shape))
-        return StoredLayer(kind, keys, measure)
-    except Misfit as error:
-        parts = ", ".join(f"{part} {'×'.join(map(str, size))}" for part, size in sizes.items())
-        raise MergeInputError(
-            f"{path.name}: the factors of layer {name} do not fit together: {parts}{error}; allowed: {kind.allowed}."
-        ) from error
+    return LoraFile(path, file.metadata, naming_of_file(layers), weights, vectors, left_out, file, base, peft, config)

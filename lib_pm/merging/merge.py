@@ -73,6 +73,7 @@ def merge_plan(
 def merge_to_file(
     recipe: Recipe,
     target: Path,
+    open_file: Callable[[Path], LoraFile] = open_lora,
     *,
     device: str = "auto",
     progress: Progress = silent,
@@ -84,12 +85,12 @@ def merge_to_file(
 ) -> Report:
     """Write the merge as a `.safetensors` file, whole or not at all, one layer held at a time. Return its report.
 
-    keep: which metadata, see `metadata.KEEP`. force: merge LoRAs of different base models all the same. strict: see
-    `open_plan`. Nothing to write (every weight 0) is an error.
+    keep: which metadata, see `metadata.KEEP`. force: merge LoRAs of different base models all the same. open_file,
+    strict: see `open_plan`. Nothing to write (every weight 0) is an error.
     """
     check_can_be_saved(recipe)
     check_target(target, overwrite)
-    with open_plan(recipe, progress=progress, force=force, strict=strict) as plan:
+    with open_plan(recipe, open_file, progress=progress, force=force, strict=strict) as plan:
         if not plan.layers:
             raise MergeInputError(NOTHING_TO_MERGE)
         metadata = merged_metadata(
@@ -139,6 +140,8 @@ def _report(run: Run, plan: MergePlan) -> Report:
         none = [f"{name} 0" for name in ("density", "lambda") if recipe.options.get(name) == 0]
         by = f" because of {' and '.join(none)}" if none else ""
         report.notes.append(f"every layer is zero{by}: the result changes nothing")
+    if base := ", ".join(sorted({file.base for file in plan.files} - {""})):
+        report.notes.append(f"with the base weights of {base}")
     report.notes += [*leftovers(plan.files), *plan.model.notes, *run.device.notes(recipe.dtype)]
     for file, recorded in zip(plan.files, recipe.contents, strict=False):
         if file.content != recorded:

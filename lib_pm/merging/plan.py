@@ -105,7 +105,7 @@ class MergePlan(Plan):
                 stored = file.stored(source.name)
                 if source.weight and stored.rank is FULL_RANK and not stored.shape.vector:
                     raise MergeInputError(
-                        f"{file.path.name}: layer {source.name} is {stored.kind.title} without a low rank: "
+                        f"{file.path.name}: layer {source.name} is {stored.title} without a low rank: "
                         f"{needs_factors(self.recipe.mode)}."
                     )
 
@@ -119,12 +119,12 @@ def applied_only(recipe: Recipe) -> bool:
 def open_one(
     path: Path, progress: Progress = silent, open_file: Callable[[Path], LoraFile] = open_lora
 ) -> Iterator[Plan]:
-    """Open one LoRA, whose layers are planned at the ranks that they have; it is closed at the end."""
+    """Open one LoRA, whose layers are planned at the ranks that they have, or may have; it is closed at the end."""
     with _opened([LoraUse(path)], open_file, progress) as files:
         (file,) = files
         model = common_model(files)
         layers = tuple(
-            PlannedLayer(name, stored.shape, (Source(0, written, 1.0, False),), stored.rank)
+            PlannedLayer(name, stored.shape, (Source(0, written, 1.0, False),), stored.rank or _largest(stored.shape))
             for name, ((_, written),) in sorted(_owners(files, model.family, progress).items())
             for stored in [file.stored(written)]
         )
@@ -162,7 +162,10 @@ def _opened(
     uses: Sequence[LoraUse], open_file: Callable[[Path], LoraFile], progress: Progress
 ) -> Iterator[tuple[LoraFile, ...]]:
     with ExitStack() as stack:
-        yield tuple(stack.enter_context(open_file(use.path)) for use in _announced(uses, progress))
+        files = tuple(stack.enter_context(open_file(use.path)) for use in _announced(uses, progress))
+        for file in files:
+            file.check_base()
+        yield files
 
 
 def _announced(files: Sequence[Named], progress: Progress) -> Iterator[Named]:
@@ -186,6 +189,10 @@ def leftovers(files: Sequence[LoraFile]) -> list[str]:
 
 def _some(keys: Sequence[str]) -> str:
     return ", ".join(keys[:3]) + (" …" if len(keys) > 3 else "")
+
+
+def _largest(shape: LayerShape) -> Rank:
+    return FULL_RANK if shape.vector else shape.max_rank
 
 
 def _naming(files: Sequence[LoraFile], family: Family) -> Naming:

@@ -121,7 +121,7 @@ class NewRank:
     def limit(self, planned: PlannedLayer) -> int:
         """Return the highest rank of a layer. No more than the layer has: there is nothing to fill it with."""
         conv = self.conv_rank is not None and planned.shape.is_spatial
-        return min(self.conv_rank if conv and self.conv_rank else self.rank, planned.rank or planned.shape.max_rank)
+        return min(self.conv_rank if conv and self.conv_rank else self.rank, planned.rank or 1)
 
     def __str__(self) -> str:
         rule = [f"{self.dynamic.name} {self.dynamic.target:g}"] if self.dynamic else []
@@ -135,6 +135,7 @@ def resize_to_file(
     source: Path,
     target: Path,
     new: NewRank,
+    open_file: Callable[[Path], LoraFile] = open_lora,
     *,
     save_dtype: str = "float16",
     device: str = "auto",
@@ -143,9 +144,12 @@ def resize_to_file(
     overwrite: bool = False,
     keep: str = "all",
 ) -> Report:
-    """Write `source` at another rank. The scale goes into the factors. keep: which metadata, see `metadata.KEEP`."""
+    """Write `source` at another rank. The scale goes into the factors. open_file: see `open_plan`.
+
+    keep: which metadata, see `metadata.KEEP`.
+    """
     check_target(target, overwrite)
-    with open_one(source, progress) as plan:
+    with open_one(source, progress, open_file) as plan:
         run = _run(plan, new, save_dtype, device, progress, workers)
         metadata = merged_metadata(plan.files, plan.model, target.stem, None, keep=keep)
         run.write(target, metadata, overwrite=overwrite)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from lib_pm.core.formats import dora
 from lib_pm.core.formats.full import BIAS, BIASES, FULL
 from lib_pm.core.formats.kind import ALPHA, Kind
 from lib_pm.core.formats.loha import LOHA
@@ -16,13 +17,15 @@ from lib_pm.core.formats.lora import LORA
 __all__ = ["BIAS", "KINDS", "Place", "find"]
 
 KINDS: tuple[Kind, ...] = (LORA, LOHA, LOKR, FULL, BIASES)
-_ENDINGS = {ending: (kind, part) for kind in KINDS for ending, part in kind.endings.items()}
+_SHARED: dict[str, str] = {f".{ALPHA}": ALPHA, **dora.ENDINGS}  # the parts that layers of several kinds have
+_ENDINGS: dict[str, tuple[Kind | None, str]] = {ending: (None, part) for ending, part in _SHARED.items()}
+_ENDINGS |= {ending: (kind, part) for kind in KINDS for ending, part in kind.endings.items()}
 _WORDS = range(max(ending.count(".") for ending in _ENDINGS), 0, -1)  # that an ending has; the longest comes first
 _INSIDE = [ending for ending in _ENDINGS if not ending.startswith(".")]  # those that begin within a word
 
 
 class Place(NamedTuple):
-    """What a tensor is. layer: its name; that of a bias ends in BIAS. kind: None for an alpha, which many have."""
+    """What a tensor is. layer: its name; that of a bias ends in BIAS. kind: None for a part that several have."""
 
     layer: str
     kind: Kind | None
@@ -31,8 +34,6 @@ class Place(NamedTuple):
 
 def find(key: str) -> Place | None:
     """Return `x.lora_up.weight` as ("x", LORA, "up"); None for a tensor that belongs to no kind that is read."""
-    if key.endswith(f".{ALPHA}"):
-        return Place(key.removesuffix(f".{ALPHA}"), None, ALPHA)
     words = key.split(".")
     endings = ["." + ".".join(words[-count:]) for count in _WORDS if count < len(words)]
     for ending in endings + [ending for ending in _INSIDE if key.endswith(ending)]:

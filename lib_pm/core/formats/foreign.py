@@ -21,8 +21,6 @@ PEFT_TYPES = {
 }
 # A word in the tensor's name, and the kind of network that it gives away.
 _KINDS = {
-    "dora_scale": "DoRA",
-    "lora_magnitude_vector": "DoRA",
     "oft_blocks": "OFT",
     "oft_diag": "OFT",
     ".oft_R": "OFT",

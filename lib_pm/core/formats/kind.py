@@ -43,6 +43,7 @@ class Measure:
 class Kind:
     """endings: how the names of the tensors end -> which part of the layer they are.
 
+    needs_weight: its change depends on the base model's weight, whose size and tensor are then its part WEIGHT.
     measure: of a layer whose parts have these sizes; a Misfit if that cannot be. make: the layer of these tensors and
     this scale. allowed: the sizes that fit together, for messages.
     """
@@ -52,6 +53,7 @@ class Kind:
     measure: Callable[[Sizes], Measure]
     make: Callable[[Tensors, Measure, float], AnyLayer]
     allowed: str
+    needs_weight: bool = False
 
 
 def measured(shape: LayerShape, rank: int, dim: int | None) -> Measure:
