@@ -82,7 +82,7 @@ def steps_of(command, extra):
             ("mypy", ["-m", "mypy"]),
             ("import-linter", ["-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"]),
         ]
-        whole = ["-n", "2", "--dist", "loadgroup"]
+        whole = ["-n", "2", "--no-loadscope-reorder"]
         if extra in ([], ["--fast"]):
             return [*checks, ("pytest", ["-m", "pytest", *whole, *(["-m", "not slow"] if extra else [])])]
         return [("pytest", ["-m", "pytest", *extra])]

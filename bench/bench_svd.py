@@ -42,7 +42,7 @@ def test_against_pefts_function_and_thin_svd(pairs, files, tmp_path, mode):
 
 
 def excesses_of(mode: str) -> dict[str, float]:
-    """The largest excess over the best rank-k error, over all shapes of the model, per precision."""
+    """Return the largest excess over the best rank-k error, over all shapes of the model, per precision."""
     model, excesses = Model(layouts.sd15(), RANK), dict.fromkeys(EXCESS, 0.0)
     values = MODES[mode].values({"density": 0.5, "svd_rank": RANK})
     where = torch.device("cpu"), torch.float32

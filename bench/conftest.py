@@ -105,7 +105,7 @@ def files(tmp_path_factory) -> dict[str, list[Path]]:
 
 
 def children_cpu() -> float:
-    """CPU seconds of all finished child processes."""
+    """Return the CPU seconds of all finished child processes."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
@@ -119,7 +119,7 @@ def wall() -> float:
 
 
 def usage_of_process(*arguments: object) -> tuple[float, int]:
-    """CPU seconds and largest resident size in bytes of Python with these arguments.
+    """Return the CPU seconds and the largest resident size in bytes of Python with these arguments.
 
     Started by a small process in between: a child's figure counts what its parent held when it was started.
     """

@@ -45,7 +45,7 @@ class Generator:
         self._cache = MergeCache(_CACHE_BYTES)
 
     def generate(self, text: str, panel: Choice | None, seeds: Sequence[int], *, steps: int, guidance: float) -> Made:
-        """One picture for each seed. panel: the mode for a text that has no `<pm:…>` tag, None for no merge.
+        """Return one picture for each seed. panel: the mode for a text that has no `<pm:…>` tag, None for no merge.
 
         MergeInputError for a LoRA, a mode or a value that is not there or not allowed.
         """

@@ -12,7 +12,7 @@ _LINE = 22  # pixels for a line of text
 
 
 def sheet(title: str, rows: Mapping[str, Sequence[Image.Image]], columns: Sequence[str]) -> Image.Image:
-    """One row per label, one column per name, RGB. All images must have one size, and each row one image per column."""
+    """Return a sheet in RGB, a row per label, a column per name. All images have one size, each row one per column."""
     width, height = (size * _ZOOM for size in next(iter(rows.values()))[0].size)
     font = ImageFont.load_default(size=14)
     margin = max((int(font.getlength(label)) for label in rows), default=0) + 2 * _GAP

@@ -37,7 +37,7 @@ class Sheet:
 
 
 def pairs() -> Sheet:
-    """Rows are contents, columns styles, cells their merge; the first row and column have only one of both."""
+    """Return rows of contents, columns of styles, and their merges; the first row and column have only one of both."""
     rows = {"": [Cell(_prompt("circle")), *(Cell(_prompt("circle"), _full(style)) for style in STYLES)]}
     for content in NEW_SHAPES:
         merges = [[content], *([content, style] for style in STYLES)]
@@ -46,7 +46,7 @@ def pairs() -> Sheet:
 
 
 def strengths() -> Sheet:
-    """A content's strength against a style's."""
+    """Return the sheet of a content's strength against a style's."""
     rows = {
         f"heart {content}": [Cell(_prompt("heart"), [("heart", content), ("outline", style)]) for style in STRENGTHS]
         for content in STRENGTHS
@@ -55,7 +55,7 @@ def strengths() -> Sheet:
 
 
 def densities() -> Sheet:
-    """Every mode that has a density, at a few densities."""
+    """Return the sheet of every mode that has a density, at a few densities."""
     loras = _full("star", "stripes")
     rows = {
         id: [Cell(_prompt("star"), loras, id, _full_rank(id) | {"density": density}) for density in DENSITIES]
@@ -65,7 +65,7 @@ def densities() -> Sheet:
 
 
 def ranks() -> Sheet:
-    """Every mode that cuts off, at a few ranks."""
+    """Return the sheet of every mode that cuts off, at a few ranks."""
     loras = _full("ring", "twotone")
     rows = {
         id: [Cell(_prompt("ring"), loras, id, {"svd_rank": rank, "svd_conv_rank": rank}) for rank in RANKS]
@@ -75,7 +75,7 @@ def ranks() -> Sheet:
 
 
 def stacked_and_merged() -> Sheet:
-    """One prompt, its LoRAs stacked and merged; columns are the first six seeds, none left out."""
+    """Return one prompt with its LoRAs stacked and merged; columns are the first six seeds, none left out."""
     prompt, loras = "a red star on a blue background", _full("star", "stripes")
     ways: dict[str, Cell] = {
         "no LoRA": Cell(prompt),

@@ -141,7 +141,7 @@ def _told(made: Made) -> str:
 
 
 def _captioned(picture: Any) -> tuple[Any, str]:
-    """A picture for the gallery, and what the check sees in it."""
+    """Return a picture for the gallery, and what the check sees in it."""
     seen = look(picture)
     styles = ", ".join(style for style in seen.styles if seen.has(style))
     caption = f"{seen.colour} {seen.shape or 'something'} on {seen.background}"

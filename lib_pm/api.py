@@ -234,7 +234,9 @@ def _uses(loras: Iterable[AnyLora]) -> tuple[list[LoraUse], OpenFile]:
         elif isinstance(lora.source, (str, os.PathLike)):
             path = Path(lora.source)
         else:
-            raise MergeInputError(f"A LoRA is {type(lora.source).__name__}; allowed: a file, or names with tensors.")
+            raise MergeInputError(
+                f"A LoRA cannot be of type {type(lora.source).__name__}; allowed: a file, or names with tensors."
+            )
         uses.append(LoraUse(path, lora.model, lora.model if lora.clip is None else lora.clip, lora.lbw))
 
     def open_file(path: Path, base: BaseWeights | None = None) -> LoraFile:

@@ -12,7 +12,12 @@ def says(message: object, facts: str) -> bool:
 
     A fact is a whole word or number: 2 is in neither 20 nor 2.5.
     """
-    return re.search(".*?".join(_pattern(fact) for fact in facts.split(ANYTHING)), str(message), re.DOTALL) is not None
+    return re.search(saying(facts), str(message)) is not None
+
+
+def saying(facts: str) -> str:
+    """Return the pattern of messages with these facts, for `pytest.raises(…, match=saying(facts))`."""
+    return "(?s)" + ".*?".join(_pattern(fact) for fact in facts.split(ANYTHING))
 
 
 def _pattern(fact: str) -> str:

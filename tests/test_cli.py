@@ -20,6 +20,7 @@ from lib_pm.cli import main
 from lib_pm.core.registry import MODES
 from tests.layouts import Shapes
 from tests.loras import deltas, make_lora, total_error, write
+from tests.messages import says
 
 TEXT = "lora_te_text_model_encoder_layers_0_mlp_fc1"
 MID = "lora_unet_mid_block_attentions_0_proj_in"
@@ -118,15 +119,14 @@ def test_short_names_of_flags(run: Run) -> None:
 
 
 def test_a_merge_that_changes_nothing_says_so(run: Run) -> None:
-    nothing = "every layer is zero"
+    nothing = "every layer … zero"
     for words in (["--mode", "ties", "--density", "0"], ["--mode", "magnitude_prune_svd", "--density", "0"]):
         out = run("merge", "a.safetensors", *words, "-o", "out.safetensors", "--overwrite").out
-        assert f"note: {nothing} because of density 0" in out
-    assert (
-        f"{nothing} because of lambda 0" in run("merge", "a.safetensors", "--lambda", "0", "-o", "zero.safetensors").out
-    )
-    assert f"{nothing}: the result changes nothing" in run("merge", "zero.safetensors", "-o", "b.safetensors").out
-    assert nothing not in run("merge", "a.safetensors", "-o", "c.safetensors").out
+        assert says(out, f"note: {nothing} … density 0")
+    out = run("merge", "a.safetensors", "--lambda", "0", "-o", "zero.safetensors").out
+    assert says(out, f"note: {nothing} … lambda 0")
+    assert says(run("merge", "zero.safetensors", "-o", "b.safetensors").out, f"note: {nothing} … changes nothing")
+    assert "note: " not in run("merge", "a.safetensors", "-o", "c.safetensors").out
 
 
 @pytest.mark.parametrize(("flag", "dtype"), [([], torch.float16), (["--save-dtype", "bf16"], torch.bfloat16)])
@@ -168,7 +168,8 @@ def test_overwrite(run: Run) -> None:
     assert run("merge", "a.safetensors", "-o", "out.safetensors").status == 0
     before = Path("out.safetensors").read_bytes()
     ended = run("merge", "b c.safetensors", "-o", "out.safetensors")
-    assert ended == Ended(2, "", "error: out.safetensors already exists; choose another name or allow overwriting.\n")
+    assert (ended.status, ended.out, ended.err.count("\n")) == (2, "", 1)
+    assert says(ended.err, "error: out.safetensors … already … another name … overwriting"), ended.err
     assert Path("out.safetensors").read_bytes() == before
     assert run("merge", "b c.safetensors", "-o", "out.safetensors", "--overwrite").status == 0
     assert Path("out.safetensors").read_bytes() != before

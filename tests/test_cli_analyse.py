@@ -13,6 +13,7 @@ from lib_pm.compare.analyse import analyse
 from lib_pm.merging.recipe import LoraUse, make_recipe
 from tests.layouts import Shapes
 from tests.loras import make_lora, write
+from tests.messages import says
 
 TEXT = "lora_te_text_model_encoder_layers_0_mlp_fc1"
 MID = "lora_unet_mid_block_attentions_0_proj_in"
@@ -69,28 +70,28 @@ def test_plots(capsys: pytest.CaptureFixture[str]) -> None:
         assert ElementTree.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"
     before = (plots / "blocks.svg").read_bytes()
     assert main([*words, "--json"]) == 2
-    assert "blocks.svg already exists; --overwrite" in capsys.readouterr().err
+    assert says(capsys.readouterr().err, "blocks.svg … already … --overwrite")
     words[2] = "b c.safetensors:-1"
     assert main(["analyse", "b c.safetensors", *words[1:], "--overwrite"]) == 0
     assert (plots / "blocks.svg").read_bytes() != before
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("words", "facts"),
     [
-        ([], "the following arguments are required: LORA"),
-        (["missing.safetensors"], "missing.safetensors does not exist"),
-        (["<lora:nobody:1>", "--lora-dir", "."], "no LoRA 'nobody'"),
-        (["a.safetensors:lbw=MIDDD"], "no block weight preset 'MIDDD'"),
-        (["a.safetensors", "--threads", "0"], "threads is 0"),
-        (["a.safetensors", "--device", "tpu"], "device is 'tpu'"),
-        (["<lora:a:1:pm=off>", "--lora-dir", "."], "pm=off"),
-        (["a.safetensors", "--plots", "a.safetensors"], "could not be written"),
+        ([], "required: LORA"),
+        (["missing.safetensors"], "missing.safetensors … exist"),
+        (["<lora:nobody:1>", "--lora-dir", "."], "LoRA 'nobody' … folder"),
+        (["a.safetensors:lbw=MIDDD"], "a … block weight preset 'MIDDD' … MIDD"),
+        (["a.safetensors", "--threads", "0"], "threads … 0 … 1"),
+        (["a.safetensors", "--device", "tpu"], "device … 'tpu' … auto, cpu, cuda, mps"),
+        (["<lora:a:1:pm=off>", "--lora-dir", "."], "a … pm=off"),
+        (["a.safetensors", "--plots", "a.safetensors"], "a.safetensors … written"),
     ],
 )
-def test_errors_are_one_line(capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
+def test_errors_are_one_line(capsys: pytest.CaptureFixture[str], words: list[str], facts: str) -> None:
     assert main(["analyse", *words]) == 2
     ended = capsys.readouterr()
     assert ended.out == ""
-    assert message in ended.err
+    assert says(ended.err, f"error: … {facts}"), ended.err
     assert ended.err.count("\n") == 1

@@ -88,7 +88,7 @@ def write_table(results: Results, file: TextIO) -> None:
 
 
 def plot(results: Results, count: int) -> str:
-    """An SVG: for every setting the share of pictures in which all is right, with its interval."""
+    """Return an SVG: for every setting the share of pictures in which all is right, with its interval."""
     shown = [one for one in settings(count) if one.mode not in ("content alone", "style alone")]
     height = (len(shown) + 2) * _ROW
     width = _LEFT + _BAR + 40

@@ -32,7 +32,7 @@ class Score:
 
 
 def measure(pipeline: Any, loras: Loras, setting: Setting, seeds: int) -> Score:
-    """The score of `seeds` pictures: the content in random colours on a plain ground, the same for every setting."""
+    """Return the score of `seeds` pictures: the content in random colours on plain grounds, the same for all."""
     scenes = list(islice(random_scenes(1, (loras.content,), textures=("",)), seeds))
     scenes = [Scene(scene.shape, scene.colour, scene.background) for scene in scenes]
     with stacked(pipeline, _used(loras, setting)):
@@ -41,7 +41,7 @@ def measure(pipeline: Any, loras: Loras, setting: Setting, seeds: int) -> Score:
 
 
 def captions_right(pipeline: Any, count: int) -> int:
-    """How many of `count` captions that the training never saw give the captioned shape in the captioned colour."""
+    """Return how many of `count` captions that the training never saw give the captioned shape in its colour."""
     scenes = held_out_scenes(count)
     pictures = render(pipeline, [scene.caption for scene in scenes], list(range(count)))
     return sum(look(picture).agrees(scene) for picture, scene in zip(pictures, scenes, strict=True))
@@ -59,14 +59,14 @@ def score(seen: Sequence[Seen], scenes: Sequence[Scene], loras: Loras) -> Score:
 
 
 def together(scores: Sequence[Score]) -> Score:
-    """The score of all pictures of several scores."""
+    """Return the score of all pictures of several scores."""
     pictures = sum(one.pictures for one in scores)
     parts = ("content", "style", "caption", "all")
     return Score(pictures, *(sum(getattr(one, part) * one.pictures for one in scores) / pictures for part in parts))
 
 
 def interval(share: float, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share of `count` trials."""
+    """Return Wilson's 95 % interval of a share of `count` trials."""
     z = 1.959964
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
@@ -74,7 +74,7 @@ def interval(share: float, count: int) -> tuple[float, float]:
 
 
 def _used(loras: Loras, setting: Setting) -> list[Stacked]:
-    """What is on the pipeline: the LoRAs themselves, or their merge."""
+    """Return what is on the pipeline: the LoRAs themselves, or their merge."""
     paths = {name: LORAS / f"{name}.safetensors" for name in loras.names}
     stacks = {CONTENT_ALONE: loras.names[:1], STYLE_ALONE: loras.styles, STACKED: loras.names}
     if setting.mode in stacks:

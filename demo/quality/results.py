@@ -19,7 +19,10 @@ Results = dict[tuple[Loras, Setting], Score]
 
 
 def measure_all(pipeline: Any, counts: Iterable[int], seeds: int, kept: Path) -> Results:
-    """Every setting on every set of `counts` LoRAs. kept: a JSON file with the scores that there are already."""
+    """Return the scores of every setting on every set of `counts` LoRAs.
+
+    kept: a JSON file with the scores that there are already.
+    """
     scores: dict[str, dict[str, Any]] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     version = _version(seeds)
     todo = [(loras, setting) for count in counts for loras in lora_sets(count) for setting in settings(count)]
@@ -38,12 +41,12 @@ def measure_all(pipeline: Any, counts: Iterable[int], seeds: int, kept: Path) ->
 
 
 def of_setting(results: Results, count: int, setting: Setting) -> list[Score]:
-    """The scores of one setting on all sets of `count` LoRAs."""
+    """Return the scores of one setting on all sets of `count` LoRAs."""
     return [score for (loras, one), score in results.items() if one == setting and len(loras.names) == count]
 
 
 def _version(seeds: int) -> str:
-    """Names what scores depend on, so that no old one is mixed in. Merges are of this version of the project."""
+    """Return a name for what scores depend on, this version of the project first, so that no old one is mixed in."""
     digest = hashlib.sha256(f"{__version__} {seeds}".encode())
     for path in [WEIGHTS, *sorted(LORAS.glob("*.safetensors"))]:
         digest.update(path.read_bytes())

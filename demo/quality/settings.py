@@ -49,12 +49,12 @@ BASELINES = (Setting(CONTENT_ALONE), Setting(STYLE_ALONE), Setting(STACKED))
 
 
 def lora_sets(count: int) -> list[Loras]:
-    """Every content with every choice of `count` - 1 styles."""
+    """Return every content with every choice of `count` - 1 styles."""
     return [Loras(content, styles) for content in NEW_SHAPES for styles in combinations(STYLES, count - 1)]
 
 
 def settings(count: int) -> list[Setting]:
-    """The baselines, and all modes: for two LoRAs at several densities, for more at the middle one."""
+    """Return the baselines, and all modes: for two LoRAs at several densities, for more at the middle one."""
     densities = DENSITIES if count == 2 else DENSITIES[1:2]
     return [*BASELINES, *(setting for mode in MODES.values() for setting in _of_mode(mode, densities))]
 

@@ -35,12 +35,12 @@ class Seen:
         return self.styles[style] >= PRESENT
 
     def agrees(self, scene: Scene) -> bool:
-        """Whether the shape and its colour are those of the scene."""
+        """Return whether the shape and its colour are those of the scene."""
         return (self.shape, self.colour) == (scene.shape, scene.colour)
 
 
 def look(picture: Array) -> Seen:
-    """Say what a picture (3, SIZE, SIZE), 0..1, shows. shape is "" if none fits well."""
+    """Return what a picture (3, SIZE, SIZE), 0..1, shows. shape is "" if none fits well."""
     background = _commonest(picture, _frame(), without="")
     colour = _commonest(picture, np.ones((SIZE, SIZE), dtype=bool), without=background)
     kinds: list[Array] = [_shades(colour), _shades(background), _INK]
@@ -59,18 +59,18 @@ _INK = np.array([INK], dtype=np.float32) / 255
 
 
 def _shades(name: str) -> Array:
-    """(tones, 3), 0..1."""
+    """Return the tones of a colour in all shades, (tones, 3), 0..1."""
     return np.array([np.array(COLOURS[name]) * shade / 255 for shade in _SHADES], dtype=np.float32)
 
 
 def _nearest(picture: Array, tones: Array) -> tuple[Array, Array]:
-    """The index of each pixel's nearest tone and how far it is, both (SIZE, SIZE)."""
+    """Return the index of each pixel's nearest tone and how far it is, both (SIZE, SIZE)."""
     away = np.linalg.norm(picture[None] - tones[:, :, None, None], axis=1)
     return away.argmin(axis=0), away.min(axis=0)
 
 
 def _commonest(picture: Array, where: Mask, without: str) -> str:
-    """The colour that most of these pixels have, be it in shade; no ink, and not `without`."""
+    """Return the colour that most of these pixels have, be it in shade; no ink, and not `without`."""
     names = [name for name in COLOURS if name != without]
     tones = np.concatenate([*(_shades(name) for name in names), *([_shades(without)] if without else []), _INK])
     found = _nearest(picture, tones)[0][where] // len(_SHADES)
@@ -86,14 +86,17 @@ def _frame() -> Mask:
 
 @cache
 def _templates() -> tuple[list[str], NDArray[np.complex128]]:
-    """Every shape in every size, centred, and the conjugate of its Fourier transform."""
+    """Return every shape in every size, centred, and the conjugate of its Fourier transform."""
     pairs = [(shape, radius) for shape in (*SHAPES, *NEW_SHAPES) for radius in _RADII]
     masks = [distances(shape, (SIZE / 2, SIZE / 2), radius) < 0 for shape, radius in pairs]
     return [shape for shape, _ in pairs], np.conj(np.fft.rfft2(np.array(masks, dtype=float)))
 
 
 def _best_shape(covered: Mask, counted: Mask) -> tuple[str, float]:
-    """The shape, at its best place and size, and its share in common with the covered pixels. Ink is not counted."""
+    """Return the shape that fits best, at its best place and size, and its share in common with the covered pixels.
+
+    Ink is not counted.
+    """
     names, transforms = _templates()
     size = (SIZE, SIZE)
     common = np.fft.irfft2(np.fft.rfft2(covered) * transforms, size)
@@ -104,7 +107,7 @@ def _best_shape(covered: Mask, counted: Mask) -> tuple[str, float]:
 
 
 def _brightness(picture: Array, name: str) -> Array:
-    """Each pixel's share of the full colour, 1 where it is not in shade."""
+    """Return each pixel's share of the full colour, 1 where it is not in shade."""
     colour = np.array(COLOURS[name], dtype=np.float32) / 255
     return np.asarray(np.tensordot(colour, picture, axes=1) / (colour @ colour), dtype=np.float32)
 
@@ -121,7 +124,7 @@ def _twotone(brightness: Array, covered: Mask) -> float:
 
 
 def _darker(brightness: Array, dark: Mask, light: Mask) -> float:
-    """How far one part is darker than the other, as a share of what a full shade would make it."""
+    """Return how far one part is darker than the other, as a share of what a full shade would make it."""
     if not dark.any() or not light.any():
         return 0.0
     ratio = np.median(brightness[dark]) / max(float(np.median(brightness[light])), 1e-3)
@@ -129,7 +132,7 @@ def _darker(brightness: Array, dark: Mask, light: Mask) -> float:
 
 
 def _outline(covered: Mask, ink: Mask) -> float:
-    """The share of ink in what is at most two pixels outside of the shape."""
+    """Return the share of ink in what is at most two pixels outside of the shape."""
     padded = np.pad(covered, 2)
     near = np.any([padded[2 + y : 2 + y + SIZE, 2 + x : 2 + x + SIZE] for x, y in _WITHIN_TWO], axis=0) & ~covered
     return float(ink[near].mean()) if near.any() else 0.0

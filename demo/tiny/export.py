@@ -73,7 +73,7 @@ _VAE_PARTS = {
 
 
 def original_checkpoint(models: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The state dict of SD 1's original layout, of diffusers' `unet` and `vae` and transformers' `text_encoder`."""
+    """Return diffusers' `unet` and `vae` and transformers' `text_encoder` as a state dict of SD 1's original layout."""
     tensors = {}
     for key, tensor in models["unet"].state_dict().items():
         place = _placed(key, _UNET_PLACES)
@@ -87,7 +87,7 @@ def original_checkpoint(models: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _as_ldm(key: str, tensor: Tensor) -> Tensor:
-    """A tensor of the VAE for norms of 32 groups: channels of zeros make the groups that ours lacks."""
+    """Return a tensor of the VAE for norms of 32 groups: channels of zeros make the groups that ours lacks."""
     if ".attentions." in key and tensor.ndim == 2:
         tensor = tensor[:, :, None, None]  # the original's are convolutions
     if ".to_q." in key:
@@ -112,7 +112,7 @@ def _renamed(key: str, parts: Mapping[str, str]) -> str:
 
 
 def yaml_text(clip: Path) -> str:
-    """The WebUI's configuration of the checkpoint. clip: the folder of the text encoder's configuration."""
+    """Return the WebUI's configuration of the checkpoint. clip: the folder of the text encoder's configuration."""
     return f"""\
 model:
   target: ldm.models.diffusion.ddpm.LatentDiffusion

@@ -22,7 +22,7 @@ SCALING = 0.18215  # SD's own, so that the checkpoint needs no note about it
 
 
 def build_models(seed: int = 0) -> dict[str, Any]:
-    """Untrained `vae`, `unet` and `text_encoder` in float32. The same `seed` gives the same weights."""
+    """Return an untrained `vae`, `unet` and `text_encoder` in float32. The same `seed` gives the same weights."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -67,12 +67,12 @@ def build_models(seed: int = 0) -> dict[str, Any]:
 
 
 def clip_merges() -> list[str]:
-    """CLIP's merges, each two parts of a word with a space between."""
+    """Return CLIP's merges, each two parts of a word with a space between."""
     return gzip.decompress((DATA / "clip_merges.txt.gz").read_bytes()).decode("utf-8").splitlines()
 
 
 def build_tokenizer() -> Any:
-    """CLIP's tokenizer, 77 tokens: its ids follow from the list of its merges."""
+    """Return CLIP's tokenizer, 77 tokens: its ids follow from the list of its merges."""
     from transformers import CLIPTokenizer
 
     merges = clip_merges()
@@ -86,7 +86,7 @@ def build_tokenizer() -> Any:
 
 
 def noise_schedule() -> Any:
-    """SD 1.5's scheduler."""
+    """Return SD 1.5's scheduler."""
     from diffusers import DDIMScheduler
 
     return DDIMScheduler(
@@ -100,7 +100,7 @@ def noise_schedule() -> Any:
 
 
 def build_pipeline(models: dict[str, Any], tokenizer: Any) -> Any:
-    """A `StableDiffusionPipeline` of the models."""
+    """Return a `StableDiffusionPipeline` of the models."""
     from diffusers import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline(
@@ -118,7 +118,7 @@ def build_pipeline(models: dict[str, Any], tokenizer: Any) -> Any:
 def render(
     pipeline: Any, prompts: Sequence[str], seeds: Sequence[int], *, steps: int = STEPS, guidance: float = GUIDANCE
 ) -> NDArray[np.float32]:
-    """One picture for each prompt and seed, (n, 3, 64, 64), 0..1."""
+    """Return one picture for each prompt and seed, (n, 3, 64, 64), 0..1."""
     pictures: NDArray[np.float32] = pipeline(
         list(prompts),
         negative_prompt=[""] * len(prompts),

@@ -29,7 +29,7 @@ def draw(scene: Scene, random: np.random.Generator) -> Array:
 
 
 def paint(scene: Scene, colours: Sequence[Array], random: np.random.Generator) -> Array:
-    """As `draw`, with the shape's and the background's colours (0..255) given."""
+    """Return what `draw` does, with the shape's and the background's colours (0..255) given."""
     dx, dy = _CENTRE[scene.position] + random.uniform(-2, 2, 2)
     centre = SIZE / 2 + dx, SIZE / 2 + dy
     distance = distances(scene.shape, centre, RADIUS[scene.size] + random.uniform(-1, 1))
@@ -42,7 +42,7 @@ def paint(scene: Scene, colours: Sequence[Array], random: np.random.Generator) -
 
 
 def distances(shape: str, centre: tuple[float, float], radius: float) -> Array:
-    """Signed distance of every pixel to the shape's edge, (SIZE, SIZE), in pixels."""
+    """Return the signed distance of every pixel to the shape's edge, (SIZE, SIZE), in pixels."""
     x, y = (_X - centre[0]) / radius, (_Y - centre[1]) / radius
     distance: Array = np.float32(radius) * _SHAPES[shape](x, y)
     return distance
@@ -55,7 +55,7 @@ def _over(picture: Array, colour: Array, distance: Array) -> Array:
 
 
 def texture(name: str) -> Array:
-    """Brightness of the background, (SIZE, SIZE), SHADE..1."""
+    """Return the brightness of the background, (SIZE, SIZE), SHADE..1."""
     bright: Array = np.ones((SIZE, SIZE), dtype=np.float32)
     if name == "checkered":
         bright[(_X // 16 + _Y // 16) % 2 == 1] = 0.75
@@ -76,7 +76,7 @@ def _box(x: Array, y: Array, width: float, height: float) -> Array:
 
 
 def _star(x: Array, y: Array) -> Array:
-    """Five points: the edge from a tip (radius 1.15) to a notch (radius 0.5), repeated by angle."""
+    """Return the distance to a star: the edge from a tip (radius 1.15) to a notch (radius 0.5), five times by angle."""
     fifth = 2 * np.pi / 5
     angle = np.abs((np.arctan2(x, -y) + fifth / 2) % fifth - fifth / 2)
     length = np.hypot(x, y)
@@ -88,7 +88,7 @@ def _star(x: Array, y: Array) -> Array:
 
 
 def _heart(x: Array, y: Array) -> Array:
-    """A square on its corner with a half disc on each upper side."""
+    """Return the distance to a heart: a square on its corner with a half disc on each upper side."""
     half = 0.88
     square: Array = (np.abs(x) + np.abs(y - 0.1) - half) / np.sqrt(2)
     discs: Array = np.hypot(np.abs(x) - half / 2, y - 0.1 + half / 2) - half / np.sqrt(2)

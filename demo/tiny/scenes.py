@@ -61,7 +61,7 @@ class Scene:
 def random_scenes(
     seed: int, shapes: Sequence[str] = SHAPES, styles: tuple[str, ...] = (), *, textures: Sequence[str] = TEXTURES
 ) -> Iterator[Scene]:
-    """Endless scenes, held-out ones among them. Half of what a caption may leave out is left out."""
+    """Yield endless scenes, held-out ones among them. Half of what a caption may leave out is left out."""
     random = np.random.default_rng(seed)
     names = list(COLOURS)
     while True:
@@ -78,7 +78,7 @@ def random_scenes(
 
 
 def held_out_scenes(count: int, seed: int = 0) -> list[Scene]:
-    """`count` different scenes whose captions the training never saw."""
+    """Return `count` different scenes whose captions the training never saw."""
     found: dict[str, Scene] = {}
     for scene in random_scenes(seed):
         if scene.held_out:

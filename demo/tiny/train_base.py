@@ -47,7 +47,7 @@ def make_pairs(vae: Any, tokenizer: Any, scenes: Sequence[Scene], seed: int) -> 
 
 
 def token_ids(tokenizer: Any, texts: Sequence[str]) -> Tensor:
-    """(n, 77), padded as the pipeline pads."""
+    """Return token ids, (n, 77), padded as the pipeline pads."""
     ids: Tensor = tokenizer(
         list(texts), padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
     ).input_ids
@@ -55,7 +55,7 @@ def token_ids(tokenizer: Any, texts: Sequence[str]) -> Tensor:
 
 
 def noise_loss(unet: Any, text_encoder: Any, pairs: Pairs, count: int) -> Tensor:
-    """The weighted error of the predicted noise on `count` random pairs, with torch's own random numbers."""
+    """Return the weighted error of the predicted noise on `count` random pairs, with torch's own random numbers."""
     chosen = torch.randint(len(pairs.latents), (count,))
     ids = torch.where(torch.rand(count, 1) < _SHORT, pairs.short[chosen], pairs.captions[chosen])
     ids = torch.where(torch.rand(count, 1) < _EMPTY, pairs.empty, ids)

@@ -43,7 +43,7 @@ def train_vae(vae: Any, *, steps: int, checkpoint: Path) -> None:
 
 
 def mixed_pictures(count: int, seed: int) -> Tensor:
-    """Pictures (count, 3, 64, 64), 0..1, of every shape, any styles and textures; a third of them in any colour."""
+    """Return pictures (count, 3, 64, 64), 0..1, of every shape, any styles and textures; a third in any colour."""
     random = np.random.default_rng(seed)
     scenes = random_scenes(seed, (*SHAPES, *NEW_SHAPES))
     pictures: list[Array] = []
@@ -74,7 +74,7 @@ def standardize(vae: Any) -> None:
 
 @torch.no_grad()
 def encode(vae: Any, pictures: Tensor) -> Tensor:
-    """Latents (n, 4, 8, 8) of deviation about 1, as the UNet sees them. pictures: (n, 3, 64, 64), 0..1."""
+    """Return latents (n, 4, 8, 8) of deviation about 1, as the UNet sees them. pictures: (n, 3, 64, 64), 0..1."""
     parts = [vae.encode(2 * part - 1).latent_dist.mean for part in torch.split(pictures, 64)]
     latents: Tensor = torch.cat(parts) * vae.config.scaling_factor
     return latents
@@ -82,7 +82,7 @@ def encode(vae: Any, pictures: Tensor) -> Tensor:
 
 @torch.no_grad()
 def decode(vae: Any, latents: Tensor) -> Tensor:
-    """Pictures (n, 3, 64, 64), 0..1, of latents as `encode` gives them."""
+    """Return pictures (n, 3, 64, 64), 0..1, of latents as `encode` gives them."""
     parts = [vae.decode(part / vae.config.scaling_factor).sample for part in torch.split(latents, 64)]
     pictures: Tensor = torch.cat(parts) / 2 + 0.5
     return pictures.clamp(0, 1)

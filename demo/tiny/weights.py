@@ -19,7 +19,7 @@ _WORDS = (*COLOURS, *SHAPES, *NEW_SHAPES, *STYLES, *TEXTURES, *POSITIONS, *SIZES
 
 
 def load_pipeline(weights: Path = WEIGHTS) -> Any:
-    """The trained `StableDiffusionPipeline`, in float32 on the CPU."""
+    """Return the trained `StableDiffusionPipeline`, in float32 on the CPU."""
     models = build_models()
     load_weights(models, weights)
     return build_pipeline(models, build_tokenizer())
@@ -55,5 +55,5 @@ def load_weights(models: dict[str, Any], path: Path) -> None:
 
 
 def _plain(key: str) -> str:
-    """transformers before 5 has a level more in its text encoder's names."""
+    """Return the name as transformers 5 has it: earlier ones have a level more in their text encoder's names."""
     return key.removeprefix("text_model.")

@@ -175,7 +175,7 @@ class _Totals:
 
 
 def _spectrum(energies: Tensor) -> Spectrum:
-    """energies: squared singular values at each rank, added up over layers."""
+    """Return the spectrum of these energies: squared singular values at each rank, added up over layers."""
     total = float(energies.sum())
     return Spectrum(tuple((energies.cumsum(0) / total).tolist()) if total else ())
 

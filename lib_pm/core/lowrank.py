@@ -169,7 +169,7 @@ def energies(up: Tensor, down: Tensor, parts: Tensor | None = None) -> Tensor:
 
 
 def truncate_exact(matrix: Tensor, most: int) -> Truncated:
-    """By the SVD of the matrix itself. most: the rank that it has at most; values beyond it are rounding."""
+    """Return the factors by the SVD of the matrix itself. most: its highest rank; values beyond it are rounding."""
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     values = values[:most]
     root = values.sqrt()
@@ -220,5 +220,5 @@ def wide(tensor: Tensor) -> Tensor:
 
 
 def where_decompositions_are(tensor: Tensor) -> Tensor:
-    """On the CPU if it was on Apple's GPU, which has no float64 and few decompositions."""
+    """Return the tensor, on the CPU if it was on Apple's GPU, which has no float64 and few decompositions."""
     return tensor.cpu() if tensor.device.type == "mps" else tensor

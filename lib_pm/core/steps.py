@@ -178,7 +178,7 @@ def mean_of_agreeing_(votes: Sequence[Tensor], sign: Tensor) -> Tensor:
 
 
 def _sum(deltas: Iterable[Tensor]) -> Tensor:
-    """Over the LoRAs, one after another: several times faster than `sum` over a dimension of few."""
+    """Return the sum over the LoRAs, one after another: several times faster than `sum` over a short dimension."""
     first, *rest = deltas
     return sum(rest, start=first)
 

@@ -70,7 +70,7 @@ def truncate_dense(delta: Tensor, rank: int, start: Tensor | None, precision: Pr
 
 
 def _first_of_all(delta: Tensor, rank: int) -> Truncated:
-    """By the SVD of the whole matrix, whose other components give their memory back."""
+    """Return the first of all components that the SVD of the whole matrix has; the others give their memory back."""
     first = truncate_exact(wide(delta), min(delta.shape)).first(rank)
     return Truncated(first.up.clone(), first.down.clone(), first.energies, first.total)
 

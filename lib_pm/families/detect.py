@@ -100,14 +100,17 @@ def spellings(family: Family, layers: Mapping[str, LayerShape]) -> frozenset[int
 
 
 def _denoiser(layers: Mapping[str, LayerShape]) -> dict[str, LayerShape]:
-    """Without the text encoders, by path."""
+    """Return the layers that are not of text encoders, by path."""
     parsed = [(*parse_name(name), shape) for name, shape in layers.items()]
     return {path: shape for component, path, shape in parsed if not component.startswith("te")}
 
 
 def _unet(layers: Mapping[str, LayerShape], said: frozenset[str]) -> tuple[Family, ...]:
-    """SD1, SD2 and SDXL, whose layers go by the same names: told by the width of the text that cross-attention sees, by
-    the depth of the UNet, and by what they are called."""
+    """Return which of SD1, SD2 and SDXL it may be.
+
+    Their layers go by the same names: they are told apart by the width of the text that cross-attention sees, by the
+    depth of the UNet, and by what they are called.
+    """
     seen: set[str] = set()
     for name, shape in layers.items():
         component, path = parse_name(name)

@@ -43,7 +43,7 @@ def _flux(double: int, single: int, width: int = 3072) -> tuple[Layout, Layout]:
 
 
 def _chroma() -> tuple[Layout, Layout]:
-    """Flux.1 without modulations, with one layer of guidance in their place."""
+    """Return Chroma's layouts: Flux.1's without modulations, with layers of guidance in their place."""
     guidance = "distilled_guidance_layer_layers 5?"
     projections = "|distilled_guidance_layer_(in|out)_proj"
     return (
@@ -66,7 +66,7 @@ def _chroma() -> tuple[Layout, Layout]:
 
 
 def _flux2(width: int, double: int, single: int) -> tuple[Layout, Layout]:
-    """All blocks share their modulations, and the mlp is gated."""
+    """Return the layouts of a Flux.2: all blocks share their modulations, and the mlp is gated."""
     shared = r"|(double_stream_modulation_(img|txt)|single_stream_modulation)_lin(ear)?"
     return (
         layout(
@@ -126,7 +126,7 @@ def _sd3(width: int, depth: int) -> tuple[Layout, Layout]:
 
 
 def _wan(width: int, ffn: int, depth: int, vace: int) -> tuple[Layout, Layout]:
-    """vace: how many blocks the variant with VACE has besides."""
+    """Return the layouts of a Wan. vace: how many blocks the variant with VACE has besides."""
     stacks = f"blocks {depth}, vace_blocks {vace}?"
     feed = f"{ffn}x{width} {width}x{ffn}"
     around = r"(vace_)?patch_embedding|proj_out|condition_embedder_.*|(text|time)_embedding_.*|time_projection_1"
@@ -148,13 +148,13 @@ def _wan(width: int, ffn: int, depth: int, vace: int) -> tuple[Layout, Layout]:
 
 
 def _next_dit(depth: int, around: str, *spellings: tuple[tuple[str, str], ...]) -> tuple[Layout, ...]:
-    """Z-Image and Lumina 2."""
+    """Return the layouts of Z-Image or Lumina 2."""
     stacks = f"layers {depth}, noise_refiner 2?, context_refiner 2?"
     return tuple(layout(stacks, around, *layers) for layers in spellings)
 
 
 def _cross(width: int, depth: int) -> tuple[Layout, ...]:
-    """Blocks of attention to itself, to the text, and an mlp, and nothing else."""
+    """Return the layout of blocks of attention to itself, to the text, and an mlp, and nothing else."""
     return (layout(f"transformer_blocks {depth}", _AROUND, (rf"{_CROSS}|{_FEED}", "1 4x1 1x4"), width=width),)
 
 

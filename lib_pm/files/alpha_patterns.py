@@ -37,7 +37,7 @@ class AlphaPatterns:
 
     @classmethod
     def of(cls, alphas: Mapping[str, float]) -> AlphaPatterns:
-        """alphas: by key. NotUnderstood names a key that is none of the forms above."""
+        """Return the patterns of alphas by key. NotUnderstood names a key that is none of the forms above."""
         ends: dict[str, tuple[int, float]] = {}
         whole: dict[str, tuple[int, float]] = {}
         for place, (key, alpha) in enumerate(alphas.items()):
@@ -49,7 +49,7 @@ class AlphaPatterns:
         return cls(ends, whole)
 
     def alpha(self, name: str) -> float | None:
-        """name: of a layer, as it is written in the file. None if no key fits it."""
+        """Return the alpha of a layer by its name as it is written in the file, None if no key fits it."""
         bare = bare_names(name)
         fits = [self.whole[each] for each in bare if each in self.whole]
         start = 0

@@ -138,7 +138,10 @@ def _check_names(files: Sequence[LoraFile], family: Family) -> None:
 
 
 def _named_alike(one: LoraFile, other: LoraFile, family: Family) -> bool:
-    """Text encoders have prefixes of their own, which only have to be of the same kind."""
+    """Return whether the files name their layers in one way.
+
+    Text encoders have prefixes of their own, which only have to be of the same kind.
+    """
     denoisers = [_prefixes(file) for file in (one, other)]
     if not all(denoisers):
         return ("." in _first(one)) == ("." in _first(other))

@@ -19,7 +19,7 @@ class Inspection:
     """layers: name -> shape, rank, alpha, block, kind, and network, such as LoHa. tags: with counts.
 
     rank: of the factors that the layer has, None if it has none. alpha: None where it says nothing. recipe: if the file
-    was merged here. networks: how many layers there are of each. left_out: tensors that belong to none.
+    was merged here. left_out: tensors that belong to none.
 
     without_alpha: how many layers have no alpha stored or set, so that it is taken as the rank.
     """
@@ -34,8 +34,12 @@ class Inspection:
     metadata: dict[str, str]
     recipe: dict[str, Any] | None
     without_alpha: int = 0
-    networks: dict[str, int] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
+
+    @property
+    def networks(self) -> dict[str, int]:
+        """Return how many layers there are of each kind of network."""
+        return dict(Counter(layer["network"] for layer in self.layers.values()))
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -75,7 +79,6 @@ def contents_of(file: LoraFile) -> Inspection:
         metadata=dict(file.metadata),
         recipe=_recipe(file.metadata.get(RECIPE_KEY, "")),
         without_alpha=file.without_alpha,
-        networks=dict(file.networks),
         left_out=list(file.left_out),
     )
 

@@ -47,6 +47,7 @@ class PeftSettings:
     rslora: bool
     rank: float | None
     ranks: AlphaPatterns
+    dora: bool
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,11 @@ class PeftConfig:
         settings, alpha = self._settings(name), self.alpha(name, 1)
         rank = settings and (settings.ranks.alpha(name) or settings.rank)
         return alpha / rank if alpha is not None and rank else None
+
+    @property
+    def dora(self) -> bool:
+        """Return whether there have to be magnitudes."""
+        return any(settings.dora for settings in self.components.values())
 
     def _settings(self, name: str) -> PeftSettings | None:
         return self.components.get(parse_name(name)[0]) or self.components.get("")
@@ -147,6 +153,7 @@ def _settings(path: Path, given: Mapping[str, Any]) -> PeftSettings:
         bool(rslora),
         None if rank is None or one else _number(path, "r", rank),
         AlphaPatterns.of({}) if one else _patterns(path, "rank_pattern", given),
+        bool(given.get("use_dora")),
     )
 
 

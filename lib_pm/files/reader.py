@@ -163,11 +163,6 @@ class LoraFile:
             for name, layer in self.layers.items()
         )
 
-    @cached_property
-    def networks(self) -> Mapping[str, int]:
-        """Return of how many layers of each kind it consists, by title."""
-        return Counter(layer.title for layer in (*self.layers.values(), *self.vectors.values()))
-
     def dtype(self, name: str) -> str:
         """Return the dtype of the layer's last factor, as the file format calls it: F32, F16, BF16 …"""
         keys = self.stored(name).keys
@@ -194,7 +189,7 @@ class LoraFile:
         self._file.close()
 
     def reopen(self) -> bool:
-        """Make it as it was before `close`. False, and it stays closed, if it is another file by now."""
+        """Make it as it was before `close`; return False, and leave it closed, if it is another file by now."""
         return self._file.reopen()
 
     def __enter__(self) -> LoraFile:
@@ -230,6 +225,8 @@ def _as_lora(path: Path, file: TensorFile, base: BaseWeights | None) -> LoraFile
     try:
         layers, left_out = stored_layers(path, file.entries, base)
         peft, config = read_peft_config(path, file.metadata)
+        if peft and peft.dora and not any(layer.magnitude for layer in layers.values()):
+            raise MergeInputError(f"{path.name} is DoRA by its PEFT settings (use_dora), but has no magnitudes.")
     except BaseException:
         file.close()
         raise

@@ -27,7 +27,7 @@ class Facts:
         return cls(stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
     def same_content(self, stat: os.stat_result) -> bool:
-        """For an open file: what it is called and how many names it has may change meanwhile."""
+        """Return whether an open file is unchanged; what it is called and how many names it has may be others now."""
         return (self.size, self.modified) == (stat.st_size, stat.st_mtime_ns)
 
 

@@ -74,7 +74,7 @@ class TensorFile:
         return digest.hexdigest()
 
     def reopen(self) -> bool:
-        """Make it as it was before `close`. False, and it stays closed, if it is another file by now."""
+        """Make it as it was before `close`; return False, and leave it closed, if it is another file by now."""
         if not self._file.closed:
             return True
         file, facts = self._opened()

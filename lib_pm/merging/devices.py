@@ -44,7 +44,7 @@ def choose_device(name: str | None) -> torch.device:
 
 
 def torch_dtype(name: str) -> torch.dtype:
-    """name: one of DTYPES."""
+    """Return torch's dtype of that name, one of DTYPES."""
     dtype: torch.dtype = getattr(torch, name)
     return dtype
 
@@ -66,7 +66,7 @@ class Device:
         return self._device.type
 
     def run(self, layer: str, needed: int, work: Callable[[torch.device], Result]) -> Result:
-        """`work` on the device, or on the CPU where it does not fit or, on mps, cannot be computed.
+        """Return the result of `work` on the device, or on the CPU if it does not fit or, on mps, cannot be computed.
 
         Full memory on CUDA that was asked for by name is a MergeInputError instead.
         needed: about how many bytes it takes there. Under auto it takes no more than MEMORY_SHARE of what is free, so

@@ -35,15 +35,16 @@ MAX_WORKERS = 4  # each holds one layer's deltas; more only crowd the memory bus
 
 
 def default_workers(mode: Mode, device: Device) -> int:
-    """One for linear modes: their layers take a millisecond each, mostly Python's, so threads only wait.
+    """Return how many workers a merge has unless it is told.
 
-    Two on CUDA: one copies while the other computes.
+    Linear modes have one: their layers take a millisecond each, mostly Python's, so threads only wait. On CUDA there
+    are two: one copies while the other computes.
     """
     return 1 if mode.method.linear and device.type != "cuda" else dense_workers(device)
 
 
 def dense_workers(device: Device) -> int:
-    """For layers whose deltas are multiplied out."""
+    """Return how many workers there are for layers whose deltas are multiplied out."""
     return 2 if device.type == "cuda" else min(os.cpu_count() or 1, MAX_WORKERS)
 
 
@@ -208,7 +209,7 @@ def finish(
 
 
 def finish_full(planned: PlannedLayer, merged: FullLayer, dtype: torch.dtype, owners: Sequence[str]) -> Finished:
-    """`finish` for a layer that is no product of factors, in the WebUIs' format for a change of the weight itself."""
+    """Return a layer that is no product of factors, in the WebUIs' format for a change of the weight itself."""
     shape = merged.shape
     delta = _stored(merged.delta.reshape(shape.sizes), "delta", planned, dtype, owners)
     return Finished(planned, {full_name(planned): delta}, None if shape.vector else shape.max_rank, 0, 0.0, 0.0)

@@ -64,7 +64,7 @@ def merge_plan(
     workers: int | None = None,
     memo: Memo | None = None,
 ) -> tuple[dict[str, Tensor], Report]:
-    """`merge`, of a recipe whose files are open. memo: see `merge_layer`."""
+    """Return what `merge` does, of a recipe whose files are open. memo: see `merge_layer`."""
     run = _run(plan, device, progress, workers, memo, held=_result_size(plan))
     tensors = {name: tensor for layer in run for name, tensor in layer.tensors.items()}
     return tensors, _report(run, plan)
@@ -110,7 +110,7 @@ def check_can_be_saved(recipe: Recipe) -> None:
 def _run(
     plan: MergePlan, device: str, progress: Progress, workers: int | None, memo: Memo | None = None, held: int = 0
 ) -> Run:
-    """held: how many bytes of the result whoever asks for it keeps in memory until the end."""
+    """Return the run of a merge. held: how many bytes of the result are kept in memory until the end."""
     plan.check_factors()
     mode, where = plan.recipe.mode, Device(device)
     texts = {name: mode.options[name].text(value) for name, value in plan.recipe.options.items()}

@@ -39,7 +39,10 @@ class Dynamic:
     target: float
 
     def rank(self, values: Tensor, max_rank: int, full_rank: int) -> int:
-        """values: the layer's singular values, largest first. full_rank: how many its matrix has, zeros included."""
+        """Return the rank that the rule asks for, at most `max_rank`.
+
+        values: the layer's singular values, largest first. full_rank: how many its matrix has, zeros included.
+        """
         if float(values[0]) <= MIN_SINGULAR_VALUE:
             return 1
         index = min(max(1, RULES[self.name](values, self.target)), full_rank - 1)

@@ -58,7 +58,7 @@ def apply(pipeline: Any, tensors: Mapping[str, Tensor], *, name: str = NAME) -> 
     """
     _require_peft()
     if not hasattr(pipeline, "load_lora_weights"):
-        raise MergeInputError(f"A {type(pipeline).__name__} does not support LoRAs.")
+        raise MergeInputError(f"This {type(pipeline).__name__} does not support LoRAs.")
     if name in _names(pipeline):
         raise MergeInputError(f"The pipeline already has a LoRA named {name!r}; remove it first.")
     if any(
@@ -131,7 +131,7 @@ def stacked(pipeline: Any, loras: Sequence[Stacked]) -> Iterator[None]:
 
 
 def _load_with_diffusers(pipeline: Any, layers: Sequence[Fitted], name: str) -> bool:
-    """Let diffusers load the layers; False if it refuses them or changes them."""
+    """Let diffusers load the layers; return False if it refuses them or changes them."""
     state: dict[str, Tensor] = {}
     for layer in layers:
         # A text encoder that has none of the layers that diffusers knows an old name for is refused under PEFT's names.

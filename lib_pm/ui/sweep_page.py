@@ -81,7 +81,7 @@ def plot_controls(page_controls: Mapping[str, Any]) -> list[Any]:
 
 
 def _filler(workspace: Workspace, make: Callable[..., Sweep], plot_size: int) -> Callable[..., list[Any]]:
-    """plot_size: how many controls the plot has."""
+    """Return the function that fills the plot with a sweep. plot_size: how many controls the plot has."""
 
     def fill(sweep: list[Any], insert: bool, prompt: str, draft: list[Any]) -> list[Any]:
         text, *_ = draft

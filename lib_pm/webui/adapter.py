@@ -30,8 +30,9 @@ class Replace(Protocol):
     def __call__(
         self, networks: Any, model: Any, name: str, tensors: Mapping[str, Tensor], stacked: Sequence[LoraTag]
     ) -> Placement:
-        """networks: the module of the WebUI's Lora extension. model: the loaded one. tensors: as in the LoRA's file.
+        """Put the LoRA in and return how to take it out again.
 
+        networks: the module of the WebUI's Lora extension. model: the loaded one. tensors: as in the LoRA's file.
         name: one that no other content ever had: weights are applied again when a name changes, not when its content
         does. MergeInputError if it cannot be done, with nothing changed.
         """

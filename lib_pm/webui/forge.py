@@ -70,7 +70,7 @@ def _add(
     unet: float = 1.0,
     clip: float = 1.0,
 ) -> int:
-    """Let the WebUI patch the objects with a LoRA; the number of patches that it added."""
+    """Let the WebUI patch the objects with a LoRA; return how many patches it added."""
     before = _patches(objects)
     # a copy, as Forge Neo may change what it is given
     objects.unet, objects.clip = networks.load_lora_for_models(
@@ -114,7 +114,10 @@ def _finds(layer: str, known: Mapping[str, Any], weights: Mapping[str, Tensor], 
 
 
 def _fits(weight: Tensor | None, size: tuple[int, int]) -> bool:
-    """Only a plain weight has a size to compare: a quantized one is packed, and some keys stand for a part of one."""
+    """Return whether a weight is of this size.
+
+    Only a plain one has a size to compare: a quantized one is packed, and some keys stand for a part of one.
+    """
     return weight is None or not weight.is_floating_point() or size == (weight.shape[0], weight[0].numel())
 
 

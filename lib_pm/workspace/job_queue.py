@@ -109,7 +109,7 @@ class Queue:
         self._lock = threading.Lock()
 
     def submit(self, what: str, work: Callable[[Progress], Any], turn: Turn) -> Job:
-        """what: for the user. turn: entered before the work begins and left after it, a lock of the WebUI's, say.
+        """Queue a job and return it. what: for the user. turn: a lock of the WebUI's, say, that the work is done under.
 
         QueueFull if MOST_WAITING wait already, or if the system has no thread for it.
         """

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sysconfig
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,11 @@ from safetensors.torch import save_file
 
 from tests.browser.chromium import usable
 from tests.browser.driver import Tab
+from tests.browser.pages import Page
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 OpenTab = Callable[..., Tab]
+Serve = Callable[[str, Path], str]
 
 
 VENVS = (".venv-gradio3", ".venv-gradio4")
@@ -57,25 +58,31 @@ def python_of(venv: str) -> Path:
     return ROOT / venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
-@contextmanager
-def serving(venv: str, loras: Path, script: str = "page.py") -> Iterator[str]:
-    """The address of what a script of this folder serves with the Python of that venv."""
-    here = sysconfig.get_paths()["purelib"]
-    command = [python_of(venv), ROOT / "tests" / "browser" / script, "--packages", here, "--loras", loras]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            lines = (line.split() for line in process.stdout)
-            address = next((words[1] for words in lines if words[:1] == ["ready"]), "")
-            assert address, f"{script} ended before it was up"
-            yield address.rstrip("/")
-        finally:
-            process.terminate()
-
-
 @pytest.fixture(scope="session", params=VENVS)
 def venv(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def serve(venv: str) -> Iterator[Serve]:
+    """Serves a "page" or an "api" for a folder of LoRAs, all in one process; returns the address."""
+    here = sysconfig.get_paths()["purelib"]
+    command = [python_of(venv), ROOT / "tests" / "browser" / "server.py", "--packages", here]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+
+        def serve(what: str, folder: Path) -> str:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            print(what, folder, file=process.stdin, flush=True)
+            lines = (line.split() for line in process.stdout)
+            address = next((words[1] for words in lines if words[:1] == ["ready"]), "")
+            assert address, f"the server ended before its {what} was up"
+            return address
+
+        try:
+            yield serve
+        finally:
+            process.terminate()
 
 
 @pytest.fixture(scope="session")
@@ -92,12 +99,11 @@ def loras(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def address(venv: str, loras: Path) -> Iterator[str]:
-    with serving(venv, loras) as address:
-        yield address.rstrip("/")
+def address(serve: Serve, loras: Path) -> str:
+    return serve("page", loras)
 
 
-@pytest.fixture(scope="module")  # not longer: while it is up, no other test can have an event loop
+@pytest.fixture(scope="package")  # not longer: while it is up, no other test can have an event loop
 def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
@@ -110,32 +116,42 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def open_tab(browser: Any, address: str) -> Iterator[OpenTab]:
     """Opens the page; what its console says in complaint fails the test."""
-    complaints: list[str] = []
-    contexts: list[Any] = []
+    pages: list[Page] = []
 
     def open(query: str = "", *, at: str = address, width: int = 1280, script: str = "") -> Tab:
-        contexts.append(browser.new_context(viewport={"width": width, "height": 900}))
-        page = contexts[-1].new_page()
-        page.add_init_script(script)
-        page.set_default_timeout(10_000)
-        page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("dialog", lambda dialog: complaints.append(dialog.message))
-        # gradio asks the network for fonts and the like, which a test must not depend on
-        page.route(lambda url: not url.startswith(at), lambda route: route.fulfill(body=""))
-        page.goto(f"{at}/?{query}")
-        tab = Tab(page)
-        page.wait_for_function("document.querySelector('#pm_recipe textarea')?.value === '# loaded'")
-        page.locator("#pm_data [data-loras]").wait_for(state="attached")
-        tab.write("")
-        return tab
+        pages.append(Page(browser, at, query, width=width, script=script))
+        return pages[-1].tab
 
     yield open
-    for context in contexts:
-        context.close()
-    assert complaints == []
+    for page in pages:
+        page.close()
+    assert [page.complaints for page in pages if page.complaints] == []
+
+
+@pytest.fixture(scope="package")
+def kept(browser: Any, venv: str) -> Iterator[dict[str, Page]]:
+    """By address, a page that the next test can have as if it were new: to open one takes longer than most tests."""
+    pages: dict[str, Page] = {}
+    yield pages
+    for page in pages.values():
+        page.close()
 
 
 @pytest.fixture
-def tab(open_tab: OpenTab) -> Tab:
-    return open_tab()
+def tab(request: pytest.FixtureRequest, browser: Any, address: str, kept: dict[str, Page]) -> Iterator[Tab]:
+    """An empty draft in a page that looks as if it were new, and is not after a test that failed.
+
+    A test that leaves in the page what cannot be put back, as the report of a merge, takes `open_tab`.
+    """
+    page = kept.pop(address, None)
+    if page is None:
+        page = Page(browser, address)
+        page.remember()
+    page.tab.page.bring_to_front()  # behind another page, a click waits for a frame for a second
+    failed = request.session.testsfailed
+    yield page.tab
+    if request.session.testsfailed == failed and page.renew() and not page.complaints:
+        kept[address] = page
+    else:
+        page.close()
+    assert page.complaints == []

@@ -1,50 +1,34 @@
-"""Serves the tab in a bare page, with the gradio of the Python that runs this file: one of the WebUIs'.
-
-    .venv-gradio4/bin/python tests/browser/page.py --packages .venv/lib/python3.11/site-packages --loras FOLDER
-
-Prints the page's address when it is up. `/?plain` is the same page without the tab's JavaScript.
-"""
+"""The tab in a bare page, with the gradio of the Python that imports this. `/?plain` is it without its JavaScript."""
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
-import tempfile
-import threading
+import functools
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--packages", type=Path, required=True, help="where torch is; this Python's own packages win")
-    parser.add_argument("--loras", type=Path, required=True)
-    arguments = parser.parse_args()
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # it would ask the network
-    sys.path[1:1] = [str(ROOT)]
-    sys.path.append(str(arguments.packages))
-    import gradio as gr
-
-    add_to_head(gr)
-    with tempfile.TemporaryDirectory() as data:
-        page = build(gr, arguments.loras, Path(data))
-        page.queue()
-        page.launch(
-            server_name="127.0.0.1",
-            prevent_thread_lock=True,
-            quiet=True,
-            show_api=False,
-            allowed_paths=[str(ROOT), str(arguments.loras)],
-        )
-        print("ready", page.local_url, flush=True)
-        threading.Event().wait()
+def launch(folder: Path, data: Path) -> str:
+    """Return the address of a page for the LoRAs of a folder."""
+    add_to_head()
+    page = build(folder, data)
+    page.queue()
+    page.launch(
+        server_name="127.0.0.1",
+        prevent_thread_lock=True,
+        quiet=True,
+        show_api=False,
+        allowed_paths=[str(ROOT), str(folder)],
+    )
+    return str(page.local_url).rstrip("/")
 
 
-def add_to_head(gr: Any) -> None:
+@functools.cache  # for all pages
+def add_to_head() -> None:
     """The tab's script and style in each page, in the way that the WebUIs do it."""
     original = gr.routes.templates.TemplateResponse
     scripts = sorted((ROOT / "javascript").glob("*.js"))
@@ -62,7 +46,7 @@ def add_to_head(gr: Any) -> None:
     gr.routes.templates.TemplateResponse = response
 
 
-def build(gr: Any, folder: Path, data: Path) -> Any:
+def build(folder: Path, data: Path) -> Any:
     """The tab beside a prompt, put together as the WebUIs put their tabs together."""
     from lib_pm.ui import tab
 
@@ -100,7 +84,3 @@ def make_workspace(folder: Path, data: Path) -> Any:
     workspace = PageWorkspace(folder, data, "cpu")
     workspace.recipes = SameStart(data)
     return workspace
-
-
-if __name__ == "__main__":
-    main()

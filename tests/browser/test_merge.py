@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from lib_pm.cli import main
-from tests.browser.conftest import OpenTab, serving
+from tests.browser.conftest import OpenTab, Serve
 from tests.browser.driver import Tab
 from tests.host.by_hand import changed_by_hand, pixels
 from tests.loras import make_lora, write
@@ -47,15 +46,9 @@ def folder(pipeline: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 SD1 = {"ss_base_model_version": "sd_v1"}
 
 
-@pytest.fixture(scope="module")
-def merging(venv: str, folder: Path) -> Iterator[str]:
-    with serving(venv, folder) as address:
-        yield address
-
-
-@pytest.fixture
-def tab(open_tab: OpenTab, merging: str) -> Tab:
-    return open_tab(at=merging)
+@pytest.fixture(scope="session")
+def address(serve: Serve, folder: Path) -> str:
+    return serve("page", folder)
 
 
 @pytest.fixture(scope="session")
@@ -94,10 +87,8 @@ def merge(tab: Tab) -> None:
 
 
 @pytest.mark.parametrize("query", ["", "plain"], ids=["rows", "no JavaScript"])
-def test_three_loras_are_merged(
-    open_tab: OpenTab, merging: str, folder: Path, by_command: bytes, pipeline: Any, query: str
-) -> None:
-    tab = open_tab(query, at=merging)
+def test_three_loras_are_merged(open_tab: OpenTab, folder: Path, by_command: bytes, pipeline: Any, query: str) -> None:
+    tab = open_tab(query)
     if query:
         tab.write(RECIPE)
     else:
@@ -150,7 +141,8 @@ def made_by_diffusers(pipeline: Any, file: Path, folder: Path) -> int:
     return int(np.abs(loaded - by_hand).max())
 
 
-def test_it_shows_how_far_it_is_and_stops_when_told(tab: Tab, folder: Path) -> None:
+def test_it_shows_how_far_it_is_and_stops_when_told(open_tab: OpenTab, folder: Path) -> None:
+    tab = open_tab()
     tab.write("<lora:slow1:1>\n<lora:slow2:1>")
     fill(tab, "pm_mode", "ties_svd")
     tab.page.locator("#pm_density").wait_for()
@@ -167,34 +159,38 @@ def test_it_shows_how_far_it_is_and_stops_when_told(tab: Tab, folder: Path) -> N
     assert not tab.page.locator("#pm_merge_cancel").is_visible()
 
 
-@pytest.mark.parametrize(
-    ("text", "name", "told"),
-    [
-        ("", "x", "no LoRAs to merge"),
-        ("<lora:styl:1>", "x", "There is no LoRA 'styl' in the folder"),
-        ("<lora:style:much>", "x", "The strength 'much' in '<lora:style:much>' is not a number"),
-        ("<lora:style:1:lbw=1,2,3>", "x", "style: 3 block weights; allowed for Stable Diffusion 1: 12"),
-        ("<lora:style:1>\n<lora:char:1:start=5>", "x", "start=5 in '<lora:char:1:start=5>' cannot be merged"),
-        ("<lora:style:1>\n<lora:other:1>", "x", "The LoRAs disagree on their base model"),
-        ("<lora:style:1><pm:no_mode>", "x", "no_mode"),
-        ("<lora:style:1>", "../outside", ".."),
-        ("<lora:style:1>", "/tmp/outside", "/tmp/outside"),
-        ("<lora:style:1>", "char", "char"),
-    ],
-)
-def test_what_is_wrong_is_told_where_one_looks(tab: Tab, folder: Path, text: str, name: str, told: str) -> None:
+REFUSED = [
+    ("", "x", "no LoRAs to merge"),
+    ("<lora:styl:1>", "x", "There is no LoRA 'styl' in the folder"),
+    ("<lora:style:much>", "x", "The strength 'much' in '<lora:style:much>' is not a number"),
+    ("<lora:style:1:lbw=1,2,3>", "x", "style: 3 block weights; allowed for Stable Diffusion 1: 12"),
+    ("<lora:style:1>\n<lora:char:1:start=5>", "x", "start=5 in '<lora:char:1:start=5>' cannot be merged"),
+    ("<lora:style:1>\n<lora:other:1>", "x", "The LoRAs disagree on their base model"),
+    ("<lora:style:1><pm:no_mode>", "x", "no_mode"),
+    ("<lora:style:1>", "../outside", ".."),
+    ("<lora:style:1>", "/tmp/outside", "/tmp/outside"),
+    ("<lora:style:1>", "char", "char"),
+]
+
+
+def test_what_is_wrong_is_told_where_one_looks(open_tab: OpenTab, subtests: pytest.Subtests, folder: Path) -> None:
+    tab = open_tab()
     before = {path: path.stat().st_mtime for path in folder.rglob("*")}
-    tab.write(text)
-    fill(tab, "pm_save_name", name)
-    merge(tab)
-    said = status(tab, ".pm-problem")
-    assert told in said
-    assert "Traceback" not in said
-    assert str(folder) not in said
-    assert {path: path.stat().st_mtime for path in folder.rglob("*")} == before
+    for text, name, told in REFUSED:
+        with subtests.test(told=told):
+            tab.page.evaluate("document.querySelector('#pm_merge_status .pm-problem')?.classList.add('old')")
+            tab.write(text)
+            fill(tab, "pm_save_name", name)
+            merge(tab)
+            said = status(tab, ".pm-problem:not(.old)")
+            assert told in said
+            assert "Traceback" not in said
+            assert str(folder) not in said
+            assert {path: path.stat().st_mtime for path in folder.rglob("*")} == before
 
 
-def test_a_deleted_file(tab: Tab, folder: Path) -> None:
+def test_a_deleted_file(open_tab: OpenTab, folder: Path) -> None:
+    tab = open_tab()
     gone = write(folder / "gone.safetensors", make_lora({"lora_unet_mid": (8, 8)}))
     tab.page.locator("#pm_refresh").click()
     tab.page.wait_for_function("document.querySelector('#pm_data [data-loras]').dataset.loras.includes('gone')")

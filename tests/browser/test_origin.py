@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from safetensors.torch import save_file
 
-from tests.browser.conftest import serving
+from tests.browser.conftest import Serve
 from tests.loras import make_lora
 from tests.workspaces import SHAPES
 
@@ -72,9 +72,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def api(venv: str, folder: Path) -> Iterator[str]:
-    with serving(venv, folder, "api.py") as address:
-        yield f"{address}/power-merger/v1"
+def api(serve: Serve, folder: Path) -> str:
+    return f"{serve('api', folder)}/power-merger/v1"
+
+
+@pytest.fixture(scope="module")
+def page(browser: Any) -> Iterator[Any]:
+    page = browser.new_page()
+    yield page
+    page.close()
 
 
 def ask(address: str, body: Any = None) -> Any:
@@ -95,9 +101,8 @@ def jobs_that_ended(api: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("name", TRIES)
 @pytest.mark.parametrize("machine", ["127.0.0.1", "localhost"])
 def test_a_page_from_elsewhere_changes_nothing(
-    browser: Any, elsewhere: str, api: str, folder: Path, name: str, machine: str
+    page: Any, elsewhere: str, api: str, folder: Path, name: str, machine: str
 ) -> None:
-    page = browser.new_page()
     page.goto(elsewhere.replace("127.0.0.1", machine))
     before = hashlib.sha256((folder / "mine.safetensors").read_bytes()).hexdigest()
     jobs = ask(f"{api}/jobs")
@@ -106,14 +111,12 @@ def test_a_page_from_elsewhere_changes_nothing(
     with page.expect_request(lambda request: request.url == f"{api}/{path}") as sent:
         page.evaluate(script, [f"{api}/{path}", json.dumps(MERGE)])
     assert sent.value.method == ("DELETE" if name == "delete" else "POST")
-    page.close()
     assert jobs_that_ended(api) == jobs, "no job began"
     assert hashlib.sha256((folder / "mine.safetensors").read_bytes()).hexdigest() == before
 
 
-def test_a_program_and_a_page_of_its_own_may(browser: Any, api: str, folder: Path) -> None:
+def test_a_program_and_a_page_of_its_own_may(page: Any, api: str, folder: Path) -> None:
     """So the tests above fail for the page's sake, not for the request's."""
-    page = browser.new_page()
     page.goto(f"{api}/jobs")
     body = json.dumps(MERGE | {"name": "by a page"})
     job = page.evaluate(
@@ -124,5 +127,4 @@ def test_a_program_and_a_page_of_its_own_may(browser: Any, api: str, folder: Pat
     assert "into by a page" in job["what"]
     ask(f"{api}/merge", MERGE | {"name": "by a program"})
     jobs_that_ended(api)
-    page.close()
     assert {"by a page", "by a program"} <= {file.stem for file in folder.glob("*.safetensors")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,22 +68,25 @@ PALE = """() => {
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 800, 390])
-def test_nothing_overlaps_and_all_can_be_read(open_tab: OpenTab, width: int, theme: str) -> None:
-    tab = open_tab(f"__theme={theme}", width=width)
+def test_nothing_overlaps_and_all_can_be_read(open_tab: OpenTab, subtests: pytest.Subtests, theme: str) -> None:
+    tab = open_tab(f"__theme={theme}")
     tab.write(RECIPE)
     assert tab.page.evaluate("document.body.classList.contains('dark')") == (theme == "dark")
-    assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
-    controls, misplaced = tab.page.evaluate(MISPLACED)
-    assert controls > 50
-    assert misplaced == []
-    texts, pale = tab.page.evaluate(PALE)
-    assert texts > 20
-    assert pale == []
-    tab.search.click()
-    popup = tab.page.locator("#pm_rows .pm-popup").first.bounding_box()
-    assert popup["x"] >= 0
-    assert popup["x"] + popup["width"] <= width
+    for width in (1280, 800, 390):
+        with subtests.test(width=width):
+            tab.page.set_viewport_size({"width": width, "height": 900})
+            assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
+            controls, misplaced = tab.page.evaluate(MISPLACED)
+            assert controls > 50
+            assert misplaced == []
+            texts, pale = tab.page.evaluate(PALE)
+            assert texts > 20
+            assert pale == []
+            tab.search.click()
+            popup = tab.page.locator("#pm_rows .pm-popup").first.bounding_box()
+            assert popup["x"] >= 0
+            assert popup["x"] + popup["width"] <= width
+            tab.page.keyboard.press("Escape")
 
 
 def test_the_list_can_be_refreshed(tab: Tab, loras: Path) -> None:
@@ -97,6 +101,8 @@ def test_the_list_can_be_refreshed(tab: Tab, loras: Path) -> None:
         assert tab.options.locator("b").all_inner_texts() == ["came_later"]
     finally:
         new.unlink()
+    tab.page.locator("#pm_refresh").click()
+    tab.rows.locator("small").get_by_text("not found").wait_for()
 
 
 def test_presets_are_offered(tab: Tab) -> None:
@@ -130,10 +136,10 @@ def test_in_a_webui_it_goes_where_the_recipe_went(open_tab: OpenTab) -> None:
     tab.page.wait_for_function("called.join() == 'txt2img,txt2img'")
 
 
-def test_it_is_one_name_in_the_window(open_tab: OpenTab) -> None:
+def test_it_is_one_name_in_the_window(tab: Tab, open_tab: OpenTab) -> None:
     names = "Object.keys(window).filter((name) => !name.startsWith('__svelte'))"
     without = set(open_tab("plain").page.evaluate(names))
-    assert set(open_tab().page.evaluate(names)) - without == {"powerMerger"}
+    assert set(tab.page.evaluate(names)) - without == {"powerMerger"}
 
 
 def test_with_rows_the_dropdown_is_not_needed(tab: Tab) -> None:
@@ -162,6 +168,11 @@ def test_without_javascript_the_dropdown_and_the_text_do_every_job(open_tab: Ope
 def test_a_page_at_rest_asks_for_nothing(tab: Tab) -> None:
     tab.page.wait_for_timeout(2000)  # what it asks for when it is opened
     requests: list[str] = []
-    tab.page.on("request", lambda request: requests.append(request.url))
+
+    def note(request: Any) -> None:
+        requests.append(request.url)
+
+    tab.page.on("request", note)
     tab.page.wait_for_timeout(1000)
+    tab.page.remove_listener("request", note)
     assert requests == []

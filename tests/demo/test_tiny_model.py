@@ -25,6 +25,7 @@ from lib_pm.merging.merge import merge, merge_to_file
 from lib_pm.merging.recipe import LoraUse, make_recipe
 from lib_pm.pipeline.apply import Stacked, apply, remove, stacked
 
+STEPS = 8  # in so few, what a picture is to show is harder to draw than in the demo's 20
 COLOURS = [("red", "blue"), ("yellow", "purple"), ("white", "green"), ("cyan", "orange")]
 
 
@@ -39,7 +40,7 @@ def plain(shape: str) -> list[Scene]:
 
 def seen_with(pipeline: Any, names: list[str], scenes: list[Scene]) -> list[Seen]:
     with stacked(pipeline, [Stacked(load_file(LORAS / f"{name}.safetensors")) for name in names]):
-        pictures = render(pipeline, [scene.caption for scene in scenes], list(range(len(scenes))))
+        pictures = render(pipeline, [scene.caption for scene in scenes], list(range(len(scenes))), steps=STEPS)
     return [look(picture) for picture in pictures]
 
 
@@ -93,7 +94,7 @@ def test_live_is_stacked_and_saved_is_live(pipeline: Any, tmp_path: Path) -> Non
     recipe = make_recipe(uses, "concat", save_dtype="float32")
 
     def picture() -> np.ndarray:
-        return render(pipeline, prompts, seeds) * 255
+        return render(pipeline, prompts, seeds, steps=STEPS) * 255
 
     base = picture()
     with stacked(pipeline, [Stacked(load_file(use.path), use.model, use.clip) for use in uses]):

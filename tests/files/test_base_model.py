@@ -20,6 +20,7 @@ from lib_pm.merging.recipe import LoraUse, Recipe, make_recipe
 from lib_pm.merging.resize import NewRank, resize_to_file
 from tests.layouts import Shapes
 from tests.loras import KOHYA, PEFT, make_lora, write
+from tests.messages import saying, says
 from tests.models import spellings, whole, write_header
 
 ARCHITECTURE, VERSION, MODULE = "modelspec.architecture", "ss_base_model_version", "ss_network_module"
@@ -93,9 +94,8 @@ def test_a_flux_lora_of_double_blocks_goes_with_a_whole_one(tmp_path: Path, spel
     plan = planned(lora(tmp_path, "double", double), lora(tmp_path, "whole", shapes))
     assert plan.family.id == "flux1"
     assert len(plan.layers) == len(shapes)
-    assert plan.model.notes == (
-        "double.safetensors may be for Flux.1 or HunyuanVideo; it is treated as Flux.1, like the others",
-    )
+    (note,) = plan.model.notes
+    assert says(note, "double.safetensors … Flux.1 or HunyuanVideo … Flux.1")
 
 
 def test_qwen_and_flux_with_double_blocks_only(tmp_path: Path) -> None:
@@ -104,31 +104,30 @@ def test_qwen_and_flux_with_double_blocks_only(tmp_path: Path) -> None:
     qwen = whole("qwen-image", "diffusers")
     assert set(double) & set(qwen)
     message = refusal(lora(tmp_path, "flux", double), lora(tmp_path, "qwen", qwen))
-    assert "flux.safetensors may be for Flux.1" in message
-    assert "qwen.safetensors is for Qwen-Image" in message
+    assert says(message, "flux.safetensors may … Flux.1 … qwen.safetensors is … Qwen-Image")
 
 
 class TestUnknown:
     def test_no_common_layer(self, tmp_path: Path) -> None:
         message = refusal(small(tmp_path, "a", "x.0.q"), small(tmp_path, "b", "y.0.q"))
-        assert "b.safetensors shares no layer" in message
+        assert says(message, "b.safetensors … no layer")
 
     def test_every_lora_has_to_be_tied_to_the_others(self, tmp_path: Path) -> None:
         a, b = small(tmp_path, "a", "x.0.q", "x.1.q"), small(tmp_path, "b", "x.1.q", "x.2.q")
         c, d = small(tmp_path, "c", "x.2.q"), small(tmp_path, "d", "y.0.q", "y.1.q")
         assert len(planned(c, a, b).layers) == 3
-        assert "d.safetensors shares no layer" in refusal(a, b, c, d)
-        assert "d.safetensors shares no layer" in refusal(a, b, d, small(tmp_path, "e", "y.1.q"))
+        for message in (refusal(a, b, c, d), refusal(a, b, d, small(tmp_path, "e", "y.1.q"))):
+            assert says(message, "d.safetensors … no layer … others")
 
     def test_common_layers_and_how_many(self, tmp_path: Path) -> None:
         a, b = small(tmp_path, "a", "x.0.q", "x.1.q"), small(tmp_path, "b", "x.1.q", "x.2.q")
         _, report = merge(recipe(a, b))
-        assert "1 of 3 layers are in more than one of the LoRAs" in report.notes
+        assert any(says(note, "1 of 3 layers … more than one") for note in report.notes)
         _, report = merge(recipe(a, a))
         assert report.notes == []
 
     def test_other_shapes(self, tmp_path: Path) -> None:
-        with pytest.raises(MergeInputError, match=r"different shapes: a\.safetensors 8×8, b\.safetensors 4×4"):
+        with pytest.raises(MergeInputError, match=saying("shapes … a.safetensors 8×8 … b.safetensors 4×4")):
             planned(small(tmp_path, "a", "x.0.q"), small(tmp_path, "b", "x.0.q", width=4))
 
     @pytest.mark.parametrize("key", [ARCHITECTURE, VERSION])
@@ -138,8 +137,9 @@ class TestUnknown:
             small(tmp_path, "b", "x.0.q", **{key: "miracle"}),
         )
         message = refusal(a, b)
-        assert f"a.safetensors says 'wonder-1/lora' ({key})" in message
-        assert f"b.safetensors says 'miracle' ({key})" in message
+        assert says(
+            message, f"base model … a.safetensors … 'wonder-1/lora' ({key}) … b.safetensors … 'miracle' ({key})"
+        )
         assert planned(a, small(tmp_path, "c", "x.0.q", **{key: "Wonder.1"})).model.notes == ()
         assert planned(a, small(tmp_path, "d", "x.0.q")).model.notes == ()
 
@@ -148,14 +148,13 @@ class TestUnknown:
         wan = lora(tmp_path, "wan", shapes)
         more = lora(tmp_path, "more", {**shapes, "diffusion_model.wonder.0.q": (8, 8)})
         assert len(planned(wan, more).layers) == len(shapes) + 1
-        assert "other.safetensors shares no layer" in refusal(
-            wan, lora(tmp_path, "other", {"diffusion_model.wonder.0.q": (8, 8)})
-        )
+        other = lora(tmp_path, "other", {"diffusion_model.wonder.0.q": (8, 8)})
+        assert says(refusal(wan, other), "other.safetensors … no layer")
 
     def test_forced(self, tmp_path: Path) -> None:
         a, b = small(tmp_path, "a", "x.0.q", **{ARCHITECTURE: "wonder"}), small(tmp_path, "b", "y.0.q")
         report = merge_to_file(recipe(a, b), tmp_path / "out.safetensors", force=True)
-        assert any(note.startswith("forced: b.safetensors shares no layer") for note in report.notes)
+        assert any(says(note, "forced … b.safetensors … no layer") for note in report.notes)
         assert ARCHITECTURE not in metadata_of(tmp_path / "out.safetensors")
 
 
@@ -201,9 +200,9 @@ class TestWords:
         message = refusal(a, b)
         if "kolors" not in other.values():  # then the models are different, which is said
             for path, said in ((a, one), (b, other)):
-                assert all(f"{path.name} says {value!r} ({key})" in message for key, value in said.items())
+                assert all(says(message, f"{path.name} … {value!r} ({key})") for key, value in said.items())
         report = merge_to_file(recipe(a, b), tmp_path / "out.safetensors", force=True)
-        assert any(note.startswith("forced: ") for note in report.notes)
+        assert any(says(note, "forced") for note in report.notes)
         allowed = (None,) if "kolors" in other.values() else ("stable-diffusion-xl-v1-base/lora",)
         assert metadata_of(tmp_path / "out.safetensors").get(ARCHITECTURE) in allowed
 
@@ -213,9 +212,8 @@ class TestWords:
         wrong = lora(tmp_path, "wrong", shapes, **{ARCHITECTURE: "flux-1-dev/lora", VERSION: "flux1"})
         plan = planned(wrong, lora(tmp_path, "b", shapes))
         assert plan.family.id == "hunyuan-video"
-        assert plan.model.notes == (
-            f"wrong.safetensors says 'flux-1-dev/lora' ({ARCHITECTURE}), but its layers are those of HunyuanVideo",
-        )
+        (note,) = plan.model.notes
+        assert says(note, f"wrong.safetensors … 'flux-1-dev/lora' ({ARCHITECTURE}) … layers … HunyuanVideo")
 
     def test_a_wrong_word_is_not_written_again(self, tmp_path: Path) -> None:
         tensors = make_lora(SD1, 2)
@@ -243,7 +241,8 @@ def test_forced_models_are_not_labelled(tmp_path: Path) -> None:
     other = write(tmp_path / "b.safetensors", make_lora(SDXL, 2))
     target = tmp_path / "out.safetensors"
     report = merge_to_file(recipe(one, other), target, force=True)
-    assert report.notes[0].startswith("forced: These LoRAs are for different models: a.safetensors is for Stable Diff")
+    facts = "forced … different models … a.safetensors … Stable Diffusion 1 … b.safetensors … Stable Diffusion XL"
+    assert says(report.notes[0], facts)
     written = metadata_of(target)
     assert not {ARCHITECTURE, VERSION, "ss_v2", "modelspec.implementation"} & written.keys()
     assert len(report.layers) == 2

@@ -17,6 +17,7 @@ from lib_pm.render.text import inspection_text
 from tests.kinds import make
 from tests.layouts import Shapes
 from tests.loras import PEFT, make_lora, write
+from tests.messages import saying
 
 TEXT = "lora_te_text_model_encoder_layers_0_mlp_fc1"
 CONV = "lora_unet_down_blocks_0_downsamplers_0_conv"
@@ -102,5 +103,5 @@ def test_norms_alone(tmp_path: Path) -> None:
 
 def test_no_lora(tmp_path: Path) -> None:
     path = write(tmp_path / "model.safetensors", {"first_stage_model.encoder.conv_in.weight": torch.ones(2)})
-    with pytest.raises(MergeInputError, match=r"model\.safetensors is a checkpoint"):
+    with pytest.raises(MergeInputError, match=saying("model.safetensors … checkpoint")):
         inspect_file(path)

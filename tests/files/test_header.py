@@ -19,6 +19,7 @@ from lib_pm.files.header import MAX_LENGTH, MAX_LINES, MAX_NAME, MAX_TENSORS
 from lib_pm.files.reader import open_lora
 from lib_pm.render.text import inspection_text
 from tests.loras import make_lora, write
+from tests.messages import saying, says
 
 NAME = "lora_unet_mid_block_attentions_0_proj_in"
 UP, DOWN = f'"{NAME}.lora_up.weight"', f'"{NAME}.lora_down.weight"'
@@ -48,59 +49,62 @@ def test_the_good_one_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "says"),
+    ("header", "facts"),
     [
-        (f"{{{GOOD},{UP}:{entry((2, 1), 0, 8)}}}", "twice"),
-        (f'{{"__metadata__":{{"a":"1","a":"2"}},{GOOD}}}', "twice"),
-        (f"{{{UP}:{entry((2, 1), 0, 8)},{DOWN}:{entry((1, 2), 4, 12)}}}", "does not begin where"),
-        (f"{{{UP}:{entry((2, 1), 0, 8)},{DOWN}:{entry((1, 1), 12, 16)}}}", "does not begin where"),
-        (f"{{{UP}:{entry((2, 1), 0, 8)},{DOWN}:{entry((1, 1), 12, 8)}}}", ""),
-        (f"{{{UP}:{entry((2, 1), 0, 8)},{DOWN}:{entry((1, 1), 8, 12)}}}", "end at byte 12 of 16"),
-        (f"{{{UP}:{entry((2, 1), 0, 8)},{DOWN}:{entry((1, 2**60), 8, 16)}}}", "does not match its shape"),
+        (f"{{{GOOD},{UP}:{entry((2, 1), 0, 8)}}}", f"{NAME}.lora_up.weight … twice"),
+        (f'{{"__metadata__":{{"a":"1","a":"2"}},{GOOD}}}', "metadata a … twice"),
+        (f"{{{UP}:{entry((2, 1), 0, 8)},{DOWN}:{entry((1, 2), 4, 12)}}}", f"{NAME}.lora_down.weight … begin"),
+        (f"{{{UP}:{entry((2, 1), 0, 8)},{DOWN}:{entry((1, 1), 12, 16)}}}", f"{NAME}.lora_down.weight … begin"),
+        (f"{{{UP}:{entry((2, 1), 0, 8)},{DOWN}:{entry((1, 1), 12, 8)}}}", f"{NAME}.lora_down.weight"),
+        (f"{{{UP}:{entry((2, 1), 0, 8)},{DOWN}:{entry((1, 1), 8, 12)}}}", "12 of 16"),
+        (
+            f"{{{UP}:{entry((2, 1), 0, 8)},{DOWN}:{entry((1, 2**60), 8, 16)}}}",
+            f"{NAME}.lora_down … 8 bytes … shape",
+        ),
         (f"{{{UP}:{entry((2, 1), 0, 8)},{DOWN}:{entry((1, -2), 8, 16)}}}", "cannot be read"),
         (f'{{{UP}:{entry((2, 1), 0, 8)},{DOWN}:{{"dtype":"F32","shape":[1,2]}}}}', "cannot be read"),
         (f"{{{UP}:{entry((2, 1), 0, 8)},{DOWN}:{entry((1, 2), 8, 16).replace('2', 'true')}}}", "cannot be read"),
         (f"{{{UP}:{entry((2, 1), 0, 8)},{DOWN}:[]}}", "cannot be read"),
         (f"{{{UP}:{entry((2, 1), 0, 8)},{DOWN}:{entry([1] * 5000, 8, 12)}}}", "cannot be read"),
-        (f'{{"__metadata__":{{"a":1}},{GOOD}}}', "metadata a is not text"),
-        (f'{{"__metadata__":[],{GOOD}}}', "should have {"),
-        (f'{{"__metadata__":{{"a":"\\ud800"}},{GOOD}}}', "string in its header cannot be read"),
-        (f"{{{GOOD}", "should have ,"),
-        (f"{{{GOOD}}}x", "extra text after its header"),
-        (f"{{{GOOD},}}", "name of a tensor is missing"),
-        ("[" * 100_000, "should have {"),
+        (f'{{"__metadata__":{{"a":1}},{GOOD}}}', "metadata a … text"),
+        (f'{{"__metadata__":[],{GOOD}}}', "{ … character"),
+        (f'{{"__metadata__":{{"a":"\\ud800"}},{GOOD}}}', "string … header … read"),
+        (f"{{{GOOD}", ", … character"),
+        (f"{{{GOOD}}}x", "extra text … header"),
+        (f"{{{GOOD},}}", "name of a tensor … missing"),
+        ("[" * 100_000, "{ … character"),
         ('{"a":' * 100_000, "cannot be read"),
-        (f'{{"{"x" * (MAX_NAME + 1)}":{entry((4,), 0, 16)}}}', f"{MAX_NAME + 1} characters"),
+        (f'{{"{"x" * (MAX_NAME + 1)}":{entry((4,), 0, 16)}}}', f"{MAX_NAME + 1} characters … {MAX_NAME}"),
         (b'{"\xff":1}', "not UTF-8"),
-        ("", "should have {"),
-        ("null", "should have {"),
+        ("", "{ … character"),
+        ("null", "{ … character"),
     ],
 )
-def test_a_header_that_is_none(tmp_path: Path, header: str | bytes, says: str) -> None:
+def test_a_header_that_is_none(tmp_path: Path, header: str | bytes, facts: str) -> None:
     with pytest.raises(MergeInputError) as caught:
         open_lora(file_of(tmp_path, header))
-    assert str(caught.value).startswith("style.safetensors is not a .safetensors file, or is damaged or cut off: ")
-    assert says in str(caught.value)
+    assert says(caught.value, f"style.safetensors … .safetensors … damaged … cut off … {facts}"), caught.value
+    assert str(caught.value).startswith("style.safetensors")
     assert len(str(caught.value)) < 3 * MAX_NAME
 
 
 @pytest.mark.parametrize("length", [2**64 - 1, 2**63, 10**9, 1])
 def test_a_length_that_is_a_lie(tmp_path: Path, length: int) -> None:
-    with pytest.raises(MergeInputError, match=r"style\.safetensors is not a \.safetensors file"):
+    with pytest.raises(MergeInputError, match=saying("style.safetensors … .safetensors")):
         open_lora(file_of(tmp_path, f"{{{GOOD}}}", length=length))
 
 
 def test_a_header_longer_than_the_format_allows(tmp_path: Path) -> None:
     path = file_of(tmp_path, "", 0, MAX_LENGTH + 1)
     os.truncate(path, 2 * MAX_LENGTH)
-    with pytest.raises(MergeInputError, match=f"{MAX_LENGTH + 1} bytes; allowed: {MAX_LENGTH}"):
+    with pytest.raises(MergeInputError, match=saying(f"style.safetensors … {MAX_LENGTH + 1} bytes … {MAX_LENGTH}")):
         open_lora(path)
 
 
 @pytest.mark.parametrize("dtype", ["BOOL", "U16", "C64", "F8_E8M0", "X" * 500, "I32"])
 def test_a_dtype_that_no_factor_has(tmp_path: Path, dtype: str) -> None:
     path = file_of(tmp_path, f"{{{UP}:{entry((2, 1), 0, 8, dtype)},{DOWN}:{entry((1, 2), 8, 16)}}}")
-    with pytest.raises(MergeInputError, match=f"lora_up.weight has dtype {dtype}; allowed: floating point"):
+    with pytest.raises(MergeInputError, match=saying(f"{NAME}.lora_up.weight … dtype {dtype} … floating point")):
         open_lora(path)
 
 
@@ -157,7 +161,7 @@ def peak_of_opening(path: Path) -> tuple[int, int]:
 
 def test_more_tensors_than_any_lora_has(tmp_path: Path) -> None:
     many = ",".join(f'"{i}.alpha":{entry((), 0, 0, "X")}' for i in range(MAX_TENSORS + 1))
-    with pytest.raises(MergeInputError, match=f"more than {MAX_TENSORS} tensors"):
+    with pytest.raises(MergeInputError, match=saying(f"style.safetensors … {MAX_TENSORS} tensors")):
         open_lora(file_of(tmp_path, f"{{{many}}}", 0))
 
 
@@ -179,7 +183,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     if not hasattr(os, "mkfifo"):
         pytest.skip("this system has no named pipes")
     os.mkfifo(tmp_path / "pipe.safetensors")
-    with pytest.raises(MergeInputError, match=r"pipe\.safetensors is not a file"):
+    with pytest.raises(MergeInputError, match=saying("pipe.safetensors … not a file")):
         open_lora(tmp_path / "pipe.safetensors")
 
 
@@ -195,7 +199,7 @@ def test_too_many_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr("lib_pm.files.tensors.FileIO", full)
-    with pytest.raises(MergeInputError, match=r"style\.safetensors cannot be read: .* open files; use fewer LoRAs"):
+    with pytest.raises(MergeInputError, match=saying("style.safetensors … open files … fewer LoRAs")):
         open_lora(path)
 
 
@@ -245,12 +249,12 @@ def test_a_mid_factor_out_of_all_proportion(tmp_path: Path, rank: int, inner: in
     """A file of a few megabytes whose layer would take gigabytes; nothing is allocated for it."""
     with pytest.raises(MergeInputError) as caught:
         open_lora(mid_of(tmp_path, rank, inner, 320, kernel))
-    for said in ("style.safetensors", NAME, "mid factor", f"{rank}×{rank}×{kernel[0]}×{kernel[1]}", "allowed"):
-        assert said in str(caught.value)
+    facts = f"style.safetensors … mid factor … {NAME} … {rank}×{rank}×{kernel[0]}×{kernel[1]} … allowed"
+    assert says(caught.value, facts), caught.value
 
 
 @pytest.mark.parametrize("mid", [(), (4,), (4, 4), (4, 4, 3), (4, 4, 3, 3, 3), (4, 4, 0, 3), (4, 4, 3, 0)])
 def test_a_mid_factor_of_another_shape(tmp_path: Path, mid: tuple[int, ...]) -> None:
     tensors = make_lora({NAME: (24, 16, 1, 1)}, 4) | {f"{NAME}.lora_mid.weight": torch.zeros(mid)}
-    with pytest.raises(MergeInputError, match=f"style.safetensors: the factors of layer {NAME} do not fit"):
+    with pytest.raises(MergeInputError, match=saying(f"style.safetensors … factors … {NAME} … fit")):
         open_lora(write(tmp_path / "style.safetensors", tensors))

@@ -11,7 +11,7 @@ import torch
 from lib_pm.core.errors import MergeInputError
 from lib_pm.files.library import Library, clear_name
 from tests.loras import write
-from tests.messages import says
+from tests.messages import saying, says
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_a_file_outside_of_all_sub_folders_has_a_name_of_its_own(tmp_path: Path)
         library = Library(tmp_path)
         assert library.find(clear_name(library.names()[place])) == place
     assert clear_name("a") == "./a"
-    with pytest.raises(MergeInputError, match=r"no LoRA '\./b'"):
+    with pytest.raises(MergeInputError, match=saying("LoRA './b'")):
         Library(tmp_path).find("./b")
 
 

@@ -20,6 +20,7 @@ from lib_pm.merging.resize import NewRank, preview_resize
 from lib_pm.render.report_html import report_html
 from lib_pm.render.text import inspection_text, report_text
 from tests.loras import PEFT, make_lora, relative_error, write
+from tests.messages import saying, says
 
 LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 
@@ -133,7 +134,6 @@ def test_a_config_beside_another_file_is_not_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "kind"),
     [
-        ('"use_dora": true', "DoRA"),
         ('"bias": "all"', "trained biases"),
         ('"use_qalora": true', "QALoRA"),
     ],
@@ -143,16 +143,23 @@ def test_kinds_that_only_the_settings_give_away(tmp_path: Path, setting: str, ki
     (tmp_path / "adapter_config.json").write_text(f'{{"lora_alpha": 4, {setting}}}')
     with pytest.raises(MergeInputError) as caught:
         open_lora(path)
-    assert str(caught.value) == (
-        f"adapter_model.safetensors is not a plain LoRA but {kind}; this kind is not supported yet."
-    )
+    assert says(caught.value, f"adapter_model.safetensors … plain LoRA … {kind} … not supported"), caught.value
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_dora_by_the_settings_without_magnitudes(tmp_path: Path) -> None:
+    path = write(tmp_path / "adapter_model.safetensors", make_lora({LAYER: (24, 16)}, 4, endings=PEFT))
+    (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 4, "use_dora": true}')
+    with pytest.raises(MergeInputError) as caught:
+        open_lora(path)
+    assert says(caught.value, "adapter_model.safetensors … DoRA … use_dora … magnitudes"), caught.value
 
 
 @pytest.mark.parametrize("text", ["{", "[1, 2]"])
 def test_settings_that_cannot_be_read(tmp_path: Path, text: str) -> None:
     tensors = make_lora({f"unet.{LAYER}": (24, 16)}, 4, endings=PEFT)
     path = write(tmp_path / "lora.safetensors", tensors, {"lora_adapter_metadata": text})
-    with pytest.raises(MergeInputError, match=r"lora\.safetensors: its PEFT settings cannot be read: "):
+    with pytest.raises(MergeInputError, match=saying("lora.safetensors … PEFT settings … read")):
         open_lora(path)
 
 
@@ -226,8 +233,8 @@ def test_other_regular_expressions_are_refused_and_not_run(
     )
     with pytest.raises(MergeInputError) as caught:
         alphas(path)
-    for said in ("lora.safetensors", "alpha_pattern", repr(pattern), "allowed: a layer's name or its end"):
-        assert said in str(caught.value)
+    facts = f"lora.safetensors … alpha_pattern … {pattern!r} … layer's name … its end"
+    assert says(caught.value, facts), caught.value
 
 
 def test_thousands_of_patterns_are_looked_up_not_tried(tmp_path: Path) -> None:
@@ -284,5 +291,5 @@ def test_settings_of_any_kind_are_understood_or_refused(tmp_path: Path, settings
         (tmp_path / "adapter_config.json").write_bytes(settings)
     else:
         path = write(tmp_path / "lora.safetensors", tensors, {"lora_adapter_metadata": settings})
-    with pytest.raises(MergeInputError, match=rf"{path.name}.* PEFT settings "):
+    with pytest.raises(MergeInputError, match=saying(f"{path.name} … PEFT settings")):
         alphas(path)

@@ -187,5 +187,5 @@ def test_a_file_that_is_cut_off_while_it_is_read(tmp_path: Path) -> None:
     with opened(tmp_path, make_lora({ATTENTION: (24, 16)}, 4)) as file:
         with file.path.open("r+b") as same:
             same.truncate(file.path.stat().st_size - 8)
-        with pytest.raises(MergeInputError, match=f"^{file.path.name} was cut off while it was being read"):
+        with pytest.raises(MergeInputError, match=f"^{file.path.name} .*cut off"):
             file.read(ATTENTION)

@@ -26,6 +26,7 @@ from lib_pm.merging.merge import merge_to_file
 from lib_pm.merging.plan import Plan
 from lib_pm.merging.recipe import LoraUse, Recipe, make_recipe
 from tests.loras import PEFT, deltas, make_lora, total_error, write
+from tests.messages import saying
 
 LAYER = "lora_unet_down_blocks_1_attentions_0_proj_in"
 OLD, NEW = make_lora({LAYER: (24, 16)}, 4), make_lora({LAYER: (24, 16)}, 4, seed=1)
@@ -145,7 +146,7 @@ def test_a_change_in_place(path: Path) -> None:
         path.write_bytes(data)
         os.utime(path, ns=(1, 1))  # a file system may be too coarse to see the change
         for read in (lambda: file.read(LAYER), lambda: file.content):
-            with pytest.raises(MergeInputError, match=r"style\.safetensors was changed while it was being read"):
+            with pytest.raises(MergeInputError, match=saying("style.safetensors … changed … read")):
                 read()
 
 
@@ -168,5 +169,5 @@ def test_a_closed_file_that_was_replaced_is_not_opened_as_the_old_one(path: Path
     file = open_lora(path)
     file.close()
     replace(path)
-    with pytest.raises(MergeInputError, match=r"style\.safetensors was replaced"), file:
+    with pytest.raises(MergeInputError, match=saying("style.safetensors … replaced")), file:
         pass

@@ -26,7 +26,7 @@ from lib_pm.merging.progress import Cancelled
 from lib_pm.merging.recipe import LoraUse, Recipe, make_recipe
 from tests.layouts import Shapes
 from tests.loras import deltas, make_lora, total_error, write
-from tests.messages import says
+from tests.messages import saying, says
 
 NAMES = [f"lora_unet_down_blocks_{level}_attentions_{index}_proj_in" for level in range(3) for index in range(2)]
 METADATA = {"ss_output_name": "größe", "modelspec.title": 'a "b" \\ c'}
@@ -140,7 +140,7 @@ def test_targets_that_are_refused_before_the_work(tmp_path: Path, target: str, f
 
 def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
     target = tmp_path / "out.safetensors"
-    with pytest.raises(MergeInputError, match="already exists"):
+    with pytest.raises(MergeInputError, match=saying(f"{target} … already")):
         merge_to_file(recipe(tmp_path), target, progress=lambda *_: target.write_text("theirs") and None)
     assert target.read_text() == "theirs"
     assert not list(tmp_path.glob(".*"))
@@ -172,14 +172,14 @@ def test_the_system_refuses_a_write(tmp_path: Path, width: int, size: int) -> No
     merge, target = recipe(tmp_path, dict.fromkeys(NAMES, (width, 16))), tmp_path / "out.safetensors"
     with file_size_limit(size), pytest.raises(MergeInputError) as caught:
         merge_to_file(merge, target)
-    assert str(caught.value) == f"{target} could not be written: {os.strerror(errno.EFBIG)}. Nothing was left behind."
+    assert says(caught.value, f"{target} … {os.strerror(errno.EFBIG)} … Nothing … left"), caught.value
     assert [path.name for path in tmp_path.iterdir()] == ["in.safetensors"]
 
 
 REASONS = {
-    errno.EACCES: "writing to the folder or file is not permitted",
-    errno.EROFS: "the folder is read-only",
-    errno.ENOSPC: "the disk is full",
+    errno.EACCES: "folder or file … not permitted",
+    errno.EROFS: "folder … read-only",
+    errno.ENOSPC: "disk … full",
     errno.EIO: os.strerror(errno.EIO),
 }
 
@@ -196,7 +196,7 @@ def test_reasons_of_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(call, refuse)
     with pytest.raises(MergeInputError) as caught:
         merge_to_file(merge, target, overwrite=True)
-    assert str(caught.value) == f"{target} could not be written: {REASONS[code]}. Nothing was left behind."
+    assert says(caught.value, f"{target} … {REASONS[code]} … Nothing … left"), caught.value
     assert [path.name for path in tmp_path.iterdir()] == ["in.safetensors"]
 
 
@@ -221,7 +221,7 @@ def test_a_name_that_elsewhere_is_another_spelling_of_a_files(
     (tmp_path / f"{there}.safetensors").write_text("theirs")
     with pytest.raises(MergeInputError) as caught:
         merge_to_file(recipe(tmp_path), tmp_path / f"{wanted}.safetensors", overwrite=overwrite)
-    assert there in str(caught.value)
+    assert says(caught.value, f"{there}.safetensors"), caught.value
     assert (tmp_path / f"{there}.safetensors").read_text() == "theirs"
     merge_to_file(recipe(tmp_path), tmp_path / f"{there}.safetensors", overwrite=True)
     assert len(list(tmp_path.iterdir())) == 2
@@ -229,6 +229,6 @@ def test_a_name_that_elsewhere_is_another_spelling_of_a_files(
 
 @pytest.mark.parametrize("name", ["CON", "com¹.x", "a:b", "a\u202eb", "a."])
 def test_names_that_some_system_cannot_hold(tmp_path: Path, name: str) -> None:
-    with pytest.raises(MergeInputError, match="output name"):
+    with pytest.raises(MergeInputError, match=saying("output name")):
         merge_to_file(recipe(tmp_path), tmp_path / f"{name}.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["in.safetensors"]

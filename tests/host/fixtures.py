@@ -1,4 +1,7 @@
-"""`server`: each double in turn, or the real WebUI at PM_WEBUI_URL. `double`: each double, with the probe instead."""
+"""`server`: each double in turn, or the real WebUI at PM_WEBUI_URL. `double`: each double, with the probe instead.
+
+A `server` is one for all tests of a module, as the real one is for all; a `double` is fresh in each test.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +12,29 @@ from typing import Any
 import pytest
 
 from tests.host.chosen import KINDS, URL
-from tests.host.double import Double, running
+from tests.host.double import Double, nothing_swallowed, running
 from tests.host.http import HttpServer
 from tests.host.server import Server
 
 
-@pytest.fixture(params=["http"] if URL else KINDS)
-def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+@pytest.fixture(scope="module", params=["http"] if URL else KINDS)
+def _server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     if request.param == "http":
-        with HttpServer(URL).cleaned_up() as http:
-            yield http
+        yield HttpServer(URL)
     else:
-        with running(request.param, tmp_path) as double:
+        with running(request.param, tmp_path_factory.mktemp(request.param)) as double:
             yield double
-            swallowed = [trace for trace in double.swallowed() if "lib_pm" in trace or "power_merger" in trace]
-            assert not swallowed, swallowed[0]  # it would pass for an image without the merge
+
+
+@pytest.fixture
+def server(_server: Server) -> Iterator[Server]:
+    if isinstance(_server, HttpServer):
+        with _server.cleaned_up() as http:
+            yield http
+        return
+    assert isinstance(_server, Double)
+    with nothing_swallowed(_server):
+        yield _server
 
 
 @pytest.fixture(params=KINDS)

@@ -39,7 +39,7 @@ def host_modules(kind: str) -> Iterator[None]:
     finally:
         sys.path[:] = searched
         for name in loaded():
-            del sys.modules[name]
+            vars(sys.modules.pop(name)).clear()  # FastAPI remembers every endpoint, and with its module all of the host
         for part in _OURS:
             vars(lib_pm).pop(part, None)
         sys.modules.update(before)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from lib_pm.core.layers import LayerShape
@@ -35,7 +36,12 @@ def tensors(server: Server, seed: int, *, part: str = "", rank: int = 4, gain: f
 
 
 def put(server: Server, name: str, content: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Path:
-    """Into the server's LoRA folder (name may have a sub-folder), under a name that tells it from a user's."""
+    """Into the server's LoRA folder (name may have a sub-folder), under a name that tells it from a user's.
+
+    A file that has this content already stays as it is, so that what was merged of it may too.
+    """
     path = server.lora_folder / f"{name}.safetensors"
+    if path.is_file() and path.read_bytes() == save(dict(content), dict(metadata) if metadata else None):
+        return path
     path.parent.mkdir(parents=True, exist_ok=True)
     return write(path, content, metadata)

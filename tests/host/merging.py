@@ -28,9 +28,11 @@ def saved(server: Server, tags: str) -> str:
     request = parse_prompt(tags)
     library = Library(server.lora_folder)
     recipe = recipe_from_request(request, library.find, load_presets)
-    key = hashlib.sha256(repr((tags, [use.path.stat() for use in recipe.loras])).encode()).hexdigest()[:12]
-    name = f"{PREFIX}merged_{key}"
-    merge_to_file(recipe, server.lora_folder / f"{name}.safetensors", device="cpu", overwrite=True)
+    files = [(use.path.name, use.path.stat().st_mtime_ns) for use in recipe.loras]
+    name = f"{PREFIX}merged_{hashlib.sha256(repr((tags, files)).encode()).hexdigest()[:12]}"
+    path = server.lora_folder / f"{name}.safetensors"
+    if not path.exists():
+        merge_to_file(recipe, path, device="cpu")
     return f"<lora:{name}:1>"
 
 

@@ -180,8 +180,10 @@ def test_without_scripts_a_tag_has_no_effect(server: Server) -> None:
 
 
 @by_double_only
-@pytest.mark.parametrize("button", ["interrupt", "skip"])
-def test_interrupt_and_skip_during_the_merge(server: Server, monkeypatch: pytest.MonkeyPatch, button: str) -> None:
+@pytest.mark.parametrize(("button", "rank"), [("interrupt", 3), ("skip", 2)])
+def test_interrupt_and_skip_during_the_merge(
+    server: Server, monkeypatch: pytest.MonkeyPatch, button: str, rank: int
+) -> None:
     """No error, and no merge that was not finished: not then, and not afterwards."""
     assert isinstance(server, Double)
     plain, merged = (server.txt2img(prompt) for prompt in (PLAIN, MERGED))
@@ -196,15 +198,15 @@ def test_interrupt_and_skip_during_the_merge(server: Server, monkeypatch: pytest
                 getattr(self, button)()
 
     monkeypatch.setattr(state, "__class__", Watched)
-    other = f"{PLAIN}{STACK}<pm:add_svd:rank=3>"  # not merged before
-    stopped = server.txt2img(other)
+    tags = f"{STACK}<pm:add_svd:rank={rank}>"  # not merged before
+    stopped = server.txt2img(PLAIN + tags)
     assert pressed, "the page was never told how far the merge is"
     assert all(KEY not in text for text in stopped.infotexts)
     monkeypatch.undo()
     assert same(server.txt2img(PLAIN).image, plain.image)
     assert same(server.txt2img(MERGED).image, merged.image)
-    again = server.txt2img(other)
-    assert same(again.image, server.txt2img(PLAIN + saved(server, f"{STACK}<pm:add_svd:rank=3>")).image)
+    again = server.txt2img(PLAIN + tags)
+    assert same(again.image, server.txt2img(PLAIN + saved(server, tags)).image)
     assert KEY in again.infotexts[0]
 
 

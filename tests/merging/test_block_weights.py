@@ -13,7 +13,7 @@ from lib_pm.merging.recipe import LoraUse, make_recipe
 from lib_pm.prompt.presets import BUILT_IN
 from tests.layouts import BLOCK_LISTS
 from tests.loras import make_lora, write
-from tests.messages import says
+from tests.messages import saying, says
 
 SD1 = {
     "lora_te_text_model_encoder_layers_11_mlp_fc1": "BASE",
@@ -148,7 +148,7 @@ def test_messages(tmp_path: Path, names: dict[str, str], lbw: str, facts: str) -
     assert says(caught.value, facts), caught.value
 
 
-@pytest.mark.parametrize("word", ["IN12=1", "OUT03-OUT12=1", "D00=1"])
-def test_unknown_block(tmp_path: Path, word: str) -> None:
-    with pytest.raises(MergeInputError, match=r"style: there is no block '(IN12|OUT12|D00)'; allowed: BASE, IN00, .*"):
+@pytest.mark.parametrize(("word", "block"), [("IN12=1", "IN12"), ("OUT03-OUT12=1", "OUT12"), ("D00=1", "D00")])
+def test_unknown_block(tmp_path: Path, word: str, block: str) -> None:
+    with pytest.raises(MergeInputError, match=saying(f"style … block '{block}' … BASE, IN00, … OUT11")):
         weights_of(tmp_path, SD1, word)

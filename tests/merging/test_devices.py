@@ -20,6 +20,7 @@ from lib_pm.merging.merge import merge
 from lib_pm.merging.recipe import LoraUse, make_recipe
 from lib_pm.render.text import report_text
 from tests.loras import deltas, make_lora, total_error, write
+from tests.messages import saying, says
 
 NAMES = [f"lora_unet_down_blocks_{level}_attentions_0_proj_in" for level in range(3)]
 FullGpu = Callable[..., list[str]]
@@ -52,9 +53,7 @@ def test_float32_on_every_device_is_float64_on_the_cpu(tmp_path: Path, mode: str
 def test_unknown_device() -> None:
     with pytest.raises(MergeInputError) as caught:
         choose_device("npu")
-    assert (
-        str(caught.value) == f"device is 'npu'; allowed: {', '.join(DEVICES)}, or one of several GPUs, such as cuda:1."
-    )
+    assert says(caught.value, f"device … 'npu' … {', '.join(DEVICES)} … cuda:1"), caught.value
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:1", "mps"])
@@ -63,7 +62,7 @@ def test_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch, name: str) ->
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(MergeInputError) as caught:
         choose_device(name)
-    assert str(caught.value) == f"device is {name!r}, which this machine does not have; it has: cpu."
+    assert says(caught.value, f"device … {name!r} … machine … has: cpu."), caught.value
     assert choose_device("auto") == torch.device("cpu")
 
 
@@ -74,8 +73,7 @@ def test_what_is_no_device(monkeypatch: pytest.MonkeyPatch, name: str | None) ->
     gpus(monkeypatch, 2)
     with pytest.raises(MergeInputError) as caught:
         choose_device(name)
-    assert repr(name) in str(caught.value)
-    assert "auto, cpu, cuda, mps" in str(caught.value)
+    assert says(caught.value, f"device … {name!r} … auto, cpu, cuda, mps"), caught.value
 
 
 def gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
@@ -87,9 +85,9 @@ def gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
 def test_one_of_several_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     gpus(monkeypatch, 2)
     assert choose_device("cuda:1") == torch.device("cuda", 1)
-    with pytest.raises(MergeInputError, match=r"'cuda:2'.* it has: cpu, cuda:0, cuda:1"):
+    with pytest.raises(MergeInputError, match=saying("'cuda:2' … has: cpu, cuda:0, cuda:1.")):
         choose_device("cuda:2")
-    with pytest.raises(MergeInputError, match=r"'cpu:1'.* it has: cpu"):
+    with pytest.raises(MergeInputError, match=saying("'cpu:1' … has: cpu, cuda:0, cuda:1.")):
         choose_device("cpu:1")
 
 
@@ -160,29 +158,30 @@ def test_auto_falls_back_to_the_cpu(tmp_path: Path, full_gpu: FullGpu, error: Ex
     assert [call for call in calls if " lora" in call] == [*full[0], *full[1], f"cuda {NAMES[2]}"]
     assert all(torch.equal(tensors[name], expected[name]) for name in expected)
     assert plain.notes == []
-    assert report.notes == ["2 layers computed on the CPU: the device ran out of memory"]
-    assert "  note: 2 layers computed on the CPU: the device ran out of memory" in report_text(report).splitlines()
+    (note,) = report.notes
+    assert says(note, "2 layers … CPU … memory")
+    assert f"  note: {note}" in report_text(report).splitlines()
 
 
 @pytest.mark.parametrize(
-    ("error", "note"),
+    ("error", "facts"),
     [
         (
             NotImplementedError(
                 "The operator 'aten::kthvalue.values' is not currently implemented for the MPS device."
             ),
-            "mps does not support them (The operator 'aten::kthvalue.values'",
+            "mps … not support … (The operator 'aten::kthvalue.values'",
         ),
         (
             TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64."),
-            "mps does not support them (Cannot convert a MPS Tensor to float64",
+            "mps … not support … (Cannot convert a MPS Tensor to float64",
         ),
-        (RuntimeError("MPS: mm op not supported for Double"), "mps does not support them (MPS: mm op"),
-        (RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"), "the device ran out of memory"),
+        (RuntimeError("MPS: mm op not supported for Double"), "mps … not support … (MPS: mm op"),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"), "out of memory"),
     ],
     ids=["operation", "dtype", "operation of a dtype", "memory"],
 )
-def test_mps_falls_back_to_the_cpu(tmp_path: Path, full_gpu: FullGpu, error: Exception, note: str) -> None:
+def test_mps_falls_back_to_the_cpu(tmp_path: Path, full_gpu: FullGpu, error: Exception, facts: str) -> None:
     recipe = make_recipe(loras(tmp_path), "ties_svd")
     expected, _ = merge(recipe, device="cpu")
     calls = full_gpu(error, kind="mps")
@@ -190,8 +189,8 @@ def test_mps_falls_back_to_the_cpu(tmp_path: Path, full_gpu: FullGpu, error: Exc
     full = [[f"mps {name}", f"cpu {name}"] for name in NAMES[:2]]
     assert calls == [*full[0], *full[1], f"mps {NAMES[2]}"]
     assert all(torch.equal(tensors[name], expected[name]) for name in expected)
-    (found,) = report.notes
-    assert found.startswith(f"2 layers computed on the CPU: {note}")
+    (note,) = report.notes
+    assert says(note, f"2 layers … CPU … {facts}"), note
 
 
 @pytest.mark.parametrize("error", [TypeError("unsupported operand"), RuntimeError("illegal instruction")])
@@ -214,9 +213,7 @@ def test_a_device_that_was_asked_for_does_not_fall_back(tmp_path: Path, full_gpu
     full_gpu(torch.cuda.OutOfMemoryError("CUDA out of memory."))
     with pytest.raises(MergeInputError) as caught:
         merge(make_recipe(loras(tmp_path), "ties_svd"), device="cuda")
-    assert str(caught.value) == (
-        f"cuda ran out of memory at layer {NAMES[0]}; device auto computes such layers on the CPU."
-    )
+    assert says(caught.value, f"cuda … memory … {NAMES[0]} … device auto … CPU"), caught.value
 
 
 def test_other_errors_are_no_full_memory(tmp_path: Path, full_gpu: FullGpu) -> None:
@@ -238,7 +235,8 @@ def test_a_layer_that_would_not_fit_is_not_tried(tmp_path: Path, full_gpu: FullG
         *("stream", f"cuda {NAMES[2]}", "done"),
     ]
     assert all(torch.equal(tensors[name], expected[name]) for name in expected)
-    assert report.notes == ["1 layer computed on the CPU: the device ran out of memory"]
+    (note,) = report.notes
+    assert says(note, "1 layer … CPU … memory")
     calls.clear()
     assert merge(recipe, device="cuda", workers=1)[1].notes == []
     assert f"cuda {NAMES[1]}" in calls

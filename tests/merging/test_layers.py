@@ -26,6 +26,7 @@ from lib_pm.merging.progress import Cancelled, silent
 from lib_pm.merging.recipe import LoraUse, make_recipe
 from lib_pm.merging.resize import NewRank, resize_to_file
 from tests.loras import delta, deltas, make_lora, relative_error, total_error, write
+from tests.messages import says
 
 LAYERS = [PlannedLayer(f"layer {index}", LayerShape(4, 4), (), 4) for index in range(12)]
 NAMES = [f"lora_unet_down_blocks_{level}_attentions_0_proj_in" for level in range(3)]
@@ -159,7 +160,7 @@ def test_memory_and_file_hold_the_same(tmp_path: Path, mode: str) -> None:
 def test_workers_that_there_cannot_be(tmp_path: Path, workers: int) -> None:
     with pytest.raises(MergeInputError) as caught:
         merge(make_recipe(loras(tmp_path), "concat"), workers=workers)
-    assert str(caught.value) == f"threads is {workers}; allowed: a whole number, 1 or more."
+    assert says(caught.value, f"threads … {workers} … a whole number … 1"), caught.value
 
 
 def test_alpha_is_exact_in_bfloat16_and_one_for_all(tmp_path: Path) -> None:
@@ -181,11 +182,8 @@ def test_overflow_names_layer_and_loras(tmp_path: Path) -> None:
     recipe = make_recipe([use, other], "concat")
     with pytest.raises(MergeInputError) as caught:
         merge_to_file(recipe, tmp_path / "out.safetensors")
-    message = str(caught.value)
-    assert message.startswith(f"Layer {NAMES[0]}, merged from 0.safetensors, 1.safetensors, has a value of ")
-    assert message.endswith(
-        " factor, but float16 ends at 6.55e+04; use smaller strengths, or save as float32 or bfloat16."
-    )
+    facts = f"{NAMES[0]} … 0.safetensors, 1.safetensors … value … factor … float16 … 6.55e+04"
+    assert says(caught.value, f"{facts} … smaller strengths … float32 … bfloat16"), caught.value
     assert not (tmp_path / "out.safetensors").exists()
     recipe = make_recipe(recipe.loras, "concat", save_dtype="bfloat16")
     assert merge(recipe)[1].loras[0].used == 3
@@ -206,7 +204,8 @@ def test_float16_on_the_cpu_is_float32_and_says_so(tmp_path: Path) -> None:
     tensors, report = merge(make_recipe(uses, "ties_svd", dtype="float16"), device="cpu")
     assert all(torch.equal(tensors[name], expected[name]) for name in expected)
     assert plain.notes == []
-    assert report.notes == ["computed in float32: the CPU is slow in float16"]
+    (note,) = report.notes
+    assert says(note, "float32 … CPU … slow … float16")
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -23,6 +23,7 @@ from lib_pm.merging.plan import PlannedLayer
 from lib_pm.merging.recipe import LoraUse, make_recipe
 from lib_pm.merging.resize import NewRank, resize_to_file
 from tests.loras import make_lora, write
+from tests.messages import saying, says
 
 SMALL, LARGE = "lora_unet_down_blocks_0_attentions_0_proj_in", "lora_unet_down_blocks_1_attentions_0_proj_in"
 LAYERS = [PlannedLayer("small", LayerShape(2, 2), (), 1), PlannedLayer("large", LayerShape(20, 20), (), 1)]
@@ -59,13 +60,12 @@ def test_nothing_to_do_fits(free: Any) -> None:
     assert need(100).workers(4, []) == need(0).workers(4, LAYERS) == 4
 
 
-@pytest.mark.parametrize(("held", "said"), [(0, ["100 MB", "99 MB"]), (300, ["100 MB", "300 MB", "399 MB"])])
-def test_what_does_not_fit_is_refused_with_the_numbers(free: Any, held: int, said: list[str]) -> None:
+@pytest.mark.parametrize(("held", "facts"), [(0, "100 MB … 99 MB"), (300, "100 MB … 300 MB … 399 MB")])
+def test_what_does_not_fit_is_refused_with_the_numbers(free: Any, held: int, facts: str) -> None:
     free(99 + held)
     with pytest.raises(MergeInputError) as caught:
         need(100, held).workers(4, LAYERS)
-    for words in ("large", *said):
-        assert words in str(caught.value)
+    assert says(caught.value, f"large … {facts}"), caught.value
 
 
 @pytest.mark.parametrize("job", ["merge", "merge_to_file", "resize", "analyse"])
@@ -93,7 +93,7 @@ def test_what_is_kept_in_memory_counts(tmp_path: Path, free: Any) -> None:
     recipe = make_recipe(loras(tmp_path, count=2, size=2000), "ties_svd", {"svd_rank": "full"}, save_dtype="float32")
     needed = memory_of_largest(recipe)
     free(needed / MB + 10)
-    with pytest.raises(MergeInputError, match="15 MB for the result"):
+    with pytest.raises(MergeInputError, match=saying("15 MB … result")):
         merge(recipe, device="cpu")
     free(needed / MB + 16)
     assert merge(recipe, device="cpu")[1].layers
@@ -129,8 +129,7 @@ def test_full_after_all(
     monkeypatch.setattr(lib_pm.merging.layers, "merge_layer", full)
     with pytest.raises(MergeInputError) as caught:
         merge(make_recipe(loras(tmp_path, size=60), "ties_svd"), device="cpu", workers=workers)
-    for words in (SMALL, "50 MB", "concat"):
-        assert words in str(caught.value)
+    assert says(caught.value, f"{SMALL} … 50 MB … concat"), caught.value
     assert caught.value.__cause__ is error
 
 

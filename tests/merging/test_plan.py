@@ -13,6 +13,7 @@ from lib_pm.merging.plan import Plan, open_plan
 from lib_pm.merging.recipe import LoraUse, make_recipe
 from tests.layouts import Shapes
 from tests.loras import KOHYA, PEFT, make_lora, write
+from tests.messages import says
 
 ATTENTION = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
 SD1: Shapes = {ATTENTION: (4, 768), "lora_unet_down_blocks_0_attentions_0_proj_in": (4, 4)}
@@ -49,6 +50,7 @@ def planned(*uses: LoraUse, **settings: Any) -> Plan:
 def refusal(*uses: LoraUse, **settings: Any) -> str:
     with pytest.raises(MergeInputError) as caught:
         planned(*uses, **settings)
+    assert all(str(use.path.parent) not in str(caught.value) for use in uses)
     return str(caught.value)
 
 
@@ -64,10 +66,8 @@ def refusal(*uses: LoraUse, **settings: Any) -> str:
 )
 def test_different_families_are_refused(tmp_path: Path, one: Shapes, other: Shapes, titles: tuple[str, str]) -> None:
     message = refusal(lora(tmp_path, "a", one), lora(tmp_path, "b", other))
-    assert message.startswith(
-        f"These LoRAs are for different models: a.safetensors is for {titles[0]}, b.safetensors is for {titles[1]}. "
-    )
-    assert "--force" in message
+    facts = f"different models … a.safetensors is … {titles[0]}, … b.safetensors is … {titles[1]}. … --force"
+    assert says(message, facts), message
 
 
 @pytest.mark.parametrize(
@@ -110,10 +110,9 @@ def test_known_families_are_written_with_kohyas_names(tmp_path: Path, dotted: bo
     ids=["prefix", "no prefix", "kohya", "layout", "unknown"],
 )
 def test_names_of_an_unknown_family_are_not_translated(tmp_path: Path, one: Shapes, other: Shapes, family: str) -> None:
-    assert refusal(lora(tmp_path, "a", one), lora(tmp_path, "b", other)) == (
-        f"a.safetensors and b.safetensors name their layers differently ({min(one)}, {min(other)}), "
-        f"and names for {family} cannot be converted yet. Use LoRAs with the same naming scheme."
-    )
+    message = refusal(lora(tmp_path, "a", one), lora(tmp_path, "b", other))
+    facts = f"a.safetensors … b.safetensors … {min(one)}, {min(other)} … {family} … same naming scheme"
+    assert says(message, facts), message
 
 
 def test_layers_of_different_shapes(tmp_path: Path) -> None:
@@ -121,10 +120,11 @@ def test_layers_of_different_shapes(tmp_path: Path) -> None:
         lora(tmp_path, "a", SD1),
         lora(tmp_path, "b", SD1 | {"lora_unet_down_blocks_0_attentions_0_proj_in": (6, 4)}),
     ]
-    assert refusal(*uses) == (
-        "Layer lora_unet_down_blocks_0_attentions_0_proj_in changes weights of different shapes: "
-        "a.safetensors 4×4, b.safetensors 6×4. Are the LoRAs for different base models?"
+    message = refusal(*uses)
+    facts = (
+        "lora_unet_down_blocks_0_attentions_0_proj_in … shapes … a.safetensors 4×4 … b.safetensors 6×4 … base models"
     )
+    assert says(message, facts), message
 
 
 def test_a_1x1_convolution_and_a_linear_layer_are_the_same(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_one_layer_under_two_names_in_a_file(tmp_path: Path) -> None:
     flat = "lora_unet_down_blocks_0_attentions_0_proj_in"
     tensors = make_lora({flat: (4, 4)}, 1) | make_lora({dotted: (4, 4)}, 1, endings=PEFT)
     use = LoraUse(write(tmp_path / "a.safetensors", tensors))
-    assert refusal(use) == f"a.safetensors has layer {flat} twice: as {flat} and as {dotted}."
+    assert says(refusal(use), f"a.safetensors … {flat} twice … {flat} … {dotted}")
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from lib_pm.merging.resize import (
 from lib_pm.render.text import report_text
 from tests.layouts import Shapes
 from tests.loras import KOHYA, PEFT, deltas, make_lora, relative_error, write
-from tests.messages import says
+from tests.messages import saying, says
 
 LINEAR = "lora_unet_mid_block_attentions_0_proj_in"
 WIDE = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
@@ -188,9 +188,9 @@ def test_fields_of_a_form(fields: tuple[int, int, str], expected: NewRank) -> No
     assert NewRank.of_form(*fields) == expected
 
 
-@pytest.mark.parametrize(("fields", "fact"), [((0, 4, ""), "rank is 0"), ((-1, 0, ""), "rank is -1")])
-def test_a_form_without_a_rank(fields: tuple[int, int, str], fact: str) -> None:
-    with pytest.raises(MergeInputError, match=fact):
+@pytest.mark.parametrize(("fields", "facts"), [((0, 4, ""), "rank … 0 … 1"), ((-1, 0, ""), "rank … -1 … 1")])
+def test_a_form_without_a_rank(fields: tuple[int, int, str], facts: str) -> None:
+    with pytest.raises(MergeInputError, match=saying(facts)):
         NewRank.of_form(*fields)
 
 
@@ -269,7 +269,8 @@ def test_auto_falls_back_to_the_cpu(source: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(resize, "resize_layer", resize_on)
     report, tensors = resized(source, rank=3, workers=1)
     assert all(torch.equal(tensors[name], expected[name]) for name in expected)
-    assert report.notes == [f"{len(report.layers)} layers computed on the CPU: the device ran out of memory"]
+    (note,) = report.notes
+    assert says(note, f"{len(report.layers)} layers … CPU … memory")
 
 
 def test_a_preview_is_what_is_written_then(source: Path) -> None:

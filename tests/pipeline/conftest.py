@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from tests.host.by_hand import pixels
+from tests.samples import write_samples
 from tests.small_pipeline import build_pipeline, build_tokenizer
 
 
@@ -25,6 +29,18 @@ def quiet_libraries() -> None:
 @pytest.fixture(scope="session")
 def _sd1_pipeline() -> Any:
     return build_pipeline()
+
+
+@pytest.fixture(scope="session")
+def base(_sd1_pipeline: Any) -> np.ndarray:
+    """The pixels of `sd1` without a LoRA."""
+    return pixels(_sd1_pipeline)
+
+
+@pytest.fixture(scope="session")
+def samples(_sd1_pipeline: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A style, which is a LoCon, and a character."""
+    return write_samples(tmp_path_factory.mktemp("samples"), _sd1_pipeline)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import pytest
 from lib_pm.core.errors import MergeInputError
 from lib_pm.families.blocks import BLOCK_LISTS, expand_preset
 from lib_pm.prompt.presets import BUILT_IN, load_presets
+from tests.messages import says
 
 # The file that sd-webui-lora-block-weight starts with, its first lines.
 THEIRS = """\
@@ -55,13 +56,12 @@ def test_file_that_cannot_be_read(tmp_path: Path, content: bytes | None) -> None
         path.write_bytes(content)
     with pytest.raises(MergeInputError) as caught:
         load_presets(path)
-    assert str(caught.value).startswith("The block weight presets in presets.txt cannot be read: ")
+    assert says(caught.value, "presets in presets.txt … read"), caught.value
     assert str(tmp_path) not in str(caught.value), "the REST interface shows it"
 
 
 def test_unknown_name_hints_at_near_ones() -> None:
     with pytest.raises(MergeInputError) as caught:
         expand_preset("mid", load_presets(), "a")
-    message = str(caught.value)
-    assert message.startswith("a: there is no block weight preset 'mid'. Did you mean MIDD or IND?")
-    assert "a list of 12 (SDXL LoRA), 17 (SD1 LoRA), 20 (SDXL LoCon), 26 (SD1 LoCon), 61 (Flux) numbers" in message
+    lengths = "12 (SDXL LoRA), 17 (SD1 LoRA), 20 (SDXL LoCon), 26 (SD1 LoCon), 61 (Flux)"
+    assert says(caught.value, f"a … block weight preset 'mid' … MIDD or IND? … {lengths}"), caught.value

@@ -12,7 +12,7 @@ from lib_pm.core.registry import MODES
 from lib_pm.prompt.edit import Tags, read_tags, rewrite
 from lib_pm.prompt.presets import BUILT_IN
 from lib_pm.sweep.axes import LORAS, Axis, LoraLookup, make_axes
-from tests.messages import says
+from tests.messages import saying, says
 
 PROMPT = "<lora:sub/style:0.8><lora:char:0.6><pm:ties_svd>"
 TAGS = read_tags(PROMPT)
@@ -159,9 +159,9 @@ def test_bad_values_are_refused(name: str, text: str, facts: str) -> None:
 def test_prompts_without_the_loras_are_refused() -> None:
     AXES["LoRA 2 name"].fits(TAGS)
     AXES["Balance"].fits(TAGS)
-    with pytest.raises(MergeInputError, match="There is no LoRA 3: the prompt has 2 <lora:…> tags"):
+    with pytest.raises(MergeInputError, match=saying("LoRA 3 … 2 <lora:…>")):
         AXES["LoRA 3 lbw"].fits(TAGS)
-    with pytest.raises(MergeInputError, match="Balance needs exactly two LoRAs to merge; the prompt has 1"):
+    with pytest.raises(MergeInputError, match=saying("Balance … two LoRAs … 1")):
         AXES["Balance"].fits(read_tags("<lora:a:1><lora:b:1:pm=off>"))
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.sweep.sweeps import NOTHING, Sweep, sweep_modes, sweep_ranks, sweep_strengths
+from tests.messages import saying
 
 
 @pytest.mark.parametrize(
@@ -33,13 +34,11 @@ def test_sweeps(sweep: Sweep, expected: Sweep) -> None:
 
 
 def test_messages() -> None:
-    with pytest.raises(MergeInputError, match="Mode ties has no rank; allowed: add_svd, ties_svd, "):
+    with pytest.raises(MergeInputError, match=saying("ties … rank … add_svd, ties_svd, ")):
         sweep_ranks("ties")
-    with pytest.raises(
-        MergeInputError, match="0 steps from 0 to 1; allowed: 1 step or more, from a lower to a higher number"
-    ):
+    with pytest.raises(MergeInputError, match=saying("0 steps … 0 … 1 … 1 step … lower … higher")):
         sweep_modes(steps=0)
-    with pytest.raises(MergeInputError, match="Apply to is 'unet'; allowed: model "):
+    with pytest.raises(MergeInputError, match=saying("Apply to … 'unet' … model + clip, model, clip")):
         sweep_strengths(apply="unet")
-    with pytest.raises(MergeInputError, match="There is no mode 'tie'"):
+    with pytest.raises(MergeInputError, match=saying("mode 'tie' … concat, add, ")):
         sweep_modes("add, tie")

@@ -16,6 +16,7 @@ from lib_pm.prompt.parse import write_pm
 from lib_pm.ui import accordion
 from lib_pm.ui.mode_controls import OPTIONS
 from tests.chosen import chosen
+from tests.messages import saying, says
 
 
 @contextmanager
@@ -61,7 +62,7 @@ def test_only_the_options_of_the_chosen_mode_show(drawn: accordion.Accordion) ->
 def test_a_bad_value_names_what_is_allowed(drawn: accordion.Accordion) -> None:
     values = [control.value for control in drawn.controls]
     values[2 + list(OPTIONS).index("svd_rank")] = "many"
-    with pytest.raises(MergeInputError, match="svd_rank is 'many'; allowed: a whole number, 1 or more, or full"):
+    with pytest.raises(MergeInputError, match=saying("svd_rank … 'many' … a whole number … 1 … full")):
         accordion.choice_of(True, *values[1:])
 
 
@@ -71,23 +72,23 @@ def test_over_the_api_a_tags_body_is_enough() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "facts"),
     [
-        (["yes", {"mode": "ties"}], "first argument of Power Merger is 'yes'; allowed: true or false"),
-        (["false"], "'false'"),
-        ([{}], "is {}"),
-        ([[True]], "is [True]"),
-        ([2], "is 2"),
-        ([True, {"mode": "ties"}], "second argument of Power Merger is {'mode': 'ties'}; allowed: the name of a mode"),
-        ([True, ["ties"]], "is ['ties']"),
-        ([True, 7], "is 7"),
-        ([True, "ties", {"density": 1}], "density is {'density': 1}; allowed: a number from 0 to 1"),
+        (["yes", {"mode": "ties"}], "first … Power Merger … 'yes' … true … false"),
+        (["false"], "first … 'false' … true … false"),
+        ([{}], "first … {} … true … false"),
+        ([[True]], "first … [True] … true … false"),
+        ([2], "first … 2 … true … false"),
+        ([True, {"mode": "ties"}], "second … Power Merger … {'mode': 'ties'} … name of a mode"),
+        ([True, ["ties"]], "second … ['ties'] … name of a mode"),
+        ([True, 7], "second … 7 … name of a mode"),
+        ([True, "ties", {"density": 1}], "density … {'density': 1} … a number … 0 … 1"),
     ],
 )
-def test_arguments_of_another_kind_are_named(arguments: list[object], said: str) -> None:
+def test_arguments_of_another_kind_are_named(arguments: list[object], facts: str) -> None:
     with pytest.raises(MergeInputError) as caught:
         accordion.choice_of(*arguments)
-    assert said in str(caught.value)
+    assert says(caught.value, facts), caught.value
 
 
 @pytest.mark.parametrize("off", [False, None, 0])

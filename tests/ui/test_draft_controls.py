@@ -15,6 +15,7 @@ from lib_pm.ui.draft_controls import DraftControls, draft_of, draft_values, draw
 from lib_pm.ui.mode_controls import OPTIONS, mode_values, panel_choice
 from lib_pm.workspace.draft import Draft
 from tests.chosen import chosen
+from tests.messages import saying
 
 
 @pytest.fixture(scope="module")
@@ -61,5 +62,5 @@ def test_full_rank_and_an_empty_conv_rank_come_back(controls: DraftControls) -> 
 def test_a_bad_option_is_named(controls: DraftControls, name: str, value: Any) -> None:
     values = held(controls, draft_values(Draft("<lora:a:1>", chosen("dare_ties_svd"))))
     values[2 + list(OPTIONS).index(name)] = value
-    with pytest.raises(MergeInputError, match=f"{name} is {value!r}; allowed"):
+    with pytest.raises(MergeInputError, match=saying(f"{name} … {value!r} … number")):
         draft_of(*values)

@@ -21,6 +21,7 @@ from lib_pm.workspace.draft import Draft
 from lib_pm.workspace.job_queue import KEPT, MOST_WAITING
 from lib_pm.workspace.jobs import Target, submit_merge
 from tests.chosen import chosen
+from tests.messages import says
 from tests.workspaces import RecordingWorkspace, done, files, make_workspace
 
 MERGE = {"text": "<lora:style:0.8>\n<lora:char:0.6>", "mode": "add", "device": "cpu"}
@@ -74,7 +75,7 @@ def test_loras(client: Client) -> None:
 
 def test_without_the_lora_folder(client: Client, workspace: RecordingWorkspace) -> None:
     workspace.folder.rename(workspace.folder.with_name("elsewhere"))
-    assert "does not exist" in client("GET", "loras", 400)["detail"]
+    assert says(client("GET", "loras", 400)["detail"], "LoRA folder … exist")
 
 
 def test_modes(client: Client) -> None:
@@ -88,8 +89,8 @@ def test_recipes(client: Client, workspace: RecordingWorkspace) -> None:
     workspace.recipes.save("my own", draft)
     assert client("GET", "recipe") == ["my own"]
     assert client("GET", "recipe/my own") == draft.to_json()
-    assert "There is no recipe 'gone'" in client("GET", "recipe/gone", 400)["detail"]
-    assert "is not allowed" in client("GET", "recipe/..%2e", 400)["detail"]
+    assert says(client("GET", "recipe/gone", 400)["detail"], "recipe 'gone' … my own")
+    assert says(client("GET", "recipe/..%2e", 400)["detail"], "recipe name '...' … dot")
 
 
 def test_a_merge_is_the_tabs(client: Client, workspace: RecordingWorkspace) -> None:
@@ -136,7 +137,7 @@ def test_jobs_are_listed_and_cancelled(client: Client, workspace: RecordingWorks
     done(lock)
     assert "never.safetensors" not in files(workspace)
     for method in ("GET", "DELETE"):
-        assert "There is no job 'nope'" in client(method, "jobs/nope", 404)["detail"]
+        assert says(client(method, "jobs/nope", 404)["detail"], "job 'nope'")
 
 
 def test_too_many_jobs_are_refused_for_now(client: Client, workspace: RecordingWorkspace) -> None:
@@ -147,63 +148,64 @@ def test_too_many_jobs_are_refused_for_now(client: Client, workspace: RecordingW
     try:
         jobs = [client("POST", "analyse", json=MERGE) for _ in range(MOST_WAITING)]
         for path, body in (("analyse", MERGE), ("merge", MERGE), ("resize", {"loras": ["style"], "rank": 2})):
-            assert f"allowed: {MOST_WAITING}" in client("POST", path, 429, json=body)["detail"]
+            assert says(client("POST", path, 429, json=body)["detail"], f"{MOST_WAITING} jobs … {MOST_WAITING}")
         assert len(client("GET", "jobs")) == MOST_WAITING + 1
         for job in jobs:
             assert client("DELETE", f"jobs/{job['id']}")["state"] == "cancelled"
         assert len(client("GET", "jobs")) == KEPT + 1
-        assert "last 50 finished jobs" in client("GET", f"jobs/{jobs[0]['id']}", 404)["detail"]
+        assert says(client("GET", f"jobs/{jobs[0]['id']}", 404)["detail"], f"job '{jobs[0]['id']}' … last {KEPT}")
     finally:
         go_on.set()
 
 
 @pytest.mark.parametrize(
-    ("path", "request_", "message"),
+    ("path", "request_", "facts"),
     [
-        ("merge", {"text": "<lora:styl:1>"}, "Did you mean style?"),
-        ("merge", {"text": "<lora:../../etc/passwd:1>"}, "There is no LoRA"),
+        ("merge", {"text": "<lora:styl:1>"}, "LoRA 'styl' … style"),
+        ("merge", {"text": "<lora:../../etc/passwd:1>"}, "LoRA '../../etc/passwd'"),
         ("merge", {"text": ""}, "no LoRAs to merge"),
-        ("merge", {"mode": "tie"}, "There is no mode 'tie'"),
-        ("merge", {"options": {"density": 0.5}}, "has no option 'density'"),
-        ("merge", {"options": {"lambda": [1]}}, "lambda is [1]"),
-        ("merge", {"apply": "unet"}, "apply is 'unet'"),
-        ("merge", {"dtype": "int8"}, "dtype is 'int8'"),
-        ("merge", {"mode": "ties_svd", "precision": "most"}, "precision is 'most'"),
-        ("merge", {"name": "../both"}, "contains /"),
-        ("merge", {"name": ".."}, "is not allowed"),
-        ("merge", {"folder": "../x"}, "is not allowed"),
-        ("merge", {"folder": "/tmp"}, "absolute path"),
-        ("merge", {"name": "style"}, "style.safetensors already exists"),
-        ("merge", {"metadata": "some"}, "metadata is 'some'"),
-        ("merge", {"device": "tpu"}, "tpu"),
+        ("merge", {"mode": "tie"}, "mode 'tie' … concat, add"),
+        ("merge", {"options": {"density": 0.5}}, "add … 'density' … lambda"),
+        ("merge", {"options": {"lambda": [1]}}, "lambda … [1] … a number"),
+        ("merge", {"apply": "unet"}, "apply … 'unet' … model + clip, model, clip"),
+        ("merge", {"dtype": "int8"}, "dtype … 'int8' … float32, float16, bfloat16, float64"),
+        ("merge", {"mode": "ties_svd", "precision": "most"}, "precision … 'most' … normal, exact"),
+        ("merge", {"name": "../both"}, "'../both' … /"),
+        ("merge", {"name": ".."}, "'..' … dot"),
+        ("merge", {"folder": "../x"}, "folder '..' … dot"),
+        ("merge", {"folder": "/tmp"}, "'/tmp' … absolute … LoRA folder"),
+        ("merge", {"name": "style"}, "style.safetensors … already … overwriting"),
+        ("merge", {"metadata": "some"}, "metadata … 'some' … all, no tags, minimal"),
+        ("merge", {"device": "tpu"}, "device … 'tpu' … auto, cpu, cuda, mps"),
         ("resize", {"loras": []}, "no LoRAs to resize"),
-        ("resize", {"loras": ["gone"]}, "There is no LoRA 'gone'"),
-        ("resize", {"rank": 0}, "The rank is 0"),
-        ("resize", {"rank": 2, "rule": "best=1"}, "There is no dynamic rule 'best'"),
-        ("resize", {"rank": 2, "folder": ".."}, "is not allowed"),
-        ("analyse", {"text": "<lora:styl:1>"}, "Did you mean style?"),
+        ("resize", {"loras": ["gone"]}, "LoRA 'gone'"),
+        ("resize", {"rank": 0}, "rank … 0 … 1"),
+        ("resize", {"rank": 2, "rule": "best=1"}, "dynamic rule 'best' … sv_ratio=…, sv_fro=…, sv_cumulative=…"),
+        ("resize", {"rank": 2, "folder": ".."}, "folder '..' … dot"),
+        ("analyse", {"text": "<lora:styl:1>"}, "LoRA 'styl' … style"),
     ],
 )
 def test_what_is_wrong_is_said(
-    client: Client, workspace: RecordingWorkspace, path: str, request_: dict[str, Any], message: str
+    client: Client, workspace: RecordingWorkspace, path: str, request_: dict[str, Any], facts: str
 ) -> None:
     before = files(workspace)
     whole = MERGE if path != "resize" else {"loras": ["style"], "rank": 2, "device": "cpu"}
-    assert message in client("POST", path, 400, json=whole | request_)["detail"]
+    detail = client("POST", path, 400, json=whole | request_)["detail"]
+    assert says(detail, facts), detail
     assert files(workspace) == before
     assert client("GET", "jobs") == []
 
 
 def test_a_lora_that_is_not_there(client: Client, workspace: RecordingWorkspace) -> None:
     (workspace.folder.parent / "secret.safetensors").write_bytes(b"")
-    for name in ("gone", "..%2Fsecret", "%2Fetc%2Fpasswd"):
-        assert "There is no LoRA" in client("GET", f"loras/{name}", 400)["detail"]
+    for written, name in (("gone", "gone"), ("..%2Fsecret", "../secret"), ("%2Fetc%2Fpasswd", "/etc/passwd")):
+        assert says(client("GET", f"loras/{written}", 400)["detail"], f"no LoRA '{name}'")
 
 
 def test_a_job_that_fails_says_why(client: Client, workspace: RecordingWorkspace) -> None:
     job = client.finished(client("POST", "merge", json=MERGE | {"text": "<lora:style:1><lora:other:1>"}))
     assert (job["state"], job["result"]) == ("failed", None)
-    assert "for different models" in job["error"]
+    assert says(job["error"], "different models … style.safetensors … other.safetensors")
 
 
 class TestLogins:

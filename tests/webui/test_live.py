@@ -6,23 +6,30 @@ What images show of it is in test_contract.py.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import lib_pm.merging.cache
-from tests.host.chosen import by_double_only
-from tests.host.double import Double
+from tests.host.chosen import KINDS, by_double_only
+from tests.host.double import Double, nothing_swallowed, running
 from tests.host.merging import PLAIN, TIES, A, B, make_ab, saved
 from tests.host.server import HIRES, Server, same
 
-pytest_plugins = ("tests.host.fixtures",)
 pytestmark = by_double_only
 
 STACK = f"<lora:{A}:0.8><lora:{B}:0.6>"
 MERGED = f"{PLAIN}{STACK}{TIES}"
+
+
+@pytest.fixture(params=KINDS)
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Double]:
+    """Fresh in each test: the wrong ways leave it wrong."""
+    with running(request.param, tmp_path) as double, nothing_swallowed(double):
+        yield double
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,7 @@ from tests.host.chosen import KINDS
 from tests.host.double import Double, running
 from tests.host.lora_files import put, tensors
 from tests.host.server import same
+from tests.messages import saying
 
 PROMPT = "a red cat"
 
@@ -130,7 +131,7 @@ class TestWorkspace:
         monkeypatch.setattr("lib_pm.files.aliases.safe_open", lambda *_, **__: pytest.fail("a file was opened"))
         assert (workspace.find("alias").stem, workspace.find("new").stem) == ("v2", "new")
         for name in ("newer", "alia", "nothing like it"):
-            with pytest.raises(ValueError, match=f"no LoRA '{name}'"):
+            with pytest.raises(ValueError, match=saying(f"LoRA '{name}'")):
                 workspace.find(name)
 
     def test_its_turn_is_the_webuis_on_a_gpu_only(

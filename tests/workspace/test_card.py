@@ -9,6 +9,7 @@ import pytest
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.workspace.card import Card, find_picture, joined_activation, read_card, write_card
+from tests.messages import saying
 
 
 @pytest.fixture
@@ -72,7 +73,7 @@ def test_what_else_is_there_stays(lora: Path, tmp_path: Path) -> None:
 
 def test_a_card_that_cannot_be_written_is_said_without_a_path(lora: Path) -> None:
     card_json(lora).mkdir()
-    with pytest.raises(MergeInputError, match=r"^my style\.v2\.json cannot be read") as error:
+    with pytest.raises(MergeInputError, match=saying("my style.v2.json … read … repair … remove")) as error:
         write_card(lora, Card("new"))
     assert str(lora.parent) not in str(error.value)
 

@@ -20,7 +20,7 @@ from lib_pm.prompt.parse import LoraTag, Request, write_lora
 from lib_pm.workspace.draft import DEFAULT_CHOICE, Draft, from_json, from_prompt, from_recipe
 from tests.chosen import chosen
 from tests.loras import make_lora, write
-from tests.messages import says
+from tests.messages import saying, says
 
 SHAPES = {"lora_unet_mid_block_attentions_0_proj_in": (8, 8)}
 
@@ -97,7 +97,7 @@ class TestRequest:
             precision="exact",
         )
         assert recipe == expected
-        with pytest.raises(MergeInputError, match="no LoRAs to merge"):
+        with pytest.raises(MergeInputError, match=saying("no LoRAs to merge")):
             Draft("# <lora:b:1>").recipe(Path, dict)
 
 
@@ -242,5 +242,5 @@ class TestJson:
 
     @pytest.mark.parametrize("text", ["", "{", "[]", "7", "null", '"text"', '{"text": 7}', '{"text": null}'])
     def test_what_is_none_is_refused(self, text: str) -> None:
-        with pytest.raises(MergeInputError, match="The recipe 'x' contains no recipe"):
+        with pytest.raises(MergeInputError, match=saying("recipe 'x' … no recipe")):
             from_json(text, "The recipe 'x'")

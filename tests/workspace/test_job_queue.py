@@ -17,6 +17,7 @@ from lib_pm.core.errors import MergeInputError
 from lib_pm.merging.progress import Progress
 from lib_pm.workspace import job_queue as queue_module
 from lib_pm.workspace.job_queue import KEPT, MOST_WAITING, Job, Queue, QueueFull
+from tests.messages import saying
 
 SECONDS = 10  # how long a test waits for what should come at once
 
@@ -281,7 +282,7 @@ def test_the_last_jobs_are_kept_and_none_that_has_not_ended_is_lost(queue: Queue
     work = works()
     running = [submit(queue, work), *(submit(queue, lambda progress: None) for _ in range(KEPT + 3))]
     assert queue.jobs == [*first[-KEPT:], *running]
-    with pytest.raises(MergeInputError, match=f"no job '{first[0].id}'; .* last {KEPT} finished jobs"):
+    with pytest.raises(MergeInputError, match=saying(f"job '{first[0].id}' … last {KEPT}")):
         queue.find(first[0].id)
     work.finish()
     for job in running:
@@ -335,7 +336,7 @@ def test_only_so_many_may_wait(queue: Queue, works: Callable[[], Work]) -> None:
     assert work.entered.wait(SECONDS)
     waiting = [submit(queue, lambda progress: 7) for _ in range(MOST_WAITING)]
     for _ in range(2):
-        with pytest.raises(QueueFull, match=rf"{MOST_WAITING} jobs are already waiting; allowed: {MOST_WAITING}"):
+        with pytest.raises(QueueFull, match=saying(f"{MOST_WAITING} jobs … {MOST_WAITING}")):
             submit(queue, lambda progress: None)
     assert queue.jobs == [running, *waiting]
     waiting[5].cancel()

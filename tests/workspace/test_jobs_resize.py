@@ -12,7 +12,7 @@ from lib_pm.core.errors import MergeInputError
 from lib_pm.merging.resize import NewRank, parse_dynamic, resize_to_file
 from lib_pm.workspace.jobs import Target, submit_resize
 from tests.loras import make_lora, write
-from tests.messages import says
+from tests.messages import saying, says
 from tests.workspaces import SHAPES, RecordingWorkspace, done, files, make_workspace
 
 
@@ -43,7 +43,7 @@ def test_many_each_into_its_own_file(workspace: RecordingWorkspace) -> None:
 
 def test_two_of_one_name_do_not_take_each_others_file(workspace: RecordingWorkspace) -> None:
     write(workspace.folder / "char.safetensors", make_lora(SHAPES, 2, seed=9))
-    with pytest.raises(MergeInputError, match=r"char_resized would be written twice"):
+    with pytest.raises(MergeInputError, match=saying("char_resized … twice … one at a time")):
         submit_resize(workspace, ["char", "sub/char"], NewRank(1), Target(overwrite=True), "cpu")
 
 
@@ -69,18 +69,18 @@ def test_of_a_resized_file_less_metadata_can_be_kept(workspace: RecordingWorkspa
     done(submit_resize(workspace, ["style"], NewRank(2), Target("out", keep="minimal"), "cpu"))
     with safe_open(str(workspace.find("out")), "pt") as file:
         assert "ss_tag_frequency" not in file.metadata()
-    with pytest.raises(MergeInputError, match="metadata is 'some'"):
+    with pytest.raises(MergeInputError, match=saying("metadata … 'some' … all, no tags, minimal")):
         submit_resize(workspace, ["style"], NewRank(2), Target("x", keep="some"), "cpu")
 
 
 @pytest.mark.parametrize(
     ("names", "target", "facts"),
     [
-        ([], Target(), "LoRAs to resize"),
-        (["styl"], Target(), "LoRA 'styl'"),
-        (["style"], Target("../x"), "contains /"),
-        (["style"], Target("other"), "already exists"),
-        (["style"], Target(save_dtype="int8"), "save_dtype … 'int8'"),
+        ([], Target(), "no LoRAs to resize"),
+        (["styl"], Target(), "LoRA 'styl' … style"),
+        (["style"], Target("../x"), "'../x' … /"),
+        (["style"], Target("other"), "other.safetensors … already … overwriting"),
+        (["style"], Target(save_dtype="int8"), "save_dtype … 'int8' … float32, float16, bfloat16, float64"),
         (["style", "style"], Target(), "style_resized … twice"),
     ],
 )

@@ -12,6 +12,7 @@ from lib_pm.core.errors import MergeInputError
 from lib_pm.workspace.draft import Draft
 from lib_pm.workspace.saved_recipes import SavedRecipes
 from tests.chosen import chosen
+from tests.messages import saying, says
 
 DRAFT = Draft("<lora:größe:0.5>\n# <lora:b:1>", chosen("ties:density=0.5"), "model", "float64", "exact")
 
@@ -29,7 +30,7 @@ def test_nothing_is_there_or_made_at_first(recipes: SavedRecipes) -> None:
     assert recipes.names() == []
     assert recipes.last == Draft()
     assert not recipes.folder.exists()
-    with pytest.raises(MergeInputError, match="There is no recipe 'a'; saved: none yet"):
+    with pytest.raises(MergeInputError, match=saying("recipe 'a' … none")):
         recipes.load("a")
 
 
@@ -40,13 +41,13 @@ def test_they_come_back_by_name(recipes: SavedRecipes) -> None:
     assert recipes.load("both") == SavedRecipes(recipes.folder).load("both ") == DRAFT
     assert files(recipes) == ["recipes/Zebra.json", "recipes/both.json"]
     assert "größe" in (recipes.folder / "recipes" / "both.json").read_text(encoding="utf-8")
-    with pytest.raises(MergeInputError, match="There is no recipe 'c'; saved: both, Zebra"):
+    with pytest.raises(MergeInputError, match=saying("recipe 'c' … both, Zebra")):
         recipes.load("c")
 
 
 def test_none_is_overwritten_unasked(recipes: SavedRecipes) -> None:
     recipes.save("a", DRAFT)
-    with pytest.raises(MergeInputError, match="The recipe 'a' already exists; choose another name or allow"):
+    with pytest.raises(MergeInputError, match=saying("recipe 'a' … already … another name … overwriting")):
         recipes.save("a ", Draft("<lora:new:1>"))
     assert recipes.load("a") == DRAFT
     recipes.save("a", Draft("<lora:new:1>"), overwrite=True)
@@ -59,14 +60,14 @@ def test_deleting(recipes: SavedRecipes) -> None:
     recipes.save("b", DRAFT)
     recipes.delete("a")
     assert recipes.names() == ["b"]
-    with pytest.raises(MergeInputError, match="There is no recipe 'a'; saved: b"):
+    with pytest.raises(MergeInputError, match=saying("recipe 'a' … b")):
         recipes.delete("a")
 
 
 @pytest.mark.parametrize("name", ["../a", "", "/a", "..", pytest.param("漢" * 100, id="long in bytes")])
 def test_names_that_are_none(recipes: SavedRecipes, name: str) -> None:
     for act in (recipes.load, recipes.delete, lambda name: recipes.save(name, DRAFT)):
-        with pytest.raises(MergeInputError, match="The recipe name"):
+        with pytest.raises(MergeInputError, match=saying("recipe name")):
             act(name)
 
 
@@ -74,7 +75,7 @@ def test_names_that_are_none(recipes: SavedRecipes, name: str) -> None:
 def test_a_damaged_file_is_named_and_can_be_deleted(recipes: SavedRecipes, content: bytes) -> None:
     recipes.save("a", DRAFT)
     (recipes.folder / "recipes" / "a.json").write_bytes(content)
-    with pytest.raises(MergeInputError, match="The recipe 'a'"):
+    with pytest.raises(MergeInputError, match=saying("recipe 'a'")):
         recipes.load("a")
     assert recipes.names() == ["a"]
     recipes.delete("a")
@@ -119,14 +120,13 @@ def test_what_cannot_be_written_or_read_is_said_without_a_path(
         patch.setattr("os.replace", refuse)
         with pytest.raises(MergeInputError) as unwritten:
             recipes.save("b", DRAFT, overwrite=True)
-    assert str(unread.value) == "The recipe 'a' cannot be read: Permission denied."
-    assert (
-        str(unwritten.value) == "The recipe 'b' could not be written: writing to the folder or file is not permitted."
-    )
+    assert says(unread.value, "recipe 'a' … read … Permission denied"), unread.value
+    assert says(unwritten.value, "recipe 'b' … written … not permitted"), unwritten.value
+    assert str(recipes.folder) not in f"{unread.value}{unwritten.value}"
     assert files(recipes) == ["recipes/a.json"], "nothing is left behind"
 
 
 def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("")
-    with pytest.raises(MergeInputError, match="The recipe 'a' could not be written"):
+    with pytest.raises(MergeInputError, match=saying("recipe 'a' … written")):
         SavedRecipes(tmp_path / "data").save("a", DRAFT)

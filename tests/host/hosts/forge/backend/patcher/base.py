@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from backend.patcher.lora import LoraLoader
+from backend.patcher.lora import LoraLoader, names_of
 from torch import nn
 
 
@@ -36,8 +36,7 @@ class ModelPatcher:
         online_mode: bool = False,
     ) -> set[str]:
         """Returns the keys that the model has. A second set of patches under the same key replaces the first."""
-        known = {name for name, _ in self.model.named_parameters()}
-        found = {key for key in patches if key in known}
+        found = patches.keys() & set(names_of(self.model))
         self.lora_patches[(filename, strength_patch, strength_model, online_mode)] = {
             key: [[strength_patch, patches[key], strength_model, None, None]] for key in patches if key in found
         }

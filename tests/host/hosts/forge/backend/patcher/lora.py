@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any
 
@@ -36,11 +37,17 @@ _TRANSFORMER = (
 )
 
 
+@functools.cache
+def names_of(model: nn.Module) -> tuple[str, ...]:
+    """Of its parameters, which stay when what is in them changes."""
+    return tuple(name for name, _ in model.named_parameters())
+
+
 def model_lora_keys_unet(model: nn.Module, key_map: dict[str, str] = {}) -> dict[str, str]:  # noqa: B006
     """LoRA layer -> the model's parameter. (The default is one dict for all calls, as it is in Forge.)"""
     by_name = {
         key.removeprefix("diffusion_model.").removesuffix(".weight").replace(".", "_"): key
-        for key in model.state_dict()
+        for key in names_of(model)
         if key.endswith(".weight")
     }
     for name, key in by_name.items():
@@ -56,7 +63,7 @@ def model_lora_keys_unet(model: nn.Module, key_map: dict[str, str] = {}) -> dict
 
 
 def model_lora_keys_clip(model: nn.Module, key_map: dict[str, str] = {}) -> dict[str, str]:  # noqa: B006
-    for key in model.state_dict():
+    for key in names_of(model):
         match = re.fullmatch(
             r"clip_l\.transformer\.(text_model\.encoder\.layers\.\d+\.(?:self_attn|mlp)\..+)\.weight", key
         )
