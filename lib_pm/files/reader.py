@@ -106,7 +106,9 @@ class LoraFile:
         """
         stored = self.stored(name)
         tensors = {
-            part: self._tensor(name, stored, part) for part in sorted(stored.keys, reverse=True) if part != ALPHA
+            part: self._tensor(name, stored, part)
+            for part in sorted(stored.keys, reverse=True)
+            if part != ALPHA or stored.kind.needs_weight
         }
         if stored.kind.needs_weight:
             tensors[WEIGHT] = self._weight(name, stored)

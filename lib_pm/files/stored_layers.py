@@ -19,6 +19,7 @@ from lib_pm.core.ranks import FULL_RANK, Rank
 from lib_pm.families.kernels import with_kernel
 from lib_pm.files.header import DTYPES, Entry
 
+_NUMBERS = (ALPHA, "on_input")  # which may be whole ones
 _MAGNITUDES = tuple(dict.fromkeys(ENDINGS.values()))
 
 
@@ -86,7 +87,7 @@ def _layers_by_name(path: Path, entries: Mapping[str, Entry]) -> tuple[dict[str,
     layers: dict[str, _Parts] = {}
     foreign: list[str] = []
     for key in sorted(entries):
-        found = None if kind_of(key) or is_embedding(key) else find(key)
+        found = None if kind_of(key) or is_embedding(key) else find(key, entries)
         if found is None:
             foreign.append(key)
             continue
@@ -153,7 +154,7 @@ def _stored_layer(
     kind, keys = layer
     for part, key in keys.items():
         dtype = entries[key].dtype
-        if dtype not in DTYPES or (part != ALPHA and not DTYPES[dtype].is_floating_point):
+        if dtype not in DTYPES or (part not in _NUMBERS and not DTYPES[dtype].is_floating_point):
             raise MergeInputError(f"{path.name}: {key} has dtype {dtype}; allowed: floating point.")
     sizes = {part: entries[key].shape for part, key in keys.items()}
     numbers = math.prod(sizes.pop(ALPHA, ()))
@@ -166,7 +167,7 @@ def _stored_layer(
                 raise MergeInputError(f"{path.name}: layer {name} {has} but no {part} factor.")
     kind = kind or LORA
     try:
-        if any(0 in size or not size for size in sizes.values()):
+        if any(0 in size for size in sizes.values()):
             raise Misfit
         magnitudes = {part: sizes.pop(part) for part in _MAGNITUDES if part in sizes}
         if kind.needs_weight:

@@ -54,9 +54,7 @@ def ones(*keys: str) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("extra", "kind"),
     [
-        (f"{NAME}.oft_blocks", "OFT"),
         (f"{NAME}.oft_diag", "OFT"),
-        (f"{NAME}.a1.weight", "GLoRA"),
         (f"{NAME}.lora_down.bias", "LoRA with biases of the down factor"),
         ("unet.conv_in.modules_to_save.weight", "PEFT with whole modules saved"),
         (f"{NAME}.oft_R.weight", "OFT"),
@@ -171,6 +169,8 @@ def test_a_few_foreign_tensors_are_left_out_and_named(tmp_path: Path, extra: tup
         (f"{NAME}.hada_w1_a", "LoHa"),
         (f"{NAME}.lokr_w1", "LoKr"),
         (f"{NAME}.diff", "full difference"),
+        (f"{NAME}.oft_blocks", "OFT"),
+        (f"{NAME}.a1.weight", "GLoRA"),
     ],
 )
 def test_a_layer_of_two_kinds(tmp_path: Path, first: str, second: str) -> None:

@@ -7,7 +7,7 @@ from typing import Protocol
 from torch import Tensor
 
 # The part of a layer that is not in its file.
-WEIGHT = "weight"
+WEIGHT = "base weight"
 
 
 class BaseWeights(Protocol):

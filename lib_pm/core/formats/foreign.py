@@ -21,15 +21,9 @@ PEFT_TYPES = {
 }
 # A word in the tensor's name, and the kind of network that it gives away.
 _KINDS = {
-    "oft_blocks": "OFT",
     "oft_diag": "OFT",
     ".oft_R": "OFT",
     "boft_": "BOFT",
-    ".a1.weight": "GLoRA",
-    ".b1.weight": "GLoRA",
-    ".a2.weight": "GLoRA",
-    ".b2.weight": "GLoRA",
-    ".on_input": "IA3",
     "ia3_l": "IA3",
     ".lora_E": "AdaLoRA",
     ".lora_ranknum": "AdaLoRA",

@@ -14,6 +14,8 @@ BIAS = ".bias"
 
 def _measure(sizes: Sizes) -> Measure:
     (size,) = sizes.values()
+    if not size:
+        raise Misfit
     return Measure(LayerShape.of(size), FULL_RANK, None)
 
 
