@@ -90,8 +90,8 @@ class _Job:
         return [layer for layer in self.layers if isinstance(layer, Layer)]
 
     def computed(self) -> list[AnyLayer]:
-        """Return the layers on the device, in the dtype of the computation."""
-        return [layer.to(self.device, self.dtype) for layer in self.layers]
+        """Return the layers on the device, factors in the dtype of the computation; a delta is converted when used."""
+        return [layer.to(self.device, self.dtype if isinstance(layer, Layer) else None) for layer in self.layers]
 
     def stored(self) -> list[Layer]:
         """Return the factors on the device, in the dtype of their files."""
@@ -260,8 +260,10 @@ def memory_needed(
         return 0
     parts, dense, whole = sum(rank or 0 for rank in ranks), ranks.count(FULL_RANK), shape.out * shape.columns
     factors = 8 * parts * (shape.out + shape.columns)  # in float64
+    if dense:  # of which one at a time is made, from as much again twice
+        factors += 2 * 4 * whole
     if mode.method.linear and (dense or shape.vector):
-        sum_of_them = factors + dtype.itemsize * whole * (dense + 1)
+        sum_of_them = factors + whole * (4 * dense + dtype.itemsize)
         if rank is FULL_RANK:
             return sum_of_them + dtype.itemsize * whole
         return sum_of_them + truncation.memory_needed(shape, parts, truncation.rank_class(shape, rank))
@@ -270,7 +272,7 @@ def memory_needed(
     if mode.method.linear:  # multiplied out where the ranks are not small, else the SVD of a core
         return 3 * factors + (8 * 5 * whole if parts > shape.max_rank // 2 else 8 * 8 * parts**2)
     block = min(len(ranks) * whole, BLOCK if device == "cpu" else GPU_BLOCK)
-    stack = dtype.itemsize * ((len(ranks) + dense) * whole + 5 * block)
+    stack = dtype.itemsize * (len(ranks) * whole + 5 * block) + 4 * dense * whole
     if rank is FULL_RANK:
         return factors + stack + dtype.itemsize * whole
     return factors + stack + truncation.memory_needed(shape, parts, truncation.rank_class(shape, rank))

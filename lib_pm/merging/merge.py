@@ -50,7 +50,7 @@ def merge_in_memory(
     strict: bool = False,
 ) -> Result:
     """Return the merge, which can be saved later. open_file: see `open_plan`."""
-    with open_plan(recipe, open_file, progress=progress, force=force, strict=strict) as plan:
+    with open_plan(recipe, open_file=open_file, progress=progress, force=force, strict=strict) as plan:
         contents = plan.contents(progress)
         run = _run(plan, device, progress, workers, held=_result_size(plan))
         layers = list(run)
@@ -91,7 +91,7 @@ def merge_to_file(
     """
     check_can_be_saved(recipe)
     check_target(target, overwrite)
-    with open_plan(recipe, open_file, progress=progress, force=force, strict=strict) as plan:
+    with open_plan(recipe, open_file=open_file, progress=progress, force=force, strict=strict) as plan:
         if not plan.layers:
             raise MergeInputError(NOTHING_TO_MERGE)
         metadata = merged_metadata(
