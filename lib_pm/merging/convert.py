@@ -7,21 +7,21 @@ from pathlib import Path
 
 import torch
 
-from lib_pm.core.choices import NAMES
-from lib_pm.core.errors import MergeInputError, quoted
 from lib_pm.core.formats.lora import WRITTEN
-from lib_pm.core.layers import Layer
+from lib_pm.core.layers import Dense, Layer
 from lib_pm.core.lowrank import balance
+from lib_pm.core.merge_layer import FullLayer
+from lib_pm.core.ranks import FULL_RANK
 from lib_pm.files.header import DTYPES
 from lib_pm.files.metadata import merged_metadata
 from lib_pm.files.reader import LoraFile, open_lora
 from lib_pm.files.writer import check_target
 from lib_pm.merging.devices import Device, torch_dtype
-from lib_pm.merging.layers import Finished, read_source, tensors_of
+from lib_pm.merging.layers import Finished, finish_full, read_source, tensors_of
 from lib_pm.merging.memory import Need
 from lib_pm.merging.plan import Plan, PlannedLayer, open_one
 from lib_pm.merging.progress import Progress, silent
-from lib_pm.merging.recipe import dtype_name
+from lib_pm.merging.recipe import dtype_name, known_names
 from lib_pm.merging.report import Report
 from lib_pm.merging.run import Result, Run
 
@@ -43,7 +43,7 @@ def convert_to_file(
     lose nothing. Where they have none it goes into the factors, which rounds them unless it is the rank.
     """
     check_target(target, overwrite)
-    with open_one(source, progress, names=_checked(names)) as plan:
+    with open_one(source, progress, names=known_names(names)) as plan:
         run = _run(plan, names, save_dtype, progress, workers)
         metadata = merged_metadata(plan.files, plan.model, target.stem, None, keep=keep)
         run.write(target, metadata, overwrite=overwrite)
@@ -60,16 +60,10 @@ def convert_in_memory(
     workers: int | None = None,
 ) -> Result:
     """Return the LoRA under other names, which can be saved later. open_file: see `open_plan`."""
-    with open_one(source, progress, open_file, _checked(names)) as plan:
+    with open_one(source, progress, open_file, known_names(names)) as plan:
         run = _run(plan, names, save_dtype, progress, workers)
         layers = list(run)
         return Result(run.report(), plan, layers)
-
-
-def _checked(names: str) -> str:
-    if names and names not in NAMES:
-        raise MergeInputError(f"names is {quoted(names)}; allowed: {', '.join(NAMES)}.")
-    return names
 
 
 def _run(plan: Plan, names: str, save_dtype: str, progress: Progress, workers: int | None) -> Run:
@@ -78,7 +72,8 @@ def _run(plan: Plan, names: str, save_dtype: str, progress: Progress, workers: i
     where = Device("cpu")
 
     def memory_of(planned: PlannedLayer) -> int:
-        return 16 * planned.rank * (planned.shape.out + planned.shape.columns)
+        rows, columns = planned.shape.out, planned.shape.columns
+        return 16 * (rows * columns if FULL_RANK in plan.ranks(planned) else (planned.rank or 0) * (rows + columns))
 
     def work(planned: PlannedLayer) -> Finished:
         own = DTYPES[file.dtype(planned.sources[0].pieces[0].name)]
@@ -99,6 +94,8 @@ def _run(plan: Plan, names: str, save_dtype: str, progress: Progress, workers: i
 def _convert(plan: Plan, planned: PlannedLayer, dtype: torch.dtype) -> Finished:
     (file,), (source,) = plan.files, planned.sources
     layer = read_source(file, source, planned.shape.out)
+    if isinstance(layer, Dense):
+        return finish_full(planned, FullLayer(layer.shape, layer.matrix), dtype, [file.path.name])
     alpha = layer.scale * layer.rank
     alpha = int(alpha) if alpha == int(alpha) else alpha
     if "alpha" not in WRITTEN[plan.naming] and layer.scale != 1:
