@@ -1,6 +1,6 @@
 """Power Merger: merge LoRAs correctly, apply the merge live, save it.
 
-    from lib_pm import merge, resize, inspect, analyse, to_text
+    from lib_pm import merge, resize, convert, inspect, analyse, to_text
 
 What is here is loaded when it is first used: torch takes a second, which `import lib_pm` need not.
 """
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 from lib_pm.version import __version__
 
 if TYPE_CHECKING:
-    from lib_pm.api import Lora, analyse, inspect, merge, resize, to_text
+    from lib_pm.api import Lora, analyse, convert, inspect, merge, resize, to_text
     from lib_pm.core.errors import MergeInputError
     from lib_pm.pipeline.apply import apply, remove
 else:
     _HOMES = {
-        **dict.fromkeys(("Lora", "analyse", "inspect", "merge", "resize", "to_text"), "lib_pm.api"),
+        **dict.fromkeys(("Lora", "analyse", "convert", "inspect", "merge", "resize", "to_text"), "lib_pm.api"),
         **dict.fromkeys(("apply", "remove"), "lib_pm.pipeline.apply"),
         "MergeInputError": "lib_pm.core.errors",
     }
@@ -38,6 +38,7 @@ __all__ = [
     "__version__",
     "analyse",
     "apply",
+    "convert",
     "inspect",
     "merge",
     "remove",

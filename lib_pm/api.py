@@ -1,4 +1,4 @@
-"""The Python interface: merge, resize, inspect and analyse LoRAs that are files or state dicts. See docs/python.md.
+"""The Python interface: merge, resize, convert, inspect and analyse LoRAs, files or state dicts. See docs/python.md.
 
 What is wrong with the input is a `MergeInputError` that says what is allowed.
 """
@@ -24,6 +24,7 @@ from lib_pm.files.library import Library
 from lib_pm.files.metadata import check_keep
 from lib_pm.files.reader import LoraFile, open_lora, open_tensors
 from lib_pm.files.writer import check_target
+from lib_pm.merging.convert import convert_in_memory
 from lib_pm.merging.merge import check_can_be_saved, merge_in_memory
 from lib_pm.merging.progress import Progress, silent
 from lib_pm.merging.recipe import DEFAULT_MODE, LoraUse, Recipe, recipe_from_request, recipe_of
@@ -73,6 +74,7 @@ def merge(
     dtype: str = "float32",
     save_dtype: str = "float16",
     precision: str = "normal",
+    names: str = "",
     force: bool = False,
     strict: bool = False,
     output: FilePath | None = None,
@@ -91,8 +93,9 @@ def merge(
     the tag's; `lambda` is a word of Python and is written `lambda_`. lbw_presets: a text file with block weights
     by name. base: the base model's checkpoint, for LoRAs that need its weights (DoRA and others).
     apply: model, clip or both. layers: the kinds that are merged. dtype: of the computation. save_dtype: of the
-    tensors. precision: exact is slower. force: merge LoRAs of different base models.
-    strict: refuse LoRAs with tensors that would be left out, which else the report names.
+    tensors. precision: exact is slower. names: whose the layers get (kohya, comfy, diffusers, peft or onetrainer), ""
+    for their own. force: merge LoRAs of different base models. strict: refuse LoRAs with tensors that would be left
+    out, which else the report names.
     output: a file to write, as `Result.save` does. device: auto, cpu, cuda, mps. threads: layers worked on at once.
     progress: called after each layer; may raise `Cancelled` to stop.
     """
@@ -108,6 +111,7 @@ def merge(
         dtype=dtype,
         save_dtype=save_dtype,
         precision=precision,
+        names=names,
     )
     if target:
         check_can_be_saved(recipe)
@@ -148,6 +152,31 @@ def resize(
         result = resize_in_memory(
             use.path, new, opener, save_dtype=save_dtype, device=device, progress=progress, workers=threads
         )
+    if target:
+        result.save(target, overwrite=overwrite, metadata=metadata)
+    return result
+
+
+def convert(
+    lora: Source,
+    names: str = "",
+    *,
+    base: FilePath | None = None,
+    save_dtype: str = "",
+    output: FilePath | None = None,
+    overwrite: bool = False,
+    metadata: str = "all",
+    threads: int | None = None,
+    progress: Progress = silent,
+) -> Result:
+    """Return the LoRA under other names, or in another dtype: its layers as they are, put together or cut up.
+
+    names, save_dtype: as for `merge`, "" for those that it has. All else is as for `merge`.
+    """
+    target = _checked_target(output, overwrite, metadata)
+    (use,), open_file = _uses([lora])
+    with with_base(base, open_file) as opener:
+        result = convert_in_memory(use.path, names, opener, save_dtype=save_dtype, progress=progress, workers=threads)
     if target:
         result.save(target, overwrite=overwrite, metadata=metadata)
     return result

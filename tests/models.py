@@ -191,13 +191,18 @@ def _bfl(
             yield f"{path}.modulation.{mod}", (3 * width, width)
 
 
-def _mmdit(width: int, depth: int) -> Iterator[tuple[str, tuple[int, int]]]:
+def _mmdit(width: int, depth: int, dual: int = 0) -> Iterator[tuple[str, tuple[int, int]]]:
+    """dual: in how many blocks, the first ones, the image has a second attention."""
     for block in range(depth):
+        if block < dual:
+            yield f"joint_blocks.{block}.x_block.attn2.qkv", (3 * width, width)
+            yield f"joint_blocks.{block}.x_block.attn2.proj", (width, width)
         for side in ("x", "context"):
             last = side == "context" and block == depth - 1
             path = f"joint_blocks.{block}.{side}_block"
             yield f"{path}.attn.qkv", (3 * width, width)
-            yield f"{path}.adaLN_modulation.1", ((2 if last else 6) * width, width)
+            parts = 2 if last else 9 if side == "x" and block < dual else 6
+            yield f"{path}.adaLN_modulation.1", (parts * width, width)
             if not last:
                 yield f"{path}.attn.proj", (width, width)
                 yield f"{path}.mlp.fc1", (4 * width, width)
@@ -303,7 +308,7 @@ _ORIGINAL: dict[str, list[tuple[str, tuple[int, int]]]] = {
     "wan-1.3b": list(_wan(1536, 8960, 30)),
     "z-image": list(_next_dit(3840, 3840, 10240, 256, 30, "0")),
     "lumina2": list(_next_dit(2304, 768, 9216, 1024, 26, "1")),
-    "sd3": list(_mmdit(1536, 24)),
+    "sd3": list(_mmdit(1536, 24, dual=2)),
     "sd3.5-large": list(_mmdit(2432, 38)),
     "cosmos": list(_cosmos(2048, 28)),
     "anima": [*_cosmos(2048, 28), *_adapter()],

@@ -52,7 +52,7 @@ def test_the_commands_work(command, tmp_path, monkeypatch, capsys):
 
 
 def test_there_are_commands_to_try():
-    assert {command.split()[0] for command in COMMANDS} == {"merge", "analyse", "resize", "inspect", "modes"}
+    assert {command.split()[0] for command in COMMANDS} == {"merge", "analyse", "resize", "convert", "inspect", "modes"}
 
 
 @pytest.mark.parametrize("command", OTHERS)

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lib_pm.cli.analyse import add_analyse
-from lib_pm.cli.arguments import add_running, choices, given_flags, print_report, print_result
+from lib_pm.cli.arguments import add_base, add_running, choices, given_flags, print_report, print_result
 from lib_pm.cli.merge import add_merge
 from lib_pm.cli.progress_bar import progress_bar
-from lib_pm.core.choices import DTYPES
+from lib_pm.core.choices import DTYPES, NAMES
 from lib_pm.core.errors import MergeInputError, did_you_mean
 from lib_pm.core.visible import visible
 from lib_pm.merging.progress import Cancelled
@@ -121,7 +121,7 @@ def _terminated_as_by_ctrl_c() -> Iterator[None]:
 
 
 def _parser() -> _Parser:
-    parser = _Parser(prog="python -m lib_pm", description="Merge, analyse, resize and inspect LoRAs.")
+    parser = _Parser(prog="python -m lib_pm", description="Merge, analyse, resize, convert and inspect LoRAs.")
     parser.add_argument("--version", action="version", version=f"Power Merger {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -136,10 +136,16 @@ def _parser() -> _Parser:
     resize.add_argument("--max-rank", type=int, help="upper limit for --dynamic")
     resize.set_defaults(run=_resize)
 
-    for command in (merge, resize):
+    convert = commands.add_parser("convert", help="write a LoRA under other names, or in another dtype")
+    convert.add_argument("lora", type=Path, help="the LoRA file")
+    convert.add_argument("--names", help=f"whose names the layers get: {choices(NAMES)} (default: their own)")
+    convert.set_defaults(run=_convert)
+
+    for command in (merge, resize, convert):
+        default = "its own" if command is convert else "float16"
         command.add_argument("-o", "--output", type=Path, required=True, help="the .safetensors file to write")
-        command.add_argument("--save-dtype", help=f"dtype of the file: {choices(DTYPES)} (default float16)")
-        add_running(command)
+        command.add_argument("--save-dtype", help=f"dtype of the file: {choices(DTYPES)} (default {default})")
+        (add_base if command is convert else add_running)(command)
         command.add_argument("--overwrite", action="store_true", help="replace the output file if it exists")
         command.add_argument("--quiet", action="store_true", help="show no progress and no report")
         command.add_argument("--verbose", action="store_true", help="list every layer in the report")
@@ -150,7 +156,7 @@ def _parser() -> _Parser:
     modes = commands.add_parser("modes", help="list the modes and their options")
     modes.add_argument("--markdown", action="store_true", help="print a Markdown table")
     modes.set_defaults(run=_modes)
-    for command in (merge, analyse, resize, inspect, modes):
+    for command in (merge, analyse, resize, convert, inspect, modes):
         command.add_argument("--json", action="store_true", help="print JSON")
     parser.known += commands.choices
     return parser
@@ -176,6 +182,24 @@ def _resize(options: argparse.Namespace) -> None:
             workers=options.threads,
             overwrite=options.overwrite,
             **given_flags(options, ["save_dtype"]),
+        )
+    print_report(options, report)
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from lib_pm.files.checkpoint import with_base
+    from lib_pm.merging.convert import convert_to_file
+
+    if not options.names and not options.save_dtype:
+        raise MergeInputError("Give --names, --save-dtype, or both.")
+    with progress_bar(quiet=options.quiet) as progress, with_base(options.base) as open_file:
+        report = convert_to_file(
+            options.lora,
+            options.output,
+            open_file=open_file,
+            progress=progress,
+            overwrite=options.overwrite,
+            **given_flags(options, ["names", "save_dtype"]),
         )
     print_report(options, report)
 

@@ -20,7 +20,7 @@ from lib_pm.cli.arguments import (
     request_of,
 )
 from lib_pm.cli.progress_bar import progress_bar
-from lib_pm.core.choices import APPLY, DTYPES
+from lib_pm.core.choices import APPLY, DTYPES, NAMES
 from lib_pm.core.errors import Faults, MergeInputError
 from lib_pm.core.excess import EXCESS
 from lib_pm.core.params import Option
@@ -32,7 +32,7 @@ from lib_pm.merging.recipe import DEFAULT_MODE, Recipe, recipe_from_json
 from lib_pm.prompt.parse import LoraTag, Request
 
 # What a recipe says itself, so that it cannot be said beside --recipe.
-SETTINGS = ("apply", "layers", "dtype", "save_dtype", "precision")
+SETTINGS = ("apply", "layers", "dtype", "save_dtype", "precision", "names")
 
 TAG = "A '<pm:MODE:option=value>' among the LoRAs sets the mode and its options.\n"
 
@@ -52,6 +52,7 @@ def add_merge(commands: Any) -> argparse.ArgumentParser:
     merge.add_argument("--apply", metavar="PART", help=f"part to merge: {choices(APPLY)} (default {APPLY[0]})")
     merge.add_argument("--layers", help=f"kinds of layers to merge: {', '.join(KINDS)} (default all)")
     merge.add_argument("--dtype", help=f"dtype of the computation: {choices(DTYPES)} (default float32)")
+    merge.add_argument("--names", help=f"whose names the layers get: {choices(NAMES)} (default: their own)")
     merge.add_argument(
         "--exact",
         dest="precision",

@@ -18,11 +18,11 @@ from lib_pm.compare.meaning import meaning
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.relations import Relations, memory_needed, relate, sign_conflict
 from lib_pm.core.scratch import Scratch
-from lib_pm.families.blocks import BLOCK_LISTS
+from lib_pm.families.blocks import block_order
 from lib_pm.families.families import Family, kind
 from lib_pm.files.reader import LoraFile, open_lora
 from lib_pm.merging.devices import Device
-from lib_pm.merging.layers import dense_workers, read_layer, run_layers
+from lib_pm.merging.layers import dense_workers, read_source, run_layers
 from lib_pm.merging.memory import Need
 from lib_pm.merging.plan import Plan, PlannedLayer, open_plan
 from lib_pm.merging.progress import Progress, silent
@@ -53,7 +53,8 @@ def analyse(
 
         def work(planned: PlannedLayer) -> Relations:
             sources = [source for source in planned.sources if source.weight]
-            layers = [read_layer(plan.files[source.lora], source.name) for source in sources]
+            out = planned.shape.out
+            layers = [read_source(plan.files[source.lora], source, out) for source in sources]
             weights = [source.weight for source in sources]
             try:
                 return where.run(
@@ -143,7 +144,7 @@ class _Totals:
 
     def analysis(self, plan: Plan, seconds: float, notes: tuple[str, ...]) -> Analysis:
         names = _distinct([file.name for file in plan.files])
-        order = BLOCK_LISTS[max(plan.family.block_lists)] if plan.family.block_lists else ()
+        order = block_order(plan.family)
         blocks = sorted(self.blocks, key=lambda block: (order.index(block) if block in order else len(order), block))
         whole = _Sums.zeros(self.count)
         for sums in self.blocks.values():

@@ -8,6 +8,9 @@ from typing import Literal, get_args
 Apply = Literal["model + clip", "model", "clip"]
 APPLY: tuple[Apply, ...] = get_args(Apply)
 
+# Whose names the layers of the result have.
+NAMES = ("kohya", "comfy", "diffusers", "peft", "onetrainer")
+
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 SHORT_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp64": "float64"}

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from lib_pm.core.errors import MergeInputError, did_you_mean, quoted
 from lib_pm.core.params import parse_factor
 from lib_pm.families.families import KINDS, SD1, SDXL, Family
-from lib_pm.families.transformers import FLUX
+from lib_pm.families.transformers import TRANSFORMERS
 
 
 def _numbered(letters: str, numbers: Iterable[int]) -> tuple[str, ...]:
@@ -78,7 +78,7 @@ def expand_preset(text: str, presets: Mapping[str, str], lora: str) -> str:
 def check_block_weights(text: str, presets: Mapping[str, str], lora: str) -> None:
     """MergeInputError for what no model family takes; which one the LoRA is for is in its file. text: "" for none."""
     refused = None
-    for family in (SD1, SDXL, FLUX) if text else ():
+    for family in (SD1, SDXL, *TRANSFORMERS) if text else ():
         try:
             parse_block_weights(expand_preset(text, presets, lora), family, lora)
             return
@@ -90,7 +90,7 @@ def check_block_weights(text: str, presets: Mapping[str, str], lora: str) -> Non
 
 def parse_block_weights(text: str, family: Family, lora: str) -> BlockWeights:
     """Return block weights from a list or named blocks (presets are expanded before). lora: its name, for errors."""
-    if not family.block_lists:
+    if not block_order(family):
         raise MergeInputError(
             f"{lora}: block weights need a model with known blocks, and this LoRA is for {family.title}."
         )
@@ -98,15 +98,19 @@ def parse_block_weights(text: str, family: Family, lora: str) -> BlockWeights:
         return _parse_named(text, family, lora)
     words = [word.strip() for word in text.split(",")]
     if len(words) not in family.block_lists:
-        raise MergeInputError(
-            f"{lora}: {len(words)} block weights; allowed for {family.title}: {_lengths(family.block_lists)}."
-        )
+        allowed = _lengths(family.block_lists) or f"named blocks such as {family.blocks[2]}=0.5"
+        raise MergeInputError(f"{lora}: {len(words)} block weights; allowed for {family.title}: {allowed}.")
     numbers = [_number(word, name, lora) for word, name in zip(words, BLOCK_LISTS[len(words)], strict=True)]
     return BlockWeights(dict(zip(BLOCK_LISTS[len(words)], numbers, strict=True)), unnamed=0.0)
 
 
+def block_order(family: Family) -> tuple[str, ...]:
+    """Return all blocks of a family in their order; none where they are not known."""
+    return family.blocks or BLOCK_LISTS.get(max(family.block_lists, default=0), ())
+
+
 def _parse_named(text: str, family: Family, lora: str) -> BlockWeights:
-    order = BLOCK_LISTS[max(family.block_lists)]
+    order = block_order(family)
     blocks: dict[str, float] = {}
     kinds: dict[str, float] = {}
     for word in filter(None, (word.strip() for word in text.split(","))):

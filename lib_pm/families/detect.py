@@ -89,6 +89,7 @@ def _by_layers(layers: Mapping[str, LayerShape], said: frozenset[str]) -> tuple[
         others = [path for path in denoiser if path not in levels and not re.match(_OUTSIDE_LEVELS, path)]
         return () if others else _unet(layers, said)
     found = [(family, layout) for family in TRANSFORMERS for layout in family.layouts if layout.explains(denoiser)]
+    found = [(family, layout) for family, layout in found if all(map(layout.find, denoiser))] or found
     whole = [family for family, layout in found if layout.is_whole(denoiser)]
     return tuple(dict.fromkeys(whole or [family for family, _ in found]))
 

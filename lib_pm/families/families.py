@@ -1,17 +1,18 @@
 """The model families: how their layers are called when written, which block each is in, and what a file says of them.
 
-`transformers.py` lists those that are told by the layouts of their layers.
+`tables/` has those that are told by the layouts of their layers, and `transformers.py` lists them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from lib_pm.families.layouts import Layout
 from lib_pm.families.names import parse_name, to_original
+from lib_pm.families.table import read_table
 
 Kind = Literal["attn", "mlp", "te", "other"]
 KINDS: tuple[Kind, ...] = ("attn", "mlp", "te", "other")
@@ -21,16 +22,20 @@ KINDS: tuple[Kind, ...] = ("attn", "mlp", "te", "other")
 class Family:
     """A model family.
 
-    block_lists: the lengths of block weight lists that fit it. canonical: from a name in any scheme to the name that
-    is written, or None if names are kept as they are. block: from a canonical name to its block, "" if it is in none.
+    block_lists: the lengths of block weight lists that fit it. blocks: all that it has, where these lists do not say
+    it. canonical: from a name in any scheme to the name that is written, or None if names are kept as they are. block:
+    from a canonical name to its block, "" if it is in none.
     base_version, architecture, resolution, network_module: what is written where no input says it, "" for nothing.
     said: a pattern of what files call it, as `plain_word` writes that. layouts: its layers; without any it is told
-    otherwise. like: the id of a family with the very same layers, from which only the file's own word tells it.
+    otherwise. The first layout is what is written where LoRAs differ. encoders: its text encoders in diffusers' order,
+    by ComfyUI's names, with those of kohya's trainers. model: its class in diffusers. like: the id of a family with the
+    very same layers, from which only the file's own word tells it.
     """
 
     id: str
     title: str
     block_lists: tuple[int, ...] = ()
+    blocks: tuple[str, ...] = ()
     canonical: Callable[[str], str] | None = None
     block: Callable[[str], str] = lambda name: ""
     base_version: str = ""
@@ -39,6 +44,8 @@ class Family:
     network_module: str = "networks.lora"
     said: str = "(?!)"
     layouts: tuple[Layout, ...] = ()
+    encoders: Mapping[str, str] = field(default_factory=dict, hash=False)
+    model: str = ""
     like: str = ""
 
     @property
@@ -100,29 +107,28 @@ def _unet_block(levels: int) -> Callable[[str], str]:
     return block
 
 
-def flux_block(name: str) -> str:
-    """Return the block of a Flux layer in the 61 numbers of a block weight list."""
-    component, path = parse_name(name)
-    if component.startswith("te"):
-        return "T5" if component in ("te2", "te3") or "t5xxl" in name else "CLIP"
-    for letter, pattern in (
-        ("D", r"(?:^|_)(?:double_blocks|(?<!single_)transformer_blocks)_(\d{1,3})_"),
-        ("S", r"(?:^|_)(?:single_blocks|single_transformer_blocks)_(\d{1,3})_"),
-    ):
-        match = re.search(pattern, path)
-        if match:
-            return f"{letter}{int(match[1]):02}"
-    if path.startswith(("img_in", "txt_in", "time_in", "vector_in", "guidance_in", "x_embedder", "context_embedder")):
-        return "IN"
-    if path.startswith("time_text_embed"):
-        return "IN"
-    return "OUT" if path.startswith(("final_layer", "proj_out", "norm_out")) else ""
+# What a text encoder is in block weights, by ComfyUI's names: that of an image model of its own, or the one for prose.
+_TEXT_BLOCKS = {"clip_l": "CLIP", "clip_g": "CLIP", "t5xxl": "T5"}
+
+
+def _table_blocks(layouts: Sequence[Layout], encoders: Sequence[str]) -> tuple[Callable[[str], str], tuple[str, ...]]:
+    """Return the block of a layer by its name in any layout, and all blocks in their order."""
+    text = [_TEXT_BLOCKS.get(encoder, "TEXT") for encoder in encoders] or ["TEXT"]
+
+    def block(name: str) -> str:
+        component, path = parse_name(name)
+        if component.startswith("te"):
+            return text[min(int(component.removeprefix("te") or 1), len(text)) - 1]
+        return next((block for layout in layouts if (block := layout.block(path))), "")
+
+    return block, (*dict.fromkeys(text), *layouts[0].blocks)
 
 
 SD1 = Family(
     "sd1",
     "Stable Diffusion 1",
     (12, 17, 20, 26),
+    (),
     _kohya,
     _unet_block(4),
     "sd_v1",
@@ -134,6 +140,7 @@ SD2 = Family(
     "sd2",
     "Stable Diffusion 2",
     (12, 17, 20, 26),
+    (),
     _kohya,
     _unet_block(4),
     "sd_v2",
@@ -145,6 +152,7 @@ SDXL = Family(
     "sdxl",
     "Stable Diffusion XL",
     (12, 17, 20, 26),
+    (),
     _kohya_sdxl,
     _unet_block(3),
     "sdxl_base_v1-0",
@@ -153,6 +161,43 @@ SDXL = Family(
     said=r"(sd|stablediffusion)xl",
 )
 OTHER = Family("", "an unknown model")
+
+
+def transformer(
+    name: str,
+    title: str,
+    said: str,
+    table: str,
+    prefixes: Mapping[str, str],
+    *,
+    width: int = 1,
+    counts: Mapping[str, str] | None = None,
+    trainer: str = "lora",
+    main: str = "",
+    **more: Any,
+) -> Family:
+    """Return a family of the files of `tables/`.
+
+    table, prefixes, width, counts: see `read_table`. trainer: the module of kohya's trainers. main: the layout that is
+    written where LoRAs differ, if it is not the table's first. more: of `Family`.
+    """
+    layouts = sorted(read_table(table, prefixes, width=width, counts=counts), key=lambda layout: layout.name != main)
+    block, blocks = _table_blocks(layouts, list(more.get("encoders", ())))
+    return Family(
+        name,
+        title,
+        said=said,
+        layouts=tuple(layouts),
+        block=block,
+        blocks=blocks,
+        network_module=f"networks.{trainer}",
+        **more,
+    )
+
+
+def twin(of: Family, name: str, title: str, said: str) -> Family:
+    """Return a family with the very layers of another: only the file's own word tells them apart."""
+    return replace(of, id=name, title=title, said=said, like=of.id, base_version="", architecture="")
 
 
 def either(families: Sequence[Family], *, mixed: bool = False) -> Family:
@@ -165,13 +210,14 @@ def either(families: Sequence[Family], *, mixed: bool = False) -> Family:
         return families[0]
     if not families:
         return OTHER
-    listed = next((family for family in families if family.block_lists), OTHER)
+    listed = next((family for family in families if family.block_lists or family.blocks), OTHER)
     titles = [family.title for family in families]
     first = families[0]
     return Family(
         "|".join(family.id for family in families),
         f"{', '.join(titles[:-1])} {'and' if mixed else 'or'} {titles[-1]}" if len(titles) > 1 else titles[0],
         listed.block_lists,
+        listed.blocks,
         first.canonical if len({family.canonical for family in families}) == 1 else None,
         listed.block,
         network_module=first.network_module if len({family.network_module for family in families}) == 1 else "",

@@ -17,6 +17,7 @@ _PREFIXES = {
     "lora_te2_": "te2",
     "lora_te3_": "te3",
     "lora_transformer_": "unet",
+    "lycoris_": "unet",
     "unet.": "unet",
     "text_encoder.": "te",
     "text_encoder_2.": "te2",
@@ -24,7 +25,11 @@ _PREFIXES = {
     "transformer.": "unet",
     "diffusion_model.": "unet",
     "model.diffusion_model.": "unet",
+    "net.": "unet",
 }
+# ComfyUI's names of text encoders, and those that are not the first of their model.
+_ENCODER = re.compile(r"text_encoders\.(\w{1,40})\.transformer\.")
+_LATER_ENCODERS = {"clip_g": "te2", "t5xxl": "te3"}
 _WRAPPERS = ("base_model.model.",)
 # First words of names that are paths inside a component already, as of a UNet that is in no pipeline.
 _BARE = {
@@ -59,6 +64,8 @@ _MIDDLE = {"0": "resnets_0", "1": "attentions_0", "2": "resnets_1"}
 
 def prefix_of(name: str) -> str:
     """Return the start of a name that says which component it is in, as written; "" if there is none that we know."""
+    if encoder := _ENCODER.match(name):
+        return encoder[0]
     return max((prefix for prefix in (*_PREFIXES, *_WRAPPERS) if name.startswith(prefix)), key=len, default="")
 
 
@@ -79,6 +86,8 @@ def parse_name(name: str) -> tuple[str, str]:
         name = name.removeprefix(wrapper)
     prefix = prefix_of(name)
     component = _PREFIXES.get(prefix) or _BARE.get(name.partition(".")[0], "")
+    if encoder := _ENCODER.match(name):
+        component = _LATER_ENCODERS.get(encoder[1], "te")
     path = name[len(prefix) :].replace(".processor.", ".").replace(".", "_")
     if path.endswith("_to_out"):  # attention processors of old diffusers leave the index out
         path += "_0"

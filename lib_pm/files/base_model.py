@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lib_pm.core.errors import MergeInputError, quoted
+from lib_pm.core.formats import BIAS
+from lib_pm.core.layers import LayerShape
 from lib_pm.families.detect import FAMILIES, SAYS, SD2_OR_NOT, named, spellings, stated
 from lib_pm.families.families import Family, either, plain_word
-from lib_pm.families.names import parse_name, prefix_of
+from lib_pm.families.layouts import Layout
+from lib_pm.families.spelling import Place, Spelling, TableSpelling, beginnings, spelling_of
 from lib_pm.files.reader import LoraFile
 
 # What gets around a refusal, for the user to read.
@@ -22,27 +25,52 @@ IN_A_PROMPT = "Merge LoRAs for the same model; pm=off in a LoRA's tag stacks it 
 
 @dataclass(frozen=True)
 class BaseModel:
-    """What LoRAs are for. mixed: for several models, which had to be forced. notes: what the user should know."""
+    """What LoRAs are for. mixed: for several models, which had to be forced. notes: what the user should know.
+
+    spelling: what layers are called in the result, None where it is what they are called already.
+    """
 
     family: Family
     mixed: bool = False
     notes: tuple[str, ...] = ()
+    spelling: Spelling | None = None
+
+    def places(self, file: LoraFile, name: str) -> tuple[Place, ...]:
+        """Return of which layers of the result a layer of a file is, and which rows."""
+        shape = file.stored(name).shape
+        if not shape.vector:
+            return self._places(name, shape)
+        layer = name.removesuffix(BIAS)
+        found = self._places(layer, shape) or (Place(layer, shape.out),)  # tables have no norms
+        return tuple(replace(place, name=place.name + BIAS) for place in found) if layer != name else found
+
+    def _places(self, name: str, shape: LayerShape) -> tuple[Place, ...]:
+        if self.spelling:
+            return self.spelling.places(name, shape)
+        return (Place(self.family.name(name), shape.out),)
+
+    def names(self, file: LoraFile) -> set[str]:
+        """Return the layers of the result of which a file has something."""
+        return {place.name for name in (*file.layers, *file.vectors) for place in self.places(file, name)}
 
 
-def common_model(files: Sequence[LoraFile], *, force: bool = False, way_out: str = FORCE) -> BaseModel:
-    """Return the one base model of all files.
+def common_model(files: Sequence[LoraFile], *, force: bool = False, way_out: str = FORCE, names: str = "") -> BaseModel:
+    """Return the one base model of all files. names: whose the layers get, "" for their own or the family's.
 
     A MergeInputError if they are for different ones or say so, or if nothing tells and they share no layer; with
-    `force` that is a note. way_out: how these messages end. Names that are not translated have to be of one scheme.
+    `force` that is a note. way_out: how these messages end. Names that cannot be translated have to be of one scheme.
     """
     known = [file.families for file in files if file.families]
     common = [family for family in FAMILIES.values() if known and all(family in families for families in known)]
     family = either(common)
+    spelling = None
     against = _different(files, common)
     if not against:
-        if family.canonical is None:
-            _check_names(files, family)
-        against = _apart(files, common)
+        if names:
+            spelling = _chosen(files, common, names)
+        elif family.canonical is None:
+            spelling = _spelling(files, common)
+        against = _apart(files, common, BaseModel(family, spelling=spelling))
     if against and not force:
         raise MergeInputError(f"{against} {way_out}")
     certain = len(common) == 1 and len(known) == len(files)
@@ -51,8 +79,9 @@ def common_model(files: Sequence[LoraFile], *, force: bool = False, way_out: str
         family = either(list(dict.fromkeys(sum(known, ()))), mixed=True)
     notes = [f"forced: {against}"] if against else []
     notes += [note for file in files if (note := _taken_for(file, family) or _own_word(file))]
-    notes += [] if certain else _shared(files, family)
-    return BaseModel(family, mixed, tuple(notes))
+    model = BaseModel(family, mixed, spelling=spelling)
+    notes += [] if certain else _shared(files, model)
+    return replace(model, notes=tuple(notes))
 
 
 def _different(files: Sequence[LoraFile], common: Sequence[Family]) -> str:
@@ -78,12 +107,12 @@ def _different(files: Sequence[LoraFile], common: Sequence[Family]) -> str:
     return f"The LoRAs disagree on their base model: {', '.join(each)}."
 
 
-def _apart(files: Sequence[LoraFile], common: Sequence[Family]) -> str:
+def _apart(files: Sequence[LoraFile], common: Sequence[Family], model: BaseModel) -> str:
     """Return which file is tied to the rest neither by its family nor by a layer, "" for none."""
     sure = [len(common) == 1 and bool(file.families) for file in files]
     if all(sure):
         return ""
-    names = [{either(common).name(name) for name in file.layers} for file in files]
+    names = [model.names(file) for file in files]
     first = [index for index, known in enumerate(sure) if known] or [0]
     tied = set().union(*(names[index] for index in first))
     rest = [index for index in range(len(files)) if index not in first]
@@ -118,42 +147,83 @@ def _own_word(file: LoraFile) -> str:
     return ""
 
 
-def _shared(files: Sequence[LoraFile], family: Family) -> list[str]:
+def _shared(files: Sequence[LoraFile], model: BaseModel) -> list[str]:
     """Return a note on how many layers are shared, if not all are."""
-    counts = Counter(name for file in files for name in {family.name(name) for name in file.layers})
+    counts = Counter(name for file in files for name in model.names(file))
     if all(count == len(files) for count in counts.values()):
         return []
     return [f"{sum(count > 1 for count in counts.values())} of {len(counts)} layers are in more than one of the LoRAs"]
 
 
-def _check_names(files: Sequence[LoraFile], family: Family) -> None:
-    """Raise a MergeInputError if the files name their layers differently: one layer would be in the result twice."""
-    for file in files:
-        if not _named_alike(files[0], file, family):
-            raise MergeInputError(
-                f"{files[0].path.name} and {file.path.name} name their layers differently ({_first(files[0])}, "
-                f"{_first(file)}), and names for {family.title} cannot be converted yet. "
-                "Use LoRAs with the same naming scheme."
-            )
+def _chosen(files: Sequence[LoraFile], common: Sequence[Family], names: str) -> Spelling | None:
+    """Return the spelling of these names. A MergeInputError where a layer has none."""
+    possible = [spelling_of(family, names) for family in common or [either(common)]]
+    if all(spelling is None for spelling in possible):
+        return None
+    unclear = _unclear(files, [spelling for spelling in possible if spelling])
+    if unclear or None in possible:
+        file, name = unclear or (files[0], _first(files[0]))
+        raise MergeInputError(
+            f"{file.path.name} has a layer {name}; what {names} calls it in {either(common).title} is not known."
+        )
+    return possible[0]
 
 
-def _named_alike(one: LoraFile, other: LoraFile, family: Family) -> bool:
-    """Return whether the files name their layers in one way.
+def _spelling(files: Sequence[LoraFile], common: Sequence[Family]) -> Spelling | None:
+    """Return what layers are called in the result where the files call them differently; None if they do not.
 
-    Text encoders have prefixes of their own, which only have to be of the same kind.
+    A MergeInputError where there is no telling: a layer would be in the result twice, or two as one.
     """
-    denoisers = [_prefixes(file) for file in (one, other)]
-    if not all(denoisers):
-        return ("." in _first(one)) == ("." in _first(other))
-    layouts = [spellings(family, {name: layer.shape for name, layer in file.layers.items()}) for file in (one, other)]
-    return bool(denoisers[0] & denoisers[1]) and (not all(layouts) or bool(layouts[0] & layouts[1]))
+    if len(files) == 1 or _alike(files, common):
+        return None
+    layouts = [(_layouts(files, family) or family.layouts)[:1] for family in common]
+    possible = [
+        TableSpelling(family, layout, layouts[0][0].prefix)
+        for family, main in zip(common, layouts, strict=True)
+        for layout in main
+        if layouts[0]
+    ]
+    why = f"names for {either(common).title} cannot be converted yet"
+    if possible and len(possible) == len(common):
+        unclear = _unclear(files, possible)
+        if unclear is None:
+            return possible[0]
+        file, name = unclear
+        why = f"{file.path.name} has a layer {name}, whose name for {either(common).title} cannot be converted"
+    other = next((file for file in files if not _alike([files[0], file], common)), files[-1])
+    raise MergeInputError(
+        f"{files[0].path.name} and {other.path.name} name their layers differently ({_first(files[0])}, "
+        f"{_first(other)}), and {why}. Use LoRAs with the same naming scheme."
+    )
 
 
-def _prefixes(file: LoraFile) -> set[str]:
-    """Return how its denoiser's layers begin, or whether words are joined by dots."""
-    names = [name for name in file.layers if not parse_name(name)[0].startswith("te")]
-    return {prefix_of(name) or ("dotted" if "." in name else "flat") for name in names}
+def _unclear(files: Sequence[LoraFile], possible: Sequence[Spelling]) -> tuple[LoraFile, str] | None:
+    """Return the first layer that has no name in these spellings, or several; None if there is none."""
+    for file in files:
+        for name, layer in file.layers.items():
+            places = {spelling.places(name, layer.shape) for spelling in possible}
+            if len(places) != 1 or () in places:
+                return file, name
+    return None
+
+
+def _alike(files: Sequence[LoraFile], common: Sequence[Family]) -> bool:
+    """Return whether the files call their layers alike: behind one prefix, and in one of the family's layouts."""
+    found = [beginnings(file.layers, either(common)) for file in files]
+    for number in {number for numbers in found for number in numbers}:
+        there = [numbers[number] for numbers in found if number in numbers]
+        if any(begin != there[0] if common else not begin & there[0] for begin in there):
+            return False
+    return all(_layouts(files, family) for family in common if family.layouts)
+
+
+def _layouts(files: Sequence[LoraFile], family: Family) -> tuple[Layout, ...]:
+    """Return the family's layouts in which all of the files can be that are in any: one may have unknown layers."""
+    found = [spellings(family, {name: layer.shape for name, layer in file.layers.items()}) for file in files]
+    return tuple(
+        layout for number, layout in enumerate(family.layouts) if all(number in numbers for numbers in found if numbers)
+    )
 
 
 def _first(file: LoraFile) -> str:
-    return next(iter(file.layers))
+    return next(iter((*file.layers, *file.vectors)))

@@ -74,7 +74,7 @@ def _whole_metadata(
     return metadata
 
 
-def rank_metadata(ranks: Iterable[int], conv_ranks: Iterable[int], alphas: Iterable[int]) -> dict[str, str]:
+def rank_metadata(ranks: Iterable[int], conv_ranks: Iterable[int], alphas: Iterable[float]) -> dict[str, str]:
     """Return ss_network_dim and _alpha of linear layers, conv_dim among the ss_network_args; "Dynamic" where they
     differ. Nothing where no layer has a rank.
     """
@@ -84,7 +84,7 @@ def rank_metadata(ranks: Iterable[int], conv_ranks: Iterable[int], alphas: Itera
     alpha = _one_or_dynamic(alphas)
     metadata = {
         "ss_network_dim": _one_or_dynamic(ranks),
-        "ss_network_alpha": alpha if alpha == "Dynamic" else f"{alpha}.0",
+        "ss_network_alpha": alpha if alpha == "Dynamic" else str(float(alpha)),
     }
     conv_dim = _one_or_dynamic(conv_ranks)
     if conv_dim:
@@ -176,7 +176,7 @@ def _titles(files: Iterable[LoraFile]) -> list[str]:
     return [file.metadata.get("modelspec.title") or file.name for file in files]
 
 
-def _one_or_dynamic(ranks: Iterable[int]) -> str:
+def _one_or_dynamic(ranks: Iterable[float]) -> str:
     distinct = set(ranks)
     if not distinct:
         return ""

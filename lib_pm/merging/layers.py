@@ -12,6 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from lib_pm.core.assembly import assemble
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.formats.full import BIAS, WRITTEN_BIAS, WRITTEN_WEIGHT
 from lib_pm.core.formats.lora import WRITTEN, Naming
@@ -59,7 +60,7 @@ class Finished:
     planned: PlannedLayer
     tensors: dict[str, Tensor]
     rank: int | None
-    alpha: int
+    alpha: float
     kept: float
     total: float
 
@@ -128,6 +129,13 @@ def read_layer(file: LoraFile, name: str) -> AnyLayer:
     return layer
 
 
+def read_source(file: LoraFile, source: Source, out: int) -> AnyLayer:
+    """Return what a LoRA has of a layer of the result, which has so many rows, put together from its own layers."""
+    parts = [(read_layer(file, piece.name), piece.rows) for piece in source.pieces]
+    first, rows = parts[0]
+    return assemble(parts, out) if rows else first
+
+
 def layer_merger(
     plan: MergePlan, device: Device, memo: Memo | None = None
 ) -> Callable[[PlannedLayer], Finished | None]:
@@ -155,13 +163,15 @@ def layer_merger(
             memo=memo,
         )
 
-    def read(source: Source) -> AnyLayer:
+    def read(source: Source, out: int) -> AnyLayer:
         file = plan.files[source.lora]
-        return memo.once((file.content, source.name), lambda: read_layer(file, source.name))
+        return memo.once((file.content, source.pieces), lambda: read_source(file, source, out))
 
     def work(planned: PlannedLayer) -> Finished | None:
         shares = [
-            Share(read(source), source.weight, contents[source.lora]) for source in planned.sources if source.weight
+            Share(read(source, planned.shape.out), source.weight, contents[source.lora])
+            for source in planned.sources
+            if source.weight
         ]
         needed = memory_of(plan, planned, device)
         merged = device.run(planned.name, needed, lambda where: merge_on(where, planned, shares))
@@ -190,10 +200,18 @@ def finish(
     alpha: that of all layers of the file; a layer of another rank has factors to make up for it. diffusers up to 0.42
     gives most layers the commonest alpha of the file, whatever they say themselves.
     """
-    shape, rank = merged.layer.shape, merged.layer.rank
+    rank = merged.layer.rank
     alpha = alpha if "alpha" in WRITTEN[naming] else rank
     layer = merged.layer if alpha == rank else with_scale(merged.layer, alpha / rank)
-    ones = (1,) * len(shape.kernel)
+    tensors = tensors_of(planned, layer, alpha, naming, dtype, owners)
+    return Finished(planned, tensors, rank, alpha, merged.kept, merged.total)
+
+
+def tensors_of(
+    planned: PlannedLayer, layer: Layer, alpha: float, naming: Naming, dtype: torch.dtype, owners: Sequence[str]
+) -> dict[str, Tensor]:
+    """Return the factors of a layer, which are stored as they are, and the alpha if these names have one."""
+    shape, ones = layer.shape, (1,) * len(layer.shape.kernel)
     factors = {
         "up": layer.up.reshape(shape.out, layer.rank, *ones),
         "down": layer.down.reshape(layer.rank, shape.inner, *shape.kernel),
@@ -205,7 +223,7 @@ def finish(
             if part == "alpha"
             else _stored(factors[part], f"{part} factor", planned, dtype, owners)
         )
-    return Finished(planned, tensors, rank, alpha, merged.kept, merged.total)
+    return tensors
 
 
 def finish_full(planned: PlannedLayer, merged: FullLayer, dtype: torch.dtype, owners: Sequence[str]) -> Finished:
@@ -238,7 +256,7 @@ def with_scale(layer: Layer, scale: float) -> Layer:
     return Layer(layer.shape, *balance(layer.up / scale, layer.down))
 
 
-def alpha_tensor(alpha: int, dtype: torch.dtype) -> Tensor:
+def alpha_tensor(alpha: float, dtype: torch.dtype) -> Tensor:
     """Return alpha in the dtype of the file, or in float32 where that dtype cannot hold the number exactly."""
     stored = torch.tensor(float(alpha), dtype=dtype)
     return stored if float(stored) == alpha else torch.tensor(float(alpha))

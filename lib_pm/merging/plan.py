@@ -21,6 +21,7 @@ from lib_pm.families.families import Family, kind
 from lib_pm.families.names import parse_name
 from lib_pm.files.base_model import FORCE, BaseModel, common_model
 from lib_pm.files.reader import LoraFile, open_lora
+from lib_pm.merging.owners import Owner, Piece, owners_by_layer
 from lib_pm.merging.progress import Progress, silent
 from lib_pm.merging.recipe import LoraUse, Recipe
 
@@ -31,15 +32,21 @@ _LARGEST = LayerShape(sys.maxsize, sys.maxsize)
 
 @dataclass(frozen=True)
 class Source:
-    """One LoRA's part in a layer. lora: its index in the recipe. name: what the layer is called there.
+    """One LoRA's part in a layer. lora: its index in the recipe. pieces: its layers that make it up. rank: of that.
 
     weight: strength × block weight. off_by_block: a block weight made it 0.
     """
 
     lora: int
-    name: str
+    pieces: tuple[Piece, ...]
+    rank: Rank
     weight: float
     off_by_block: bool
+
+    @property
+    def name(self) -> str:
+        """Return what the layer is called in the LoRA."""
+        return " + ".join(piece.name for piece in self.pieces)
 
 
 @dataclass(frozen=True)
@@ -70,8 +77,8 @@ class Plan:
     alpha: int
 
     def ranks(self, layer: PlannedLayer) -> list[Rank]:
-        """Return the stored ranks of the LoRAs that have a weight in a layer."""
-        return [self.files[source.lora].stored(source.name).rank for source in layer.sources if source.weight]
+        """Return the ranks of the LoRAs that have a weight in a layer."""
+        return [source.rank for source in layer.sources if source.weight]
 
     @property
     def family(self) -> Family:
@@ -101,11 +108,11 @@ class MergePlan(Plan):
         """Raise a MergeInputError if the mode works on factors, and a LoRA has none in some layer."""
         for layer in self.layers if self.recipe.mode.space == "factors" else ():
             for source in layer.sources:
-                file = self.files[source.lora]
-                stored = file.stored(source.name)
-                if source.weight and stored.rank is FULL_RANK and not stored.shape.vector:
+                if source.weight and source.rank is FULL_RANK and not layer.shape.vector:
+                    file = self.files[source.lora]
+                    kinds = " and ".join(sorted({file.stored(piece.name).title for piece in source.pieces}))
                     raise MergeInputError(
-                        f"{file.path.name}: layer {source.name} is {stored.title} without a low rank: "
+                        f"{file.path.name}: layer {source.name} is {kinds} without a low rank: "
                         f"{needs_factors(self.recipe.mode)}."
                     )
 
@@ -117,18 +124,20 @@ def applied_only(recipe: Recipe) -> bool:
 
 @contextmanager
 def open_one(
-    path: Path, progress: Progress = silent, open_file: Callable[[Path], LoraFile] = open_lora
+    path: Path, progress: Progress = silent, open_file: Callable[[Path], LoraFile] = open_lora, names: str = ""
 ) -> Iterator[Plan]:
-    """Open one LoRA, whose layers are planned at the ranks that they have, or may have; it is closed at the end."""
+    """Open one LoRA, whose layers are planned at the ranks that they have; it is closed at the end.
+
+    names: see `common_model`.
+    """
     with _opened([LoraUse(path)], open_file, progress) as files:
         (file,) = files
-        model = common_model(files)
+        model = common_model(files, names=names)
         layers = tuple(
-            PlannedLayer(name, stored.shape, (Source(0, written, 1.0, False),), stored.rank or _largest(stored.shape))
-            for name, ((_, written),) in sorted(_owners(files, model.family, progress).items())
-            for stored in [file.stored(written)]
+            PlannedLayer(name, owner.shape, (Source(0, owner.pieces, owner.rank, 1.0, False),), owner.rank)
+            for name, (owner,) in sorted(owners_by_layer(files, model, progress).items())
         )
-        yield Plan(files, model, _naming(files, model.family), layers, (), file.common_rank)
+        yield Plan(files, model, _naming(files, model), layers, (), file.common_rank)
 
 
 @contextmanager
@@ -150,11 +159,11 @@ def open_plan(
     with _opened(recipe.loras, open_file, progress) as files:
         if strict and (notes := leftovers(files)):
             raise MergeInputError(f"{'; '.join(notes)}; without strict the rest is merged.")
-        model = common_model(files, force=force, way_out=way_out)
-        planned = _plan_layers(recipe, files, model.family, progress)
+        model = common_model(files, force=force, way_out=way_out, names=recipe.names)
+        planned = _plan_layers(recipe, files, model, progress)
         layers = tuple(layer for layer in planned if any(source.weight for source in layer.sources))
         left_out = tuple(layer for layer in planned if not any(source.weight for source in layer.sources))
-        yield MergePlan(files, model, _naming(files, model.family), layers, left_out, _alpha(recipe, files), recipe)
+        yield MergePlan(files, model, _naming(files, model), layers, left_out, _alpha(recipe, files), recipe)
 
 
 @contextmanager
@@ -191,12 +200,10 @@ def _some(keys: Sequence[str]) -> str:
     return ", ".join(keys[:3]) + (" …" if len(keys) > 3 else "")
 
 
-def _largest(shape: LayerShape) -> Rank:
-    return FULL_RANK if shape.vector else shape.max_rank
-
-
-def _naming(files: Sequence[LoraFile], family: Family) -> Naming:
-    return "kohya" if family.canonical or any(file.naming == "kohya" for file in files) else "peft"
+def _naming(files: Sequence[LoraFile], model: BaseModel) -> Naming:
+    if model.spelling:
+        return "kohya" if model.spelling.is_flat else "peft"
+    return "kohya" if model.family.canonical or any(file.naming == "kohya" for file in files) else "peft"
 
 
 def _alpha(recipe: Recipe, files: Sequence[LoraFile]) -> int:
@@ -209,24 +216,10 @@ def _alpha(recipe: Recipe, files: Sequence[LoraFile]) -> int:
     return rank or 1  # at full rank no layer has an alpha
 
 
-def _owners(files: Sequence[LoraFile], family: Family, progress: Progress) -> dict[str, list[tuple[int, str]]]:
-    """Return by layer the LoRAs that have it: their indices, and what the layer is called there."""
-    owners: dict[str, list[tuple[int, str]]] = {}
-    read = len(files)
-    for index, file in enumerate(files):
-        progress(read, read, file.name, "files")  # of hundreds of LoRAs this takes its time too
-        seen: dict[str, str] = {}
-        for written in (*file.layers, *file.vectors):
-            name = family.name(written.removesuffix(BIAS)) + (BIAS if written.endswith(BIAS) else "")
-            if name in seen:
-                raise MergeInputError(f"{file.path.name} has layer {name} twice: as {seen[name]} and as {written}.")
-            seen[name] = written
-            owners.setdefault(name, []).append((index, written))
-    return owners
-
-
-def _plan_layers(recipe: Recipe, files: tuple[LoraFile, ...], family: Family, progress: Progress) -> list[PlannedLayer]:
-    owners = _owners(files, family, progress)
+def _plan_layers(
+    recipe: Recipe, files: tuple[LoraFile, ...], model: BaseModel, progress: Progress
+) -> list[PlannedLayer]:
+    owners, family = owners_by_layer(files, model, progress), model.family
     block_weights = [
         parse_block_weights(use.lbw, family, use.name) if use.lbw else BlockWeights() for use in recipe.loras
     ]
@@ -239,17 +232,16 @@ def _plan_layers(recipe: Recipe, files: tuple[LoraFile, ...], family: Family, pr
 
 def _plan_layer(
     name: str,
-    owners: list[tuple[int, str]],
+    owners: list[Owner],
     recipe: Recipe,
     files: tuple[LoraFile, ...],
     family: Family,
     block_weights: list[BlockWeights],
 ) -> PlannedLayer:
-    stored = [files[index].stored(written) for index, written in owners]
-    shape = max((layer.shape for layer in stored), key=lambda shape: len(shape.kernel))
-    for layer in stored:
-        if not layer.shape.fits(shape):
-            each = ", ".join(f"{files[i].path.name} {files[i].stored(w).shape}" for i, w in owners)
+    shape = max((owner.shape for owner in owners), key=lambda shape: len(shape.kernel))
+    for owner in owners:
+        if not owner.shape.fits(shape):
+            each = ", ".join(f"{files[owner.lora].path.name} {owner.shape}" for owner in owners)
             raise MergeInputError(
                 f"Layer {name} changes weights of different shapes: {each}. Are the LoRAs for different base models?"
             )
@@ -257,11 +249,12 @@ def _plan_layer(
     block, layer_kind, is_clip = family.block(weight), kind(weight), parse_name(weight)[0].startswith("te")
     selected = layer_kind in recipe.layers and recipe.apply != ("model" if is_clip else "clip")
     sources = []
-    for index, written in owners:
-        strength = _strength(recipe.loras[index], is_clip) if selected else 0.0
-        factor = block_weights[index].of(block, layer_kind)
-        sources.append(Source(index, written, strength * factor, strength != 0 and factor == 0))
-    ranks = [layer.rank for source, layer in zip(sources, stored, strict=True) if source.weight]
+    for owner in owners:
+        strength = _strength(recipe.loras[owner.lora], is_clip) if selected else 0.0
+        factor = block_weights[owner.lora].of(block, layer_kind)
+        off = strength != 0 and factor == 0
+        sources.append(Source(owner.lora, owner.pieces, owner.rank, strength * factor, off))
+    ranks = [source.rank for source in sources if source.weight]
     return PlannedLayer(name, shape, tuple(sources), merged_rank(recipe.mode, shape, ranks, recipe.options))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import lib_pm.core.methods  # noqa: F401 (registers the modes)
-from lib_pm.core.choices import APPLY, DTYPES, SHORT_DTYPES, Apply
+from lib_pm.core.choices import APPLY, DTYPES, NAMES, SHORT_DTYPES, Apply
 from lib_pm.core.errors import Faults, MergeInputError, quoted
 from lib_pm.core.excess import Precision
 from lib_pm.core.params import FACTOR, OptionValue, parse_factor
@@ -44,6 +44,7 @@ class Recipe:
 
     layers: the kinds of layers that are merged. dtype: of the computation. save_dtype: of the tensors that come out.
     precision: of the truncation, for modes that truncate dense deltas; those of the others are exact anyway.
+    names: whose the layers get, "" for those of the LoRAs.
     contents: of a recipe that is repeated, what its LoRAs' files held; no part of what the merge is.
     """
 
@@ -55,6 +56,7 @@ class Recipe:
     dtype: str = "float32"
     save_dtype: str = "float16"
     precision: Precision = "normal"
+    names: str = ""
     contents: tuple[str, ...] = field(default=(), compare=False)
 
     def to_json(self, contents: Sequence[str]) -> dict[str, Any]:
@@ -71,6 +73,8 @@ class Recipe:
         }
         if self.mode.approximates:
             settings["precision"] = self.precision
+        if self.names:
+            settings["names"] = self.names
         return {"loras": loras, "mode": self.mode.id, "options": dict(self.options), **settings}
 
     def content_key(self, contents: Sequence[str]) -> str:
@@ -105,6 +109,7 @@ def recipe_of(
     dtype: str = "float32",
     save_dtype: str = "float16",
     precision: str = "normal",
+    names: str = "",
 ) -> Recipe:
     """Return the recipe of LoRAs with their files: settings checked, presets expanded. See `Recipe`."""
     uses = tuple(
@@ -129,6 +134,7 @@ def recipe_of(
         dtype_name("dtype", dtype),
         dtype_name("save_dtype", save_dtype),
         _one_of("precision", precision if choice.mode.approximates else "normal", PRECISIONS),
+        _one_of("names", names, NAMES) if names else "",
     )
 
 
@@ -186,6 +192,7 @@ def recipe_from_json(value: Mapping[str, Any], paths: Iterable[Path]) -> Recipe:
         dtype=_part(value, "dtype", str),
         save_dtype=_part(value, "save_dtype", str),
         precision=_typed("precision", value.get("precision", "normal"), str),
+        names=_typed("names", value.get("names", ""), str),
     )
     return replace(recipe, contents=contents)
 

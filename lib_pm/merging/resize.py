@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from lib_pm.files.metadata import merged_metadata
 from lib_pm.files.reader import LoraFile, open_lora
 from lib_pm.files.writer import check_target
 from lib_pm.merging.devices import Device, torch_dtype
-from lib_pm.merging.layers import Finished, default_workers, finish, finish_full, read_layer
+from lib_pm.merging.layers import Finished, default_workers, finish, finish_full, read_source
 from lib_pm.merging.memory import Need
 from lib_pm.merging.plan import Plan, PlannedLayer, open_one
 from lib_pm.merging.progress import Progress, silent
@@ -173,7 +173,7 @@ def resize_in_memory(
     with open_one(source, progress, open_file) as plan:
         run = _run(plan, new, save_dtype, device, progress, workers)
         layers = list(run)
-        return Result(_report(run), plan, layers)
+        return Result(_report(run), run.plan, layers)
 
 
 def preview_resize(
@@ -190,6 +190,7 @@ def preview_resize(
 
 def _run(plan: Plan, new: NewRank, save_dtype: str, device: str, progress: Progress, workers: int | None) -> Run:
     (file,) = plan.files
+    plan = replace(plan, layers=tuple(map(_with_room, plan.layers)))
     dtype, where = torch_dtype(dtype_name("save_dtype", save_dtype)), Device(device)
 
     def memory_of(planned: PlannedLayer) -> int:
@@ -197,7 +198,7 @@ def _run(plan: Plan, new: NewRank, save_dtype: str, device: str, progress: Progr
         return memory_needed(_SUM, planned.shape, plan.ranks(planned), options, torch.float32, where.type)
 
     def work(planned: PlannedLayer) -> Finished:
-        layer = read_layer(file, planned.sources[0].name)
+        layer = read_source(file, planned.sources[0], planned.shape.out)
         if isinstance(layer, Dense) and layer.shape.vector:
             return finish_full(planned, FullLayer(layer.shape, layer.matrix), dtype, [file.path.name])
         resized = where.run(
@@ -216,6 +217,12 @@ def _run(plan: Plan, new: NewRank, save_dtype: str, device: str, progress: Progr
         workers=default_workers(_SUM, where) if workers is None else workers,
         progress=progress,
     )
+
+
+def _with_room(planned: PlannedLayer) -> PlannedLayer:
+    """Return a layer that has no factors with the rank that they have at most."""
+    dense = planned.rank is None and not planned.shape.vector
+    return replace(planned, rank=planned.shape.max_rank) if dense else planned
 
 
 def _report(run: Run) -> Report:

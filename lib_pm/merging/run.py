@@ -118,7 +118,7 @@ def write_layers(
     shapes = {name: shape for layer in plan.layers for name, shape in _largest_shapes(layer, plan.naming).items()}
     ranks: list[int] = []
     conv_ranks: list[int] = []
-    alphas: set[int] = set()
+    alphas: set[float] = set()
     written = 0
     with StreamWriter(target, header_size(shapes, longest_metadata(metadata)), overwrite=overwrite) as writer:
         for finished in finished_layers:

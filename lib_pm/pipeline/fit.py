@@ -5,7 +5,7 @@ Written for the pipeline's own module paths, so that whatever a loader drops, re
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ from lib_pm.core.formats.foreign import kind_of
 from lib_pm.core.formats.lora import Part, split_key
 from lib_pm.core.layers import LayerShape
 from lib_pm.families.names import parse_name
+from lib_pm.families.spelling import Place, spelling_of
+from lib_pm.families.transformers import TRANSFORMERS
 
 _NAMED = 5  # names shown in an error; the count says the rest
 
@@ -43,7 +45,9 @@ class Fitted:
 
 
 def fit_layers(pipeline: Any, tensors: Mapping[str, Tensor]) -> list[Fitted]:
-    """Return every layer of a LoRA's state dict, in kohya's, PEFT's or diffusers' names, on the module that it changes.
+    """Return every layer of a LoRA's state dict, whoever named it, on the module that it changes.
+
+    One that is several modules here, such as q, k and v in one, is cut up.
 
     MergeInputError if a tensor is no part of a plain LoRA, a layer lacks a factor, or a layer fits no module: then the
     message says how many of how many, and the first names.
@@ -54,6 +58,8 @@ def fit_layers(pipeline: Any, tensors: Mapping[str, Tensor]) -> list[Fitted]:
         for path, module in _weighted_modules(model)
     }
     layers = _parts_by_layer(tensors)
+    models = {type(model).__name__ for _, model in components(pipeline)}
+    layers = _by_diffusers_names(layers, targets, models) or layers
     fitted: list[Fitted] = []
     strange: list[str] = []
     for name, parts in layers.items():
@@ -74,6 +80,40 @@ def fit_layers(pipeline: Any, tensors: Mapping[str, Tensor]) -> list[Fitted]:
             f"{', '.join(strange[:_NAMED])}{more}. Is the LoRA for another model family?"
         )
     return fitted
+
+
+def _by_diffusers_names(
+    layers: Mapping[str, Mapping[Part, Tensor]], targets: Collection[tuple[str, str]], models: Collection[str]
+) -> dict[str, dict[Part, Tensor]] | None:
+    """Return the layers of a transformer as diffusers calls and cuts them; None if they are so already, or are none of
+    this pipeline. targets: its modules, as `parse_name` gives them. models: the classes that it consists of.
+    """
+    if all(parse_name(name) in targets for name in layers):
+        return None
+    for family in TRANSFORMERS:
+        if family.model not in models:
+            continue
+        spelling = spelling_of(family, "diffusers")
+        found: dict[str, dict[Part, Tensor]] = {}
+        for name, parts in layers.items():
+            shape = LayerShape(parts["up"].shape[0], parts["down"].shape[1])
+            places = spelling.places(name, shape) if spelling else ()
+            if not places or any(parse_name(place.name) not in targets for place in places):
+                break
+            found |= {place.name: {**parts, "up": _rows(parts["up"], place)} for place in places}
+        else:
+            return found
+    return None
+
+
+def _rows(up: Tensor, place: Place) -> Tensor:
+    """Return the rows of an up factor that are in this place."""
+    if not place.rows:
+        return up
+    there = torch.zeros(place.out, *up.shape[1:], dtype=up.dtype, device=up.device)
+    for rows in place.rows:
+        there[rows.to : rows.to + rows.count] = up[rows.first : rows.first + rows.count]
+    return there
 
 
 def components(pipeline: Any) -> Iterator[tuple[str, nn.Module]]:

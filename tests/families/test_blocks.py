@@ -1,7 +1,14 @@
 import pytest
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.families.blocks import BLOCK_LISTS, expand_preset, parse_block_weights, read_presets
+from lib_pm.families.blocks import (
+    BLOCK_LISTS,
+    check_block_weights,
+    expand_preset,
+    parse_block_weights,
+    read_presets,
+)
+from lib_pm.families.detect import FAMILIES
 from lib_pm.families.families import OTHER, SD1, SDXL
 from lib_pm.families.transformers import FLUX
 from tests import layouts
@@ -33,8 +40,25 @@ def test_named_blocks_ranges_kinds_and_aliases():
 
 
 @pytest.mark.parametrize(
+    ("family", "text", "on", "off"),
+    [
+        ("z-image", "LAYER00-LAYER28=0,NOISE01=0", ["LAYER29", "NOISE00", "IN", "TEXT"], ["LAYER05", "NOISE01"]),
+        ("flux2-klein-4b", "D03=0,s10-s19=0", ["D02", "D04", "S09"], ["D03", "S10", "S19"]),
+        ("wan-14b", "BLOCK39=0,VACE00=0,OUT=0", ["BLOCK38", "VACE01"], ["BLOCK39", "VACE00", "OUT"]),
+        ("sd3", "CLIP=0,BLOCK00=0", ["T5", "BLOCK23"], ["CLIP", "BLOCK00"]),
+    ],
+)
+def test_named_blocks_of_transformers(family, text, on, off):
+    weights = parse_block_weights(text, FAMILIES[family], "a")
+    assert [weights.of(block, "other") for block in (*on, *off)] == [1] * len(on) + [0] * len(off)
+    check_block_weights(text, {}, "a")
+
+
+@pytest.mark.parametrize(
     ("text", "family", "facts"),
     [
+        ("1,1,1", FAMILIES["z-image"], "a … 3 block weights … Z-Image … LAYER00=0.5"),
+        ("LAYER30=1", FAMILIES["z-image"], "a … block 'LAYER30' … TEXT, IN, LAYER00, … LAYER29"),
         ("1,1,1", SD1, "a … 3 block weights … Stable Diffusion 1: 12 (SDXL LoRA), 17 (SD1 LoRA), 20 "),
         (",".join("1" * 61), SDXL, "a … 61 block weights … Stable Diffusion XL: 12"),
         (",".join("1" * 17), FLUX, "a … 17 block weights … Flux.1: 61 (Flux)"),

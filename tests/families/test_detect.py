@@ -14,7 +14,7 @@ from tests.layouts import Shapes
 from tests.models import spellings, whole
 
 # Models that no row of the table is for: their LoRAs are for an unknown model.
-NOT_LISTED = {"kandinsky5", "krea2"}
+NOT_LISTED = {"kandinsky5"}
 # Every layer of the first is one of the second too.
 PART_OF = {"ltx-13b": "ltx2", "cosmos": "anima"}
 

@@ -130,7 +130,7 @@ def test_named_blocks(tmp_path: Path) -> None:
             "1,1,1",
             "style … 3 … Stable Diffusion 1: 12 (SDXL LoRA), 17 (SD1 LoRA), 20 (SDXL LoCon), 26 (SD1 LoCon)",
         ),
-        (FLUX, ",".join(["1"] * 17), "style: 17 block weights … Flux.1 … HunyuanVideo: 61 (Flux)"),
+        (FLUX, ",".join(["1"] * 17), "style: 17 block weights … Flux.1: 61 (Flux)"),
         (SD1, ",".join(["1"] * 16 + ["x"]), f"style … block weight … OUT11 … 'x' … {FACTOR}"),
         (SD1, "IN04=nan", f"style … block weight … IN04 … 'nan' … {FACTOR}"),
         (SD1, "IN04=1,MID", "style: 'MID' … block weights … NAME=number … IN04=0.5"),

@@ -32,6 +32,7 @@ FLUX: Shapes = {
     "lora_unet_double_blocks_0_img_attn_qkv": (9216, 3072),
     "lora_unet_single_blocks_37_linear1": (21504, 3072),
 }
+BFL: Shapes = {"diffusion_model.single_blocks.37.linear1": (21504, 3072)}
 FLUX_DIFFUSERS: Shapes = {"transformer.single_transformer_blocks.37.proj_out": (3072, 15360)}
 NEW: Shapes = {"diffusion_model.wonders.0.attention.q": (4, 4)}
 LIKE_FLUX = "Flux.1, Chroma or HunyuanVideo"
@@ -99,20 +100,62 @@ def test_known_families_are_written_with_kohyas_names(tmp_path: Path, dotted: bo
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "family"),
+    ("one", "other", "written"),
     [
-        (FLUX, FLUX_DIFFUSERS, LIKE_FLUX),
-        (WAN, {"blocks.0.self_attn.q": (5120, 5120)}, "Wan 14B"),
-        (QWEN, {"lora_unet_transformer_blocks_59_attn_to_k": (3072, 3072)}, "Qwen-Image"),
-        (WAN, {"diffusion_model.blocks.0.attn1.to_q": (5120, 5120)}, "Wan 14B"),
-        (NEW, {"wonders.0.attention.q": (4, 4)}, "an unknown model"),
+        (WAN, {"blocks.0.self_attn.q": (5120, 5120)}, "diffusion_model.blocks.0.self_attn.q"),
+        (WAN, {"transformer.blocks.0.attn1.to_q": (5120, 5120)}, "diffusion_model.blocks.0.self_attn.q"),
+        (WAN, {"diffusion_model.blocks.0.attn1.to_q": (5120, 5120)}, "diffusion_model.blocks.0.self_attn.q"),
+        (
+            QWEN,
+            {"lora_unet_transformer_blocks_59_attn_add_k_proj": (3072, 3072)},
+            "diffusion_model.transformer_blocks.59.attn.add_k_proj",
+        ),
+        (
+            QWEN,
+            {"lycoris_transformer_blocks_59_attn_add_k_proj": (3072, 3072)},
+            "diffusion_model.transformer_blocks.59.attn.add_k_proj",
+        ),
+        (
+            FLUX,
+            {"transformer.single_transformer_blocks.37.attn.to_q": (3072, 3072)},
+            "lora_unet_single_blocks_37_linear1",
+        ),
     ],
-    ids=["prefix", "no prefix", "kohya", "layout", "unknown"],
+    ids=["no prefix", "layout and prefix", "layout", "kohya", "lycoris", "a part of it"],
 )
-def test_names_of_an_unknown_family_are_not_translated(tmp_path: Path, one: Shapes, other: Shapes, family: str) -> None:
+def test_one_layer_under_two_names(tmp_path: Path, one: Shapes, other: Shapes, written: str) -> None:
+    plan = planned(lora(tmp_path, "a", one), lora(tmp_path, "b", other, rank=3))
+    (both,) = [layer for layer in plan.layers if len(layer.sources) == 2]
+    assert (both.name, both.rank) == (written, 4)
+    assert {str(source.name) for source in both.sources} & set(other) == set(other)
+
+
+def test_what_two_families_call_alike_needs_no_family(tmp_path: Path) -> None:
+    plan = planned(
+        lora(tmp_path, "a", FLUX),
+        lora(tmp_path, "b", {"diffusion_model.double_blocks.0.img_attn.proj": (3072, 3072)} | BFL),
+    )
+    assert plan.family.title == LIKE_FLUX
+    assert {layer.name for layer in plan.layers} == {*FLUX, "lora_unet_double_blocks_0_img_attn_proj"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "facts"),
+    [
+        (NEW, {"wonders.0.attention.q": (4, 4)}, "unknown model"),
+        (WAN, {"blocks.0.self_attn.q": (5120, 5120), "wonder.0.q": (4, 4)}, "b.safetensors … wonder.0.q … Wan 14B"),
+        (
+            {"lora_unet_double_blocks_0_img_mlp_0": (12288, 3072)},
+            {"transformer.transformer_blocks.0.ff.net.0.proj": (12288, 3072)},
+            "a.safetensors … lora_unet_double_blocks_0_img_mlp_0 … HunyuanVideo",
+        ),
+    ],
+    ids=["unknown", "unknown layer", "not told which"],
+)
+def test_names_that_cannot_be_converted(tmp_path: Path, one: Shapes, other: Shapes, facts: str) -> None:
     message = refusal(lora(tmp_path, "a", one), lora(tmp_path, "b", other))
-    facts = f"a.safetensors … b.safetensors … {min(one)}, {min(other)} … {family} … same naming scheme"
-    assert says(message, facts), message
+    names = f"a.safetensors … b.safetensors … {min(one)} … {min(other)}"
+    assert says(message, f"{names} … {facts} … same naming scheme"), message
 
 
 def test_layers_of_different_shapes(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""The transformer families, one file for each and its relatives: tables, no code."""
