@@ -154,8 +154,8 @@ def _report(run: Run, plan: MergePlan) -> Report:
 
 def _without_factors(plan: MergePlan, layers: Sequence[PlannedLayer]) -> str:
     """Return which LoRAs have no factors in these layers."""
-    sources = {source for layer in layers for source in layer.sources if source.weight}
-    lora = {source.lora for source in sources if plan.files[source.lora].stored(source.name).rank is None}
+    sources = [source for layer in layers for source in layer.sources if source.weight]
+    lora = {source.lora for source in sources if source.rank is None}
     names = [file.name for index, file in enumerate(plan.files) if index in lora]
     return f"{', '.join(names)} {'have' if len(names) > 1 else 'has'}"
 
