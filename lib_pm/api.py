@@ -182,10 +182,10 @@ def convert(
     return result
 
 
-def inspect(lora: Source) -> Inspection:
+def inspect(lora: Source, *, base: FilePath | None = None) -> Inspection:
     """Return what is in a LoRA: model family, layers with ranks and alphas, tags, metadata, and its recipe."""
     (use,), open_file = _uses([lora])
-    with open_file(use.path) as file:
+    with with_base(base, open_file) as opener, opener(use.path) as file:
         return contents_of(file)
 
 

@@ -152,6 +152,7 @@ def _parser() -> _Parser:
 
     inspect = commands.add_parser("inspect", help="show what is in a LoRA file")
     inspect.add_argument("lora", type=Path, help="the LoRA file")
+    add_base(inspect)
     inspect.set_defaults(run=_inspect)
     modes = commands.add_parser("modes", help="list the modes and their options")
     modes.add_argument("--markdown", action="store_true", help="print a Markdown table")
@@ -205,10 +206,12 @@ def _convert(options: argparse.Namespace) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
+    from lib_pm.files.checkpoint import with_base
     from lib_pm.files.contents import inspect_file
     from lib_pm.render.text import inspection_text
 
-    found = inspect_file(options.lora)
+    with with_base(options.base) as open_file:
+        found = inspect_file(options.lora, open_file)
     print_result(options, found.to_json, lambda: inspection_text(found))
 
 
