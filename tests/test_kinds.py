@@ -169,15 +169,3 @@ def test_pieces_of_a_fused_weight_without_factors(tmp_path: Path) -> None:
     assert got.keys() == {f"{fused}.diff", f"{fused}.diff_b"}
     assert total_error({"": got[f"{fused}.diff"]}, {"": expected}) < 1e-6
     assert torch.allclose(got[f"{fused}.diff_b"], bias)
-
-
-def test_names_of_norms_that_no_table_has(tmp_path: Path) -> None:
-    """They keep their own, beside layers that get others."""
-    name, norm = "lora_unet_double_blocks_0_img_attn_proj", "lora_unet_double_blocks_0_img_attn_norm_query_norm"
-    tensors = make_lora({name: (3072, 3072)}, 2, 1.0) | {f"{norm}.w_norm": torch.ones(128)}
-    path = write(tmp_path / "x.safetensors", tensors, {"ss_base_model_version": "flux1"})
-    got, _ = merge(make_recipe([LoraUse(path)], "concat", names="diffusers"), workers=1)
-    assert {key.partition(".lora_")[0] for key in got} == {
-        "transformer.transformer_blocks.0.attn.to_out.0",
-        f"{norm}.diff",
-    }

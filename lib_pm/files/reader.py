@@ -95,6 +95,11 @@ class LoraFile:
         """
         return self._file.digest([self._peft.content] if self._peft else [])
 
+    @property
+    def names(self) -> list[str]:
+        """Return the names of all layers, vectors last."""
+        return [*self.layers, *self.vectors]
+
     def stored(self, name: str) -> StoredLayer:
         """Return where a layer or a vector is."""
         return self.layers[name] if name in self.layers else self.vectors[name]

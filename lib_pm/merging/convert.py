@@ -7,12 +7,11 @@ from pathlib import Path
 
 import torch
 
-from lib_pm.core.choices import NAMES
-from lib_pm.core.errors import MergeInputError, quoted
 from lib_pm.core.formats.lora import WRITTEN
 from lib_pm.core.layers import Dense, Layer
 from lib_pm.core.lowrank import balance
 from lib_pm.core.merge_layer import FullLayer
+from lib_pm.core.ranks import FULL_RANK
 from lib_pm.files.header import DTYPES
 from lib_pm.files.metadata import merged_metadata
 from lib_pm.files.reader import LoraFile, open_lora
@@ -22,7 +21,7 @@ from lib_pm.merging.layers import Finished, finish_full, read_source, tensors_of
 from lib_pm.merging.memory import Need
 from lib_pm.merging.plan import Plan, PlannedLayer, open_one
 from lib_pm.merging.progress import Progress, silent
-from lib_pm.merging.recipe import dtype_name
+from lib_pm.merging.recipe import dtype_name, known_names
 from lib_pm.merging.report import Report
 from lib_pm.merging.run import Result, Run
 
@@ -46,7 +45,7 @@ def convert_to_file(
     lose nothing. Where they have none it goes into the factors, which rounds them unless it is the rank.
     """
     check_target(target, overwrite)
-    with open_one(source, progress, open_file, _checked(names)) as plan:
+    with open_one(source, progress, open_file, known_names(names)) as plan:
         run = _run(plan, names, save_dtype, progress, workers)
         metadata = merged_metadata(plan.files, plan.model, target.stem, None, keep=keep)
         run.write(target, metadata, overwrite=overwrite)
@@ -63,16 +62,10 @@ def convert_in_memory(
     workers: int | None = None,
 ) -> Result:
     """Return the LoRA under other names, which can be saved later. open_file: see `open_plan`."""
-    with open_one(source, progress, open_file, _checked(names)) as plan:
+    with open_one(source, progress, open_file, known_names(names)) as plan:
         run = _run(plan, names, save_dtype, progress, workers)
         layers = list(run)
         return Result(run.report(), plan, layers)
-
-
-def _checked(names: str) -> str:
-    if names and names not in NAMES:
-        raise MergeInputError(f"names is {quoted(names)}; allowed: {', '.join(NAMES)}.")
-    return names
 
 
 def _run(plan: Plan, names: str, save_dtype: str, progress: Progress, workers: int | None) -> Run:
@@ -81,9 +74,8 @@ def _run(plan: Plan, names: str, save_dtype: str, progress: Progress, workers: i
     where = Device("cpu")
 
     def memory_of(planned: PlannedLayer) -> int:
-        shape = planned.shape
-        whole = 4 * 4 * shape.out * shape.columns  # of which a delta is made
-        return whole if planned.rank is None else 16 * planned.rank * (shape.out + shape.columns)
+        rows, columns = planned.shape.out, planned.shape.columns
+        return 16 * (rows * columns if FULL_RANK in plan.ranks(planned) else (planned.rank or 0) * (rows + columns))
 
     def work(planned: PlannedLayer) -> Finished:
         own = DTYPES[file.dtype(planned.sources[0].pieces[0].name)]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lib_pm.core.errors import MergeInputError, counted
 from lib_pm.core.memo import Memo
+from lib_pm.core.ranks import FULL_RANK
 from lib_pm.core.registry import Mode
 from lib_pm.files.metadata import merged_metadata, too_long
 from lib_pm.files.reader import LoraFile, open_lora
@@ -166,8 +167,8 @@ def _base(plan: MergePlan) -> str:
 
 def _without_factors(plan: MergePlan, layers: Sequence[PlannedLayer]) -> str:
     """Return which LoRAs have no factors in these layers."""
-    sources = [source for layer in layers for source in layer.sources if source.weight]
-    lora = {source.lora for source in sources if source.rank is None}
+    sources = {source for layer in layers for source in layer.sources if source.weight}
+    lora = {source.lora for source in sources if source.rank is FULL_RANK}
     names = [file.name for index, file in enumerate(plan.files) if index in lora]
     return f"{', '.join(names)} {'have' if len(names) > 1 else 'has'}"
 

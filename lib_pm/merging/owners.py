@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 
 from lib_pm.core.errors import MergeInputError
@@ -51,7 +51,7 @@ def owners_by_layer(files: Sequence[LoraFile], model: BaseModel, progress: Progr
 def _layers(index: int, file: LoraFile, model: BaseModel) -> Iterator[tuple[str, Owner]]:
     pieces: dict[str, list[Piece]] = {}
     rows: dict[str, int] = {}
-    for written in (*file.layers, *file.vectors):
+    for written in file.names:
         for place in model.places(file, written):
             pieces.setdefault(place.name, []).append(Piece(written, place.rows))
             rows[place.name] = place.out
@@ -61,9 +61,14 @@ def _layers(index: int, file: LoraFile, model: BaseModel) -> Iterator[tuple[str,
                 raise MergeInputError(f"{file.path.name} has layer {name} twice: as {one.name} and as {other.name}.")
         stored = [file.stored(piece.name) for piece in there]
         first = stored[0].shape
-        if any(replace(layer.shape, out=first.out) != first for layer in stored):
+        if any((layer.shape.inner, layer.shape.kernel) != (first.inner, first.kernel) for layer in stored):
             each = ", ".join(f"{piece.name} {layer.shape}" for piece, layer in zip(there, stored, strict=True))
             raise MergeInputError(f"{file.path.name} has layer {name} in pieces that do not fit together: {each}.")
-        ranks = [layer.rank for layer in stored if layer.rank is not None]
-        rank = sum(ranks) if len(ranks) == len(stored) else FULL_RANK
-        yield name, Owner(index, tuple(there), replace(first, out=rows[name]), rank)
+        shape = LayerShape(rows[name], first.inner, first.kernel, first.vector)
+        yield name, Owner(index, tuple(there), shape, _rank([layer.rank for layer in stored]))
+
+
+def _rank(ranks: Sequence[Rank]) -> Rank:
+    """Return the rank of pieces put together: with a delta among them it is one."""
+    numbers = [rank for rank in ranks if rank is not FULL_RANK]
+    return sum(numbers) if len(numbers) == len(ranks) else FULL_RANK

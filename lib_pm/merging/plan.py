@@ -107,12 +107,12 @@ class MergePlan(Plan):
     def check_factors(self) -> None:
         """Raise a MergeInputError if the mode works on factors, and a LoRA has none in some layer."""
         for layer in self.layers if self.recipe.mode.space == "factors" else ():
-            for source in layer.sources:
-                if source.weight and source.rank is FULL_RANK and not layer.shape.vector:
-                    file = self.files[source.lora]
-                    kinds = " and ".join(sorted({file.stored(piece.name).title for piece in source.pieces}))
+            for source in layer.sources if not layer.shape.vector else ():
+                file = self.files[source.lora]
+                whole = [piece.name for piece in source.pieces if file.stored(piece.name).rank is FULL_RANK]
+                if source.weight and whole:
                     raise MergeInputError(
-                        f"{file.path.name}: layer {source.name} is {kinds} without a low rank: "
+                        f"{file.path.name}: layer {whole[0]} is {file.stored(whole[0]).title} without a low rank: "
                         f"{needs_factors(self.recipe.mode)}."
                     )
 
@@ -126,7 +126,7 @@ def applied_only(recipe: Recipe) -> bool:
 def open_one(
     path: Path, progress: Progress = silent, open_file: Callable[[Path], LoraFile] = open_lora, names: str = ""
 ) -> Iterator[Plan]:
-    """Open one LoRA, whose layers are planned at the ranks that they have; it is closed at the end.
+    """Open one LoRA, whose layers are planned at the ranks that they have, or may have; it is closed at the end.
 
     names: see `common_model`.
     """
@@ -134,7 +134,12 @@ def open_one(
         (file,) = files
         model = common_model(files, names=names)
         layers = tuple(
-            PlannedLayer(name, owner.shape, (Source(0, owner.pieces, owner.rank, 1.0, False),), owner.rank)
+            PlannedLayer(
+                name,
+                owner.shape,
+                (Source(0, owner.pieces, owner.rank, 1.0, False),),
+                owner.rank or _largest(owner.shape),
+            )
             for name, (owner,) in sorted(owners_by_layer(files, model, progress).items())
         )
         yield Plan(files, model, _naming(files, model), layers, (), file.common_rank)
@@ -198,6 +203,10 @@ def leftovers(files: Sequence[LoraFile]) -> list[str]:
 
 def _some(keys: Sequence[str]) -> str:
     return ", ".join(keys[:3]) + (" …" if len(keys) > 3 else "")
+
+
+def _largest(shape: LayerShape) -> Rank:
+    return FULL_RANK if shape.vector else shape.max_rank
 
 
 def _naming(files: Sequence[LoraFile], model: BaseModel) -> Naming:

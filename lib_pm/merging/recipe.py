@@ -134,7 +134,7 @@ def recipe_of(
         dtype_name("dtype", dtype),
         dtype_name("save_dtype", save_dtype),
         _one_of("precision", precision if choice.mode.approximates else "normal", PRECISIONS),
-        _one_of("names", names, NAMES) if names else "",
+        known_names(names),
     )
 
 
@@ -222,6 +222,11 @@ def dtype_name(what: str, text: str) -> str:
     """Return float32 for `float32` or `fp32`."""
     name: str = _one_of(what, SHORT_DTYPES.get(text, text), DTYPES)
     return name
+
+
+def known_names(names: str) -> str:
+    """Return whose names these are, one of NAMES; "" for those of the LoRAs."""
+    return _one_of("names", names, NAMES) if names else ""
 
 
 def _one_of(what: str, value: str, allowed: tuple[Any, ...]) -> Any:

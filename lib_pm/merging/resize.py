@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -173,7 +173,7 @@ def resize_in_memory(
     with open_one(source, progress, open_file) as plan:
         run = _run(plan, new, save_dtype, device, progress, workers)
         layers = list(run)
-        return Result(_report(run), run.plan, layers)
+        return Result(_report(run), plan, layers)
 
 
 def preview_resize(
@@ -190,7 +190,6 @@ def preview_resize(
 
 def _run(plan: Plan, new: NewRank, save_dtype: str, device: str, progress: Progress, workers: int | None) -> Run:
     (file,) = plan.files
-    plan = replace(plan, layers=tuple(map(_with_room, plan.layers)))
     dtype, where = torch_dtype(dtype_name("save_dtype", save_dtype)), Device(device)
 
     def memory_of(planned: PlannedLayer) -> int:
@@ -217,12 +216,6 @@ def _run(plan: Plan, new: NewRank, save_dtype: str, device: str, progress: Progr
         workers=default_workers(_SUM, where) if workers is None else workers,
         progress=progress,
     )
-
-
-def _with_room(planned: PlannedLayer) -> PlannedLayer:
-    """Return a layer that has no factors with the rank that they have at most."""
-    dense = planned.rank is None and not planned.shape.vector
-    return replace(planned, rank=planned.shape.max_rank) if dense else planned
 
 
 def _report(run: Run) -> Report:

@@ -7,13 +7,14 @@ from typing import Any
 
 import gradio as gr
 
-from lib_pm.core.choices import DEVICES, DTYPES
+from lib_pm.core.choices import DEVICES, DTYPES, NAMES
 from lib_pm.files.metadata import KEEP
 from lib_pm.ui.lora_lists import Listing
 from lib_pm.workspace.jobs import Target
 from lib_pm.workspace.workspace import Workspace
 
 EMPTY_NAME = "leave empty to use the LoRAs' names"
+OWN_NAMES = "as in the LoRAs"
 ROOT = "(LoRA folder)"  # a dropdown shows "" as if nothing were chosen
 
 
@@ -55,12 +56,18 @@ def draw_save_form(workspace: Workspace, elem_id: str, *, merges: bool = True) -
         force = gr.Checkbox(
             False, label="Merge LoRAs of different base models", visible=merges, elem_id=f"{elem_id}_force"
         )
+        names = gr.Dropdown(
+            [OWN_NAMES, *NAMES], value=OWN_NAMES, label="Layer names", visible=merges, elem_id=f"{elem_id}_names"
+        )
 
     def folders(_: object) -> Any:
         return gr.update(choices=[folder or ROOT for folder in workspace.folders()])
 
-    return SaveForm([name, folder, dtype, keep, overwrite, force], name, device, (folder, folders))
+    return SaveForm([name, folder, dtype, keep, overwrite, force, names], name, device, (folder, folders))
 
 
-def target_of(name: str, folder: str, dtype: str, keep: str, overwrite: bool, force: bool) -> Target:
-    return Target(name, "" if folder == ROOT else folder or "", dtype, keep, overwrite, force)
+def target_of(
+    name: str, folder: str, dtype: str, keep: str, overwrite: bool, force: bool, names: str = OWN_NAMES
+) -> Target:
+    folder, names = "" if folder == ROOT else folder or "", "" if names == OWN_NAMES else names or ""
+    return Target(name, folder, dtype, keep, overwrite, force, names)

@@ -12,7 +12,7 @@ from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from pydantic import BaseModel, Field
 
 from lib_pm.compare.findings import Analysis
-from lib_pm.core.choices import APPLY, DTYPES
+from lib_pm.core.choices import APPLY, DTYPES, NAMES
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.registry import find_mode
 from lib_pm.core.visible import whole
@@ -64,9 +64,10 @@ class MergeRequest(DraftRequest):
     metadata: str = Field(default="all", description=", ".join(KEEP))
     overwrite: bool = False
     force: bool = Field(default=False, description="Merge LoRAs of different base models anyway.")
+    names: str = Field(default="", description=f"Whose names the layers get: {', '.join(NAMES)}; empty: their own.")
 
     def target(self) -> Target:
-        return Target(self.name, self.folder, self.save_dtype, self.metadata, self.overwrite, self.force)
+        return Target(self.name, self.folder, self.save_dtype, self.metadata, self.overwrite, self.force, self.names)
 
 
 class ResizeRequest(BaseModel):

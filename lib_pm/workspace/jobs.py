@@ -20,7 +20,7 @@ from lib_pm.merging.check_headers import check_block_weights_of
 from lib_pm.merging.devices import choose_device
 from lib_pm.merging.merge import merge_to_file
 from lib_pm.merging.progress import Progress, Unit
-from lib_pm.merging.recipe import Recipe, dtype_name
+from lib_pm.merging.recipe import Recipe, dtype_name, known_names
 from lib_pm.merging.report import Report
 from lib_pm.merging.resize import NewRank, preview_resize, resize_to_file
 from lib_pm.workspace.draft import Draft
@@ -34,7 +34,8 @@ _LONGEST = 60  # of a name that is made up here
 class Target:
     """The file to write: its name, "" to make one from the LoRAs' names, and its folder inside the LoRA folder.
 
-    keep: how much metadata, see `metadata.KEEP`. force: merge LoRAs of different base models.
+    keep: how much metadata, see `metadata.KEEP`. force: merge LoRAs of different base models. names: whose the layers
+    get, "" for those of the LoRAs; only of a merge.
     """
 
     name: str = ""
@@ -43,6 +44,7 @@ class Target:
     keep: str = "all"
     overwrite: bool = False
     force: bool = False
+    names: str = ""
 
 
 def read_draft(workspace: Workspace, draft: Draft) -> Recipe:
@@ -54,7 +56,8 @@ def read_draft(workspace: Workspace, draft: Draft) -> Recipe:
 
 def submit_merge(workspace: Workspace, draft: Draft, target: Target, device: str) -> Job:
     """Submit a merge into a file. Errors in the draft, the name or the device raise MergeInputError at once."""
-    recipe = replace(read_draft(workspace, draft), save_dtype=dtype_name("save_dtype", target.save_dtype))
+    dtype, names = dtype_name("save_dtype", target.save_dtype), known_names(target.names)
+    recipe = replace(read_draft(workspace, draft), save_dtype=dtype, names=names)
     note = draft.request().note()
     choose_device(device)
     check_keep(target.keep)

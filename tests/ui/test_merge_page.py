@@ -264,6 +264,8 @@ class TestMerging:
 def test_the_form_says_where_it_is_written() -> None:
     assert target_of("a", ROOT, "float16", "all", False, True) == Target("a", "", "float16", "all", False, True)
     assert target_of("a", "sub", "float32", "minimal", True, False) == Target("a", "sub", "float32", "minimal", True)
+    assert target_of("a", "", "float32", "all", False, False, "as in the LoRAs").names == ""
+    assert target_of("a", "", "float32", "all", False, False, "diffusers").names == "diffusers"
     assert target_of("a", None, "float32", "all", True, False).folder == ""  # type: ignore[arg-type]
 
 

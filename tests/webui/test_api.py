@@ -107,6 +107,14 @@ def test_a_merge_is_the_tabs(client: Client, workspace: RecordingWorkspace) -> N
     assert all(tensor.equal(expected[name]) for name, tensor in written.items())
 
 
+def test_names(client: Client, workspace: RecordingWorkspace) -> None:
+    job = client.finished(client("POST", "merge", json=MERGE | {"name": "named", "names": "diffusers"}))
+    assert (job["state"], job["error"]) == ("done", "")
+    assert {key.partition(".")[0] for key in load_file(str(workspace.find("named")))} <= {"unet", "text_encoder"}
+    refused = client("POST", "merge", 400, json=MERGE | {"name": "no", "names": "civitai"})
+    assert says(refused["detail"], "names … 'civitai' … kohya, comfy, diffusers, peft, onetrainer")
+
+
 def test_resizing(client: Client, workspace: RecordingWorkspace) -> None:
     request = {"loras": ["style", "sub/char"], "rank": 2, "device": "cpu", "name": "_small"}
     before = files(workspace)
