@@ -338,3 +338,9 @@ def test_all_styles_meet_layer_by_layer(family: str, style: str) -> None:
             assert places == spelling.places(name, LayerShape(12 * part.size, 1)) != ()
             met |= {place.name for place in places}
     assert len(met) == sum(1 for _ in names(main))
+
+
+def test_the_page_of_models_is_what_the_tables_say() -> None:
+    from tests.families_page import PAGE, page
+
+    assert PAGE.read_text(encoding="utf-8") == page(), "python -m tests.families_page writes it anew"
