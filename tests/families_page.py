@@ -13,6 +13,7 @@ from pathlib import Path
 from lib_pm.families.families import SD1, SD2, SDXL, Family
 from lib_pm.families.layouts import Layout, written
 from lib_pm.families.transformers import TRANSFORMERS, TWINS
+from tests.families.test_loaders import LOADERS
 from tests.families.test_tables import CHECKPOINTS, PREFIXES, STYLES
 
 PAGE = Path(__file__).parents[1] / "docs/families.md"
@@ -37,10 +38,11 @@ layout, unless [others](command_line.md#names) are asked for.
 
 This page is made from the families' tables and their tests. A table has all modules of diffusers' model, and no other.
 *Checkpoint*: every row of every weight goes where diffusers' conversion of a checkpoint puts it. *LoRA*: the same of
-its conversion of LoRAs with these names.
+its conversion of LoRAs with these names. *Loaded*: diffusers' own loader reads what is written here under these names,
+with no layer left over.
 
-| model | layouts, by a layer of the first block | compared with diffusers' | blocks |
-|---|---|---|---|
+| model | layouts, by a layer of the first block | compared with diffusers' | loaded | blocks |
+|---|---|---|---|---|
 """
 
 
@@ -54,7 +56,7 @@ def _unets() -> Iterator[str]:
         layer, last = ("lora_unet_input_blocks_4_1_proj_in", 8) if family is SDXL else (None, 11)
         kohya = layer or "lora_unet_down_blocks_1_attentions_0_proj_in"
         names = f"kohya `{kohya}`, diffusers `unet.down_blocks.1.attentions.0.proj_in`"
-        yield f"| {family.title} | {names} | modules, LoRA | BASE IN00…IN{last:02} MID OUT00…OUT{last:02} |"
+        yield f"| {family.title} | {names} | modules, LoRA | | BASE IN00…IN{last:02} MID OUT00…OUT{last:02} |"
 
 
 def _row(family: Family) -> str:
@@ -62,7 +64,18 @@ def _row(family: Family) -> str:
     checked = ["modules", *(["checkpoint"] if family.id in CHECKPOINTS else [])]
     styles = [style.name for style in STYLES if style.family == family.id]
     checked += [f"LoRA ({', '.join(styles)})"] if styles else []
-    return f"| {family.title} | {', '.join(names)} | {', '.join(checked)} | {_blocks(family.blocks)} |"
+    return (
+        f"| {family.title} | {', '.join(names)} | {', '.join(checked)} | {_loaded(family)} | {_blocks(family.blocks)} |"
+    )
+
+
+def _loaded(family: Family) -> str:
+    if family.id not in LOADERS:
+        return ""
+    _, only = LOADERS[family.id]
+    if only is None or len(family.layouts) == 1:
+        return "diffusers"
+    return f"diffusers, {family.layouts[0].name}{' (blocks)' if only else ''}"
 
 
 def _sample(layout: Layout) -> str:
