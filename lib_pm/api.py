@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import lib_pm.compare.analyse
 from lib_pm.compare.findings import Analysis
 from lib_pm.core.errors import MergeInputError
+from lib_pm.core.formats.base import BaseWeights
 from lib_pm.core.params import OptionValue
 from lib_pm.core.registry import find_mode
 from lib_pm.families.families import KINDS
+from lib_pm.files.checkpoint import with_base
 from lib_pm.files.contents import Inspection, contents_of
 from lib_pm.files.library import Library
 from lib_pm.files.metadata import check_keep
@@ -66,6 +68,7 @@ def merge(
     *,
     folder: FilePath | None = None,
     lbw_presets: FilePath | None = None,
+    base: FilePath | None = None,
     apply: str = "model + clip",
     layers: Iterable[str] = KINDS,
     dtype: str = "float32",
@@ -73,6 +76,7 @@ def merge(
     precision: str = "normal",
     names: str = "",
     force: bool = False,
+    strict: bool = False,
     output: FilePath | None = None,
     overwrite: bool = False,
     metadata: str = "all",
@@ -87,10 +91,11 @@ def merge(
     `<lora:NAME:STRENGTH>` tags, whose names are looked up in `folder`, and perhaps a `<pm:MODE:option=value>` tag.
     mode: one of docs/modes.md, concat unless a tag says another. options: of the mode, `density=0.5`; they win over
     the tag's; `lambda` is a word of Python and is written `lambda_`. lbw_presets: a text file with block weights
-    by name.
+    by name. base: the base model's checkpoint, for LoRAs that need its weights (DoRA and others).
     apply: model, clip or both. layers: the kinds that are merged. dtype: of the computation. save_dtype: of the
     tensors. precision: exact is slower. names: whose the layers get (kohya, comfy, diffusers, peft or onetrainer), ""
-    for their own. force: merge LoRAs of different base models.
+    for their own. force: merge LoRAs of different base models. strict: refuse LoRAs with tensors that would be left
+    out, which else the report names.
     output: a file to write, as `Result.save` does. device: auto, cpu, cuda, mps. threads: layers worked on at once.
     progress: called after each layer; may raise `Cancelled` to stop.
     """
@@ -110,7 +115,10 @@ def merge(
     )
     if target:
         check_can_be_saved(recipe)
-    result = merge_in_memory(recipe, open_file, device=device, progress=progress, workers=threads, force=force)
+    with with_base(base, open_file) as opener:
+        result = merge_in_memory(
+            recipe, opener, device=device, progress=progress, workers=threads, force=force, strict=strict
+        )
     if target:
         result.save(target, overwrite=overwrite, metadata=metadata)
     return result
@@ -122,6 +130,7 @@ def resize(
     *,
     conv_rank: int | None = None,
     dynamic: str = "",
+    base: FilePath | None = None,
     save_dtype: str = "float16",
     output: FilePath | None = None,
     overwrite: bool = False,
@@ -139,9 +148,10 @@ def resize(
         raise MergeInputError("Give rank, or dynamic with sv_ratio=N, sv_fro=SHARE or sv_cumulative=SHARE.")
     new = NewRank.of(rank, conv_rank, dynamic)
     (use,), open_file = _uses([lora])
-    result = resize_in_memory(
-        use.path, new, open_file, save_dtype=save_dtype, device=device, progress=progress, workers=threads
-    )
+    with with_base(base, open_file) as opener:
+        result = resize_in_memory(
+            use.path, new, opener, save_dtype=save_dtype, device=device, progress=progress, workers=threads
+        )
     if target:
         result.save(target, overwrite=overwrite, metadata=metadata)
     return result
@@ -182,6 +192,7 @@ def analyse(
     *,
     folder: FilePath | None = None,
     lbw_presets: FilePath | None = None,
+    base: FilePath | None = None,
     device: str = "auto",
     threads: int | None = None,
     progress: Progress = silent,
@@ -191,7 +202,8 @@ def analyse(
     The arguments are as for `merge`; a `<pm:…>` tag makes no difference.
     """
     recipe, open_file = _recipe(loras, folder, lbw_presets)
-    return lib_pm.compare.analyse.analyse(recipe, open_file, device=device, progress=progress, workers=threads)
+    with with_base(base, open_file) as opener:
+        return lib_pm.compare.analyse.analyse(recipe, opener, device=device, progress=progress, workers=threads)
 
 
 def to_text(found: Report | Inspection | Analysis, *, every_layer: bool = False) -> str:
@@ -204,7 +216,7 @@ def to_text(found: Report | Inspection | Analysis, *, every_layer: bool = False)
     return inspection_text(found) if isinstance(found, Inspection) else analysis_text(found)
 
 
-OpenFile = Callable[[Path], LoraFile]
+OpenFile = Callable[..., LoraFile]  # takes a path, and perhaps the base model
 
 
 def _recipe(
@@ -254,8 +266,10 @@ def _uses(loras: Iterable[AnyLora]) -> tuple[list[LoraUse], OpenFile]:
             )
         uses.append(LoraUse(path, lora.model, lora.model if lora.clip is None else lora.clip, lora.lbw))
 
-    def open_file(path: Path) -> LoraFile:
-        return open_tensors(str(path), state_dicts[path]) if path in state_dicts else open_lora(path)
+    def open_file(path: Path, base: BaseWeights | None = None) -> LoraFile:
+        if path in state_dicts:
+            return open_tensors(str(path), state_dicts[path], base)
+        return open_lora(path, base)
 
     return uses, open_file
 

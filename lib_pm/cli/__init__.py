@@ -164,6 +164,7 @@ def _parser() -> _Parser:
 
 
 def _resize(options: argparse.Namespace) -> None:
+    from lib_pm.files.checkpoint import with_base
     from lib_pm.merging.resize import NewRank, resize_to_file
 
     if options.rank is None and not options.dynamic:
@@ -171,11 +172,12 @@ def _resize(options: argparse.Namespace) -> None:
     if options.max_rank is not None and not options.dynamic:
         raise MergeInputError("--max-rank only works with --dynamic; use --rank for a fixed rank.")
     new = NewRank.of(options.rank, options.conv_rank, options.dynamic or "", options.max_rank)
-    with progress_bar(quiet=options.quiet) as progress:
+    with progress_bar(quiet=options.quiet) as progress, with_base(options.base) as open_file:
         report = resize_to_file(
             options.lora,
             options.output,
             new,
+            open_file,
             device=options.device,
             progress=progress,
             workers=options.threads,

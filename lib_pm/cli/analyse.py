@@ -32,6 +32,7 @@ def add_analyse(commands: Any) -> argparse.ArgumentParser:
 
 def _analyse(options: argparse.Namespace) -> None:
     from lib_pm.compare.analyse import analyse
+    from lib_pm.files.checkpoint import with_base
 
     request = request_of(options.loras)
     recipe = recipe_of_command(options, replace(request, choice=None))  # how they would be merged makes no difference
@@ -39,8 +40,8 @@ def _analyse(options: argparse.Namespace) -> None:
     for target in targets:
         if target.exists() and not options.overwrite:
             raise MergeInputError(f"{target} already exists; --overwrite replaces it.")
-    with progress_bar(quiet=False) as progress:
-        found = analyse(recipe, device=options.device, progress=progress, workers=options.threads)
+    with progress_bar(quiet=False) as progress, with_base(options.base) as open_file:
+        found = analyse(recipe, open_file, device=options.device, progress=progress, workers=options.threads)
     for target, plot in zip(targets, PLOTS.values(), strict=False):
         write_text(target, plot(found), str(target), overwrite=options.overwrite)
     print_result(options, found.to_json, lambda: analysis_text(found))

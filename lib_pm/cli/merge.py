@@ -63,26 +63,30 @@ def add_merge(commands: Any) -> argparse.ArgumentParser:
     merge.add_argument(
         "--metadata", default="all", help=f"how much to record about the inputs: {choices(KEEP)} (default all)"
     )
+    merge.add_argument("--strict", action="store_true", help="refuse files with tensors that would be left out")
     merge.add_argument("--force", action="store_true", help="merge LoRAs of different base models anyway")
     merge.set_defaults(run=_merge)
     return merge
 
 
 def _merge(options: argparse.Namespace) -> None:
+    from lib_pm.files.checkpoint import with_base
     from lib_pm.merging.merge import merge_to_file
 
     request = request_of(options.loras)
     recipe = _repeated(options, request) if options.recipe else _recipe(options, request)
-    with progress_bar(quiet=options.quiet) as progress:
+    with progress_bar(quiet=options.quiet) as progress, with_base(options.base) as open_file:
         report = merge_to_file(
             recipe,
             options.output,
+            open_file,
             device=options.device,
             progress=progress,
             workers=options.threads,
             overwrite=options.overwrite,
             keep=options.metadata,
             force=options.force,
+            strict=options.strict,
         )
     report.notes += [note] if (note := request.note()) else []
     print_report(options, report)

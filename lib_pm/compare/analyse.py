@@ -46,6 +46,7 @@ def analyse(
     where = Device(device)
     with open_plan(recipe, open_file, progress=progress, way_out="Compare LoRAs for the same model.") as plan:
         scratch, totals = Scratch(), _Totals(len(plan.files))
+        matrices = [layer for layer in plan.layers if not layer.shape.vector]
 
         def needed(planned: PlannedLayer) -> int:
             return memory_needed(planned.shape, plan.ranks(planned), where.type)
@@ -68,7 +69,7 @@ def analyse(
                 ) from error
 
         chosen = dense_workers(where) if workers is None else workers
-        for planned, relations in run_layers(plan.layers, work, progress, chosen, where.type, Need(needed)):
+        for planned, relations in run_layers(matrices, work, progress, chosen, where.type, Need(needed)):
             totals.add(_block(plan.family, planned.name), planned, relations)
         return totals.analysis(plan, time.perf_counter() - start, (*plan.model.notes, *where.notes()))
 
@@ -163,7 +164,7 @@ class _Totals:
         norm = float(self.sum_energies.sum()) ** 0.5
         return Analysis(
             plan.family.title,
-            len(plan.layers),
+            sum(not layer.shape.vector for layer in plan.layers),
             tuple(blocks),
             tuple(loras),
             tuple(pairs),

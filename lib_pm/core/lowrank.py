@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from lib_pm.core.layers import Layer
+from lib_pm.core.layers import AnyLayer, Dense, Layer
 
 # How a rank is chosen: a number, or a rule that sees all singular values (largest first).
 RankRule = int | Callable[[Tensor], int]
@@ -200,17 +200,17 @@ def _triangle(factor: Tensor, gram: Tensor) -> Tensor:
     return triangle * lengths
 
 
-def narrow(layer: Layer) -> Layer:
+def narrow(layer: AnyLayer) -> Layer:
     """Return the same ΔW with no more rank components than its shape has singular values, in float64; itself if
     it has none.
 
     What a file holds of them is its own choice, and much is computed for each pair of them.
     """
+    if isinstance(layer, Dense):
+        return Dense(layer.shape, wide(layer.matrix)).factors()
     if layer.rank <= layer.shape.max_rank:
         return layer
-    delta = wide(layer.up) @ wide(layer.down)
-    one = torch.eye(layer.shape.max_rank).to(delta)
-    return Layer(layer.shape, *((one, delta) if len(delta) == len(one) else (delta, one)), layer.scale)
+    return replace(Dense(layer.shape, wide(layer.up) @ wide(layer.down)).factors(), scale=layer.scale)
 
 
 def wide(tensor: Tensor) -> Tensor:

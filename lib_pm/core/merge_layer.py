@@ -12,12 +12,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from lib_pm.core import lowrank, truncation
+from lib_pm.core.errors import MergeInputError
 from lib_pm.core.excess import Precision
-from lib_pm.core.layers import Layer, LayerShape
+from lib_pm.core.layers import AnyLayer, Dense, Layer, LayerShape
 from lib_pm.core.lowrank import Factors, Truncated
 from lib_pm.core.memo import Content, Memo
 from lib_pm.core.params import OptionValue
-from lib_pm.core.ranks import FULL_RANK, NO_RANK, asked_rank
+from lib_pm.core.ranks import FULL_RANK, NO_RANK, Rank, asked_rank
 from lib_pm.core.registry import Mode
 from lib_pm.core.steps import BLOCK, GPU_BLOCK
 
@@ -26,7 +27,7 @@ from lib_pm.core.steps import BLOCK, GPU_BLOCK
 class Share:
     """What a LoRA brings to a layer: its layer there, its weight (strength × block weight), a digest of the LoRA."""
 
-    layer: Layer
+    layer: AnyLayer
     weight: float
     content: bytes
 
@@ -64,7 +65,7 @@ class _Job:
 
     mode: Mode
     shape: LayerShape
-    layers: list[Layer]
+    layers: list[AnyLayer]
     weights: list[float]
     contents: list[Content]
     values: Mapping[str, OptionValue]
@@ -78,13 +79,23 @@ class _Job:
     def digests(self) -> tuple[bytes, ...]:
         return tuple(content.digest for content in self.contents)
 
-    def computed(self) -> list[Layer]:
-        """Return the layers on the device, in the dtype of the computation."""
-        return [layer.to(self.device, self.dtype) for layer in self.layers]
+    @property
+    def dense(self) -> bool:
+        """Return whether one of the layers has no factors."""
+        return any(isinstance(layer, Dense) for layer in self.layers)
+
+    @property
+    def factored(self) -> list[Layer]:
+        """Return the layers as they are stored, of which none is dense."""
+        return [layer for layer in self.layers if isinstance(layer, Layer)]
+
+    def computed(self) -> list[AnyLayer]:
+        """Return the layers on the device, factors in the dtype of the computation; a delta is converted when used."""
+        return [layer.to(self.device, self.dtype if isinstance(layer, Layer) else None) for layer in self.layers]
 
     def stored(self) -> list[Layer]:
-        """Return the layers on the device, in the dtype of their files."""
-        return [layer.to(self.device) for layer in self.layers]
+        """Return the factors on the device, in the dtype of their files."""
+        return [layer.to(self.device) for layer in self.factored]
 
 
 def merge_layer(
@@ -126,12 +137,25 @@ def merge_layer(
 
 
 def _merge(job: _Job, rank: int | None) -> MergedLayer | FullLayer:
-    """Return the layer, merged in the one way that its mode and rank ask for."""
+    """Return the layer, merged in the one way that its mode and rank ask for.
+
+    A vector has no factors: every method works on its entries. A sum with a dense layer in it is dense.
+    """
+    if job.shape.vector:
+        return _merge_deltas(job)
     if job.mode.space == "factors":
+        if job.dense:
+            raise MergeInputError(needs_factors(job.mode))
         return _merge_factors(job)
     if rank is FULL_RANK:
-        return _concatenate(job) if job.mode.method.linear else _merge_deltas(job)
+        return _concatenate(job) if job.mode.method.linear and not job.dense else _merge_deltas(job)
     return _truncate(job, rank)
+
+
+def needs_factors(mode: Mode) -> str:
+    """Return why a mode on factors cannot merge a layer that has none, and what can."""
+    other = f"{mode.method.id}_svd"
+    return f"mode {mode.id} merges up and down factors, and here are none; use {other} or concat"
 
 
 def _merge_factors(job: _Job) -> MergedLayer:
@@ -139,7 +163,8 @@ def _merge_factors(job: _Job) -> MergedLayer:
 
     Each factor is multiplied by sqrt(|weight|·scale), the sign goes to the down factor alone, as in PEFT.
     """
-    layers, method, values = job.computed(), job.mode.method, job.values
+    method, values = job.mode.method, job.values
+    layers = [layer.to(job.device, job.dtype) for layer in job.factored]
     rank = max(layer.rank for layer in layers)
     up = torch.stack([pad(layer.up, (0, rank - layer.rank)) for layer in layers])
     down = torch.stack([pad(layer.down, (0, 0, 0, rank - layer.rank)) for layer in layers])
@@ -161,7 +186,7 @@ def _concatenate(job: _Job) -> MergedLayer:
 
 def _merge_deltas(job: _Job) -> FullLayer:
     """Return the method on the deltas, as it is."""
-    return FullLayer(job.shape, _delta(job, job.computed()).clone())  # the stack's memory is used again
+    return FullLayer(job.shape, _delta(job, job.computed()).clone())  # the memory is used again
 
 
 def _truncate(job: _Job, rank: int) -> MergedLayer:
@@ -171,7 +196,8 @@ def _truncate(job: _Job, rank: int) -> MergedLayer:
     """
     size = max(map(abs, job.weights))
     job = replace(job, weights=[float(f"{weight / size:.12g}") for weight in job.weights])
-    truncated = (_truncated_sum if job.mode.method.linear else _truncated_delta)(job, rank).times(size)
+    in_factors = job.mode.method.linear and not job.dense
+    truncated = (_truncated_sum if in_factors else _truncated_delta)(job, rank).times(size)
     return MergedLayer(Layer(job.shape, truncated.up, truncated.down), truncated.kept, truncated.total)
 
 
@@ -198,19 +224,32 @@ def _truncated_delta(job: _Job, rank: int) -> Truncated:
     return job.memo.once(key, truncate).first(rank)
 
 
-def _delta(job: _Job, layers: list[Layer]) -> Tensor:
-    """Return the method on the stacked deltas: (out, in·kh·kw), in the memory of the stack."""
-    first = layers[0]
-    stack = job.empty((len(layers), first.shape.out, first.shape.columns), dtype=first.up.dtype, device=first.up.device)
+def _delta(job: _Job, layers: list[AnyLayer]) -> Tensor:
+    """Return the method on the deltas: (out, in·kh·kw), in memory that is used again."""
+    size = (job.shape.out, job.shape.columns)
+    if job.mode.method.linear:
+        return _sum(layers, job.weights, job.empty(size, dtype=job.dtype, device=job.device))
+    stack = job.empty((len(layers), *size), dtype=job.dtype, device=job.device)
     for layer, out in zip(layers, stack, strict=True):
         layer.delta(out)
     return job.mode.method(stack, _tensor(job.weights, stack), job.contents, job.values)
 
 
+def _sum(layers: list[AnyLayer], weights: list[float], out: Tensor) -> Tensor:
+    """Return Σ wᵢ·ΔWᵢ in `out`."""
+    out.zero_()
+    for layer, weight in zip(layers, weights, strict=True):
+        if isinstance(layer, Dense):
+            out.add_(layer.matrix, alpha=weight)
+        else:
+            out.addmm_(layer.up * (layer.scale * weight), layer.down)
+    return out
+
+
 def memory_needed(
     mode: Mode,
     shape: LayerShape,
-    ranks: Sequence[int],
+    ranks: Sequence[Rank],
     values: Mapping[str, OptionValue],
     dtype: torch.dtype,
     device: str = "cpu",
@@ -219,29 +258,42 @@ def memory_needed(
     rank = asked_rank(shape, values)
     if rank == NO_RANK:
         return 0
-    parts, whole = sum(ranks), shape.out * shape.columns
+    parts, dense, whole = sum(rank or 0 for rank in ranks), ranks.count(FULL_RANK), shape.out * shape.columns
     factors = 8 * parts * (shape.out + shape.columns)  # in float64
-    if mode.space != "delta" or (mode.method.linear and rank is FULL_RANK):
+    if dense:  # of which one at a time is made, from as much again twice
+        factors += 2 * 4 * whole
+    if mode.method.linear and (dense or shape.vector):
+        sum_of_them = factors + whole * (4 * dense + dtype.itemsize)
+        if rank is FULL_RANK:
+            return sum_of_them + dtype.itemsize * whole
+        return sum_of_them + truncation.memory_needed(shape, parts, truncation.rank_class(shape, rank))
+    if not shape.vector and (mode.space != "delta" or (mode.method.linear and rank is FULL_RANK)):
         return 3 * factors
     if mode.method.linear:  # multiplied out where the ranks are not small, else the SVD of a core
         return 3 * factors + (8 * 5 * whole if parts > shape.max_rank // 2 else 8 * 8 * parts**2)
     block = min(len(ranks) * whole, BLOCK if device == "cpu" else GPU_BLOCK)
-    stack = dtype.itemsize * (len(ranks) * whole + 5 * block)
+    stack = dtype.itemsize * (len(ranks) * whole + 5 * block) + 4 * dense * whole
     if rank is FULL_RANK:
         return factors + stack + dtype.itemsize * whole
     return factors + stack + truncation.memory_needed(shape, parts, truncation.rank_class(shape, rank))
 
 
-def merged_rank(mode: Mode, shape: LayerShape, ranks: Sequence[int], values: Mapping[str, OptionValue]) -> int:
-    """Return the rank that `merge_layer` gives a layer, from the ranks of its LoRAs; 0 if it leaves the layer out."""
+def merged_rank(mode: Mode, shape: LayerShape, ranks: Sequence[Rank], values: Mapping[str, OptionValue]) -> Rank:
+    """Return the rank that `merge_layer` gives a layer, from the ranks of its LoRAs.
+
+    0 if it leaves the layer out, FULL_RANK if it gives a FullLayer.
+    """
     if not ranks:
         return 0
     limit = asked_rank(shape, values)
+    known = [rank for rank in ranks if rank is not FULL_RANK]
+    if shape.vector or (len(known) < len(ranks) and limit is FULL_RANK):
+        return FULL_RANK
     if mode.space == "factors":
-        return max(ranks)
-    if mode.method.linear:
-        return sum(ranks) if limit is FULL_RANK else min(limit, shape.max_rank, sum(ranks))
-    return shape.max_rank if limit is FULL_RANK else min(limit, shape.max_rank)
+        return max(known)
+    if mode.method.linear and len(known) == len(ranks):
+        return sum(known) if limit is FULL_RANK else min(limit, shape.max_rank, sum(known))
+    return FULL_RANK if limit is FULL_RANK else min(limit, shape.max_rank)
 
 
 def _tensor(numbers: Sequence[float], like: Tensor) -> Tensor:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeAlias
 
 from lib_pm.core.layers import LayerShape
 from lib_pm.core.params import OptionValue
 
-FULL_RANK = None  # svd_rank=full: nothing is truncated
+Rank: TypeAlias = int | None  # None is FULL_RANK
+FULL_RANK = None  # svd_rank=full: nothing is truncated; of a layer: it is a delta without factors
 NO_RANK = 0  # svd_conv_rank=0: the layer is left out
 SAME_RANK = None  # svd_conv_rank left empty: that of svd_rank
 
 
 def asked_rank(shape: LayerShape, values: Mapping[str, OptionValue]) -> int | None:
     """Return the rank that a mode's options ask for in such a layer: a number, FULL_RANK or NO_RANK."""
+    if shape.vector:
+        return FULL_RANK
     rank, conv_rank = values.get("svd_rank", FULL_RANK), values.get("svd_conv_rank", SAME_RANK)
     if shape.is_spatial and conv_rank is not SAME_RANK:
         rank = conv_rank

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from lib_pm.core import lowrank
-from lib_pm.core.layers import Layer, LayerShape
+from lib_pm.core.layers import AnyLayer, Layer, LayerShape
+from lib_pm.core.ranks import Rank
 from lib_pm.core.steps import BLOCK, GPU_BLOCK
 
 # A squared norm below this share of what its rank components would have one by one is nothing: they cancel each other,
@@ -45,23 +46,25 @@ def sign_conflict(inner: float, sizes: float) -> float:
     return min(1.0, max(0.0, (1 - inner / sizes) / 2))
 
 
-def relate(layers: Sequence[Layer], weights: Sequence[float], empty: Callable[..., Tensor] = torch.empty) -> Relations:
+def relate(
+    layers: Sequence[AnyLayer], weights: Sequence[float], empty: Callable[..., Tensor] = torch.empty
+) -> Relations:
     """Return the relations of weight · ΔW for LoRAs that all have this layer.
 
     layers: of one shape, on one device, in any dtype.
 
     empty: where the deltas are formed, see `Scratch`. An OverflowError if values are too large for float32.
     """
-    layers = [lowrank.narrow(layer) for layer in layers]
-    up, down, parts = lowrank.concat(layers, weights)
+    factored = [lowrank.narrow(layer) for layer in layers]
+    up, down, parts = lowrank.concat(factored, weights)
     up, down = lowrank.wide(up), lowrank.wide(down)
     # ⟨U₁D₁, U₂D₂⟩ = tr((U₂ᵀU₁)(D₁D₂ᵀ)): one product for each pair of rank components, added up by their LoRAs.
     products = (up.T @ up) * (down @ down.T) * torch.outer(parts, parts).to(up)
-    ranks = [layer.rank for layer in layers]
+    ranks = [layer.rank for layer in factored]
     lora = torch.repeat_interleave(torch.arange(len(layers)), torch.tensor(ranks))
     belongs = torch.nn.functional.one_hot(lora, len(layers)).to(products)  # (K, n)
     inner, most = (belongs.T @ products @ belongs).cpu(), (belongs.T @ products.abs() @ belongs).cpu()
-    sizes = _sizes(layers, weights, empty) if len(layers) > 1 else torch.zeros_like(inner)
+    sizes = _sizes(factored, weights, empty) if len(layers) > 1 else torch.zeros_like(inner)
     if not (most.isfinite().all() and sizes.isfinite().all()):
         raise OverflowError("a weighted delta is too large")
     is_something = inner.diagonal() > NOTHING * most.diagonal()
@@ -96,8 +99,9 @@ def _block_size(device: str) -> int:
     return 2 * BLOCK if device == "cpu" else GPU_BLOCK
 
 
-def memory_needed(shape: LayerShape, ranks: Sequence[int], device: str = "cpu") -> int:
+def memory_needed(shape: LayerShape, stored: Sequence[Rank], device: str = "cpu") -> int:
     """Return about how many bytes `relate` takes for LoRAs of these ranks, on that kind of device."""
+    ranks = [shape.max_rank if rank is None else rank for rank in stored]
     factors = (2 * 8 + 4) * sum(ranks) * (shape.out + shape.columns)  # in float64 and in float32
     deltas = 4 * min(len(ranks) * shape.out * shape.columns, _block_size(device))
     return factors + deltas + 4 * 8 * sum(min(rank, shape.max_rank) for rank in ranks) ** 2

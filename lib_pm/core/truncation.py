@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lib_pm.core.excess import EXCESS, Precision
-from lib_pm.core.layers import Layer, LayerShape
+from lib_pm.core.layers import AnyLayer, Layer, LayerShape
 from lib_pm.core.lowrank import Truncated, truncate_exact, where_decompositions_are, wide
 from lib_pm.core.rng import random_signs
 
@@ -75,23 +75,27 @@ def _first_of_all(delta: Tensor, rank: int) -> Truncated:
     return Truncated(first.up.clone(), first.down.clone(), first.energies, first.total)
 
 
-def row_space(layers: Sequence[Layer], weights: Sequence[float], rank: int, content: bytes) -> Tensor | None:
+def row_space(layers: Sequence[AnyLayer], weights: Sequence[float], rank: int, content: bytes) -> Tensor | None:
     """Return a start for `truncate_dense`: what the rows of the deltas have most in common, and random columns
     for the rest.
 
     The leading right singular vectors of the weighted deltas on top of each other (not of their sum, in which LoRAs
-    may cancel each other). Returns (columns, rank) float32, or None where an exact decomposition costs no more.
+    may cancel each other); of those that have factors. Returns (columns, rank) float32, or None where an exact
+    decomposition costs no more.
     content: seeds the random columns, so that equal input gives equal bytes.
     """
     shape = layers[0].shape
     if _whole_is_cheaper(shape, rank):
         return None
-    down = torch.cat([wide(layer.down) for layer in layers])
+    factored = [(layer, weight) for layer, weight in zip(layers, weights, strict=True) if isinstance(layer, Layer)]
+    if not factored:
+        start: Tensor = random_signs(shape.columns, rank, content) / shape.columns**0.5
+        return start
+    down = torch.cat([wide(layer.down) for layer, _ in factored])
     if len(down) > rank:
         # For a start the lengths of the up factors' columns say enough about them.
         lengths = [
-            torch.linalg.vector_norm(wide(layer.up), dim=0) * abs(weight * layer.scale)
-            for weight, layer in zip(weights, layers, strict=True)
+            torch.linalg.vector_norm(wide(layer.up), dim=0) * abs(weight * layer.scale) for layer, weight in factored
         ]
         down = down * torch.cat(lengths).unsqueeze(1)
         if len(down) > shape.columns:

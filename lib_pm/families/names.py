@@ -44,7 +44,9 @@ _BARE = {
 }
 
 _ORIGINAL_WORDS = {
+    "in_layers_0": "norm1",
     "in_layers_2": "conv1",
+    "out_layers_0": "norm2",
     "out_layers_3": "conv2",
     "emb_layers_1": "time_emb_proj",
     "skip_connection": "conv_shortcut",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lib_pm.core.errors import MergeInputError, quoted
+from lib_pm.core.formats.full import BIAS
 from lib_pm.families.detect import FAMILIES, SAYS, SD2_OR_NOT, named, spellings, stated
 from lib_pm.families.families import Family, either, plain_word
 from lib_pm.families.layouts import Layout
@@ -35,14 +36,13 @@ class BaseModel:
 
     def places(self, file: LoraFile, name: str) -> tuple[Place, ...]:
         """Return of which layers of the result a layer of a file is, and which rows."""
-        shape = file.layers[name].shape
-        if self.spelling:
-            return self.spelling.places(name, shape)
-        return (Place(self.family.name(name), shape.out),)
+        shape, weight = file.stored(name).shape, name.removesuffix(BIAS)
+        places = self.spelling.places(weight, shape) if self.spelling else (Place(self.family.name(weight), shape.out),)
+        return tuple(replace(place, name=place.name + name[len(weight) :]) for place in places)
 
     def names(self, file: LoraFile) -> set[str]:
         """Return the layers of the result of which a file has something."""
-        return {place.name for name in file.layers for place in self.places(file, name)}
+        return {place.name for name in file.names for place in self.places(file, name)}
 
 
 def common_model(files: Sequence[LoraFile], *, force: bool = False, way_out: str = FORCE, names: str = "") -> BaseModel:
@@ -191,8 +191,9 @@ def _spelling(files: Sequence[LoraFile], common: Sequence[Family]) -> Spelling |
 def _unclear(files: Sequence[LoraFile], possible: Sequence[Spelling]) -> tuple[LoraFile, str] | None:
     """Return the first layer that has no name in these spellings, or several; None if there is none."""
     for file in files:
-        for name, layer in file.layers.items():
-            places = {spelling.places(name, layer.shape) for spelling in possible}
+        for name in file.names:
+            weight, shape = name.removesuffix(BIAS), file.stored(name).shape
+            places = {spelling.places(weight, shape) for spelling in possible}
             if len(places) != 1 or () in places:
                 return file, name
     return None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lib_pm.core.formats import BIAS
 from lib_pm.families.families import kind
 from lib_pm.files.json_text import load_json
 from lib_pm.files.metadata import RECIPE_KEY, merged_tags
@@ -15,7 +16,10 @@ from lib_pm.files.reader import LoraFile, open_lora
 
 @dataclass(frozen=True)
 class Inspection:
-    """layers: name -> shape, rank, alpha, block, kind. tags: with counts. recipe: if the file was merged here.
+    """layers: name -> shape, rank, alpha, block, kind, and network, such as LoHa. tags: with counts.
+
+    rank: of the factors that the layer has, None if it has none. alpha: None where it says nothing. recipe: if the file
+    was merged here. left_out: tensors that belong to none.
 
     without_alpha: how many layers have no alpha stored or set, so that it is taken as the rank.
     """
@@ -30,13 +34,19 @@ class Inspection:
     metadata: dict[str, str]
     recipe: dict[str, Any] | None
     without_alpha: int = 0
+    left_out: list[str] = field(default_factory=list)
+
+    @property
+    def networks(self) -> dict[str, int]:
+        """Return how many layers there are of each kind of network."""
+        return dict(Counter(layer["network"] for layer in self.layers.values()))
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def inspect_file(path: Path) -> Inspection:
-    """Read the header and the alphas of a LoRA file. What is no plain LoRA is refused with what it is."""
+    """Read the header and the alphas of a LoRA file. What is not read is refused with what it is."""
     with open_lora(path) as file:
         return contents_of(file)
 
@@ -44,16 +54,17 @@ def inspect_file(path: Path) -> Inspection:
 def contents_of(file: LoraFile) -> Inspection:
     """Return what is in an open LoRA file."""
     family = file.family
-    layers = {
-        name: {
+    layers = {}
+    for name in (*file.layers, *file.vectors):
+        stored, weight = file.stored(name), name.removesuffix(BIAS)
+        layers[name] = {
             "shape": str(stored.shape),
             "rank": stored.rank,
-            "alpha": file.alpha(name),
-            "block": family.block(family.name(name)),
-            "kind": kind(name),
+            "alpha": None if stored.measure.dim is None else file.alpha(name),
+            "block": family.block(family.name(weight)),
+            "kind": kind(weight),
+            "network": stored.title,
         }
-        for name, stored in file.layers.items()
-    }
     tags: Counter[str] = Counter()
     for counts in merged_tags([file]).values():
         tags.update(counts)
@@ -62,12 +73,13 @@ def contents_of(file: LoraFile) -> Inspection:
         size=file.stamp.file.size,
         family=family.title,
         naming=file.naming,
-        dtypes=dict(Counter(file.dtype(name) for name in file.layers)),
+        dtypes=dict(Counter(file.dtype(name) for name in layers)),
         layers=layers,
         tags=dict(tags.most_common()),
         metadata=dict(file.metadata),
         recipe=_recipe(file.metadata.get(RECIPE_KEY, "")),
         without_alpha=file.without_alpha,
+        left_out=list(file.left_out),
     )
 
 

@@ -76,8 +76,11 @@ def _whole_metadata(
 
 def rank_metadata(ranks: Iterable[int], conv_ranks: Iterable[int], alphas: Iterable[float]) -> dict[str, str]:
     """Return ss_network_dim and _alpha of linear layers, conv_dim among the ss_network_args; "Dynamic" where they
-    differ.
+    differ. Nothing where no layer has a rank.
     """
+    ranks, conv_ranks = list(ranks), list(conv_ranks)
+    if not ranks:
+        return {}
     alpha = _one_or_dynamic(alphas)
     metadata = {
         "ss_network_dim": _one_or_dynamic(ranks),

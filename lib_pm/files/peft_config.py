@@ -24,7 +24,11 @@ from lib_pm.files.stamps import CONFIG, MODEL, Facts
 
 _HEADER_KEY = "lora_adapter_metadata"
 _MAX_BYTES = 2**20  # those of a model of thousands of layers, each by its name, are a fifth of it
-_REFUSED = {"use_dora": "DoRA", "lora_bias": "LoRA with biases", "bias": "trained biases", "use_qalora": "QALoRA"}
+_REFUSED = {"bias": "trained biases", "use_qalora": "QALoRA"}
+# The kinds that are read, and what their alpha is called.
+_READ = {"LORA": "lora_alpha", "LOHA": "alpha", "LOKR": "alpha"}
+# Ways to begin the training that move a part of the base model's weights into the factors (init_lora_weights).
+_MOVES_WEIGHTS = {"pissa": "PiSSA", "olora": "OLoRA", "corda": "CorDA", "loftq": "LoftQ"}
 _COMPONENTS = {
     "unet": "unet",
     "transformer": "unet",
@@ -36,11 +40,14 @@ _COMPONENTS = {
 
 @dataclass(frozen=True)
 class PeftSettings:
-    """Of one component. alpha: None where nothing is said."""
+    """Of one component. alpha, rank: None where nothing is said. patterns, ranks: of single layers."""
 
     alpha: float | None
     patterns: AlphaPatterns
     rslora: bool
+    rank: float | None
+    ranks: AlphaPatterns
+    dora: bool
 
 
 @dataclass(frozen=True)
@@ -56,13 +63,27 @@ class PeftConfig:
 
         A key of alpha_pattern counts only beside a lora_alpha, which PEFT always writes.
         """
-        settings = self.components.get(parse_name(name)[0]) or self.components.get("")
+        settings = self._settings(name)
         if not settings or settings.alpha is None:
             return None
         alpha = settings.patterns.alpha(name)
         alpha = settings.alpha if alpha is None else alpha
         # rsLoRA divides by the root of the rank; alpha is what makes up for that
         return alpha * math.sqrt(rank) if settings.rslora else alpha
+
+    def scale(self, name: str) -> float | None:
+        """Return the scale of a layer whose tensors do not say its rank, None if unsaid."""
+        settings, alpha = self._settings(name), self.alpha(name, 1)
+        rank = settings and (settings.ranks.alpha(name) or settings.rank)
+        return alpha / rank if alpha is not None and rank else None
+
+    @property
+    def dora(self) -> bool:
+        """Return whether there have to be magnitudes."""
+        return any(settings.dora for settings in self.components.values())
+
+    def _settings(self, name: str) -> PeftSettings | None:
+        return self.components.get(parse_name(name)[0]) or self.components.get("")
 
 
 def read_peft_config(path: Path, metadata: Mapping[str, str]) -> tuple[PeftConfig | None, Facts | None]:
@@ -108,27 +129,43 @@ def _by_component(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _settings(path: Path, given: Mapping[str, Any]) -> PeftSettings:
     kind = str(given.get("peft_type") or "LORA").rpartition(".")[2].upper()
-    if kind != "LORA":
+    if kind not in _READ:
         raise MergeInputError(
             f"{path.name} is not a plain LoRA but {PEFT_TYPES.get(kind, kind[:100])} (peft_type in its PEFT settings); "
             "this kind is not supported yet."
         )
-    for key, kind in _REFUSED.items():
+    for key, other in _REFUSED.items():
         if given.get(key) not in (None, False, "none"):
-            raise MergeInputError(f"{path.name} is not a plain LoRA but {kind}; this kind is not supported yet.")
-    alpha, patterns, rslora = (given.get(key) for key in ("lora_alpha", "alpha_pattern", "use_rslora"))
-    patterns = {} if patterns is None else patterns
-    if not isinstance(patterns, dict):
-        raise _refusal(path, "alpha_pattern", patterns, "alphas by layer name")
+            raise MergeInputError(f"{path.name} is not a plain LoRA but {other}; this kind is not supported yet.")
+    begun = str(given.get("init_lora_weights")).partition("_")[0]
+    if begun in _MOVES_WEIGHTS:
+        raise MergeInputError(
+            f"{path.name} was trained with {_MOVES_WEIGHTS[begun]}, so that it is right only for a base model that was "
+            "changed with it. Convert it with PEFT: save_pretrained(…, path_initial_model_for_weight_conversion=…)."
+        )
+    alpha, rslora = given.get(_READ[kind]), given.get("use_rslora")
     if not isinstance(rslora, bool | None):
         raise _refusal(path, "use_rslora", rslora, "true or false")
-    alphas = {key: _number(path, f"alpha_pattern of {key[:100]}", value) for key, value in patterns.items()}
+    rank, one = given.get("r"), kind == "LORA"  # whose tensors tell the rank
+    return PeftSettings(
+        None if alpha is None else _number(path, _READ[kind], alpha),
+        _patterns(path, "alpha_pattern", given),
+        bool(rslora),
+        None if rank is None or one else _number(path, "r", rank),
+        AlphaPatterns.of({}) if one else _patterns(path, "rank_pattern", given),
+        bool(given.get("use_dora")),
+    )
+
+
+def _patterns(path: Path, key: str, given: Mapping[str, Any]) -> AlphaPatterns:
+    written = {} if given.get(key) is None else given[key]
+    if not isinstance(written, dict):
+        raise _refusal(path, key, written, f"{key.partition('_')[0]}s by layer name")
+    numbers = {name: _number(path, f"{key} of {name[:100]}", value) for name, value in written.items()}
     try:
-        return PeftSettings(
-            None if alpha is None else _number(path, "lora_alpha", alpha), AlphaPatterns.of(alphas), bool(rslora)
-        )
+        return AlphaPatterns.of(numbers)
     except NotUnderstood as error:
-        raise _refusal(path, "a name in alpha_pattern", str(error), FORMS) from error
+        raise _refusal(path, f"a name in {key}", str(error), FORMS) from error
 
 
 def _number(path: Path, what: str, value: Any) -> float:

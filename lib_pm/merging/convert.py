@@ -8,14 +8,16 @@ from pathlib import Path
 import torch
 
 from lib_pm.core.formats.lora import WRITTEN
-from lib_pm.core.layers import Layer
+from lib_pm.core.layers import Dense, Layer
 from lib_pm.core.lowrank import balance
+from lib_pm.core.merge_layer import FullLayer
+from lib_pm.core.ranks import FULL_RANK
 from lib_pm.files.header import DTYPES
 from lib_pm.files.metadata import merged_metadata
 from lib_pm.files.reader import LoraFile, open_lora
 from lib_pm.files.writer import check_target
 from lib_pm.merging.devices import Device, torch_dtype
-from lib_pm.merging.layers import Finished, read_source, tensors_of
+from lib_pm.merging.layers import Finished, finish_full, read_source, tensors_of
 from lib_pm.merging.memory import Need
 from lib_pm.merging.plan import Plan, PlannedLayer, open_one
 from lib_pm.merging.progress import Progress, silent
@@ -70,7 +72,8 @@ def _run(plan: Plan, names: str, save_dtype: str, progress: Progress, workers: i
     where = Device("cpu")
 
     def memory_of(planned: PlannedLayer) -> int:
-        return 16 * planned.rank * (planned.shape.out + planned.shape.columns)
+        rows, columns = planned.shape.out, planned.shape.columns
+        return 16 * (rows * columns if FULL_RANK in plan.ranks(planned) else (planned.rank or 0) * (rows + columns))
 
     def work(planned: PlannedLayer) -> Finished:
         own = DTYPES[file.dtype(planned.sources[0].pieces[0].name)]
@@ -91,6 +94,8 @@ def _run(plan: Plan, names: str, save_dtype: str, progress: Progress, workers: i
 def _convert(plan: Plan, planned: PlannedLayer, dtype: torch.dtype) -> Finished:
     (file,), (source,) = plan.files, planned.sources
     layer = read_source(file, source, planned.shape.out)
+    if isinstance(layer, Dense):
+        return finish_full(planned, FullLayer(layer.shape, layer.matrix), dtype, [file.path.name])
     alpha = layer.scale * layer.rank
     alpha = int(alpha) if alpha == int(alpha) else alpha
     if "alpha" not in WRITTEN[plan.naming] and layer.scale != 1:

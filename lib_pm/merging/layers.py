@@ -14,8 +14,9 @@ from torch import Tensor
 
 from lib_pm.core.assembly import assemble
 from lib_pm.core.errors import MergeInputError
-from lib_pm.core.formats.lora import FULL, WRITTEN, Naming
-from lib_pm.core.layers import Layer, all_finite
+from lib_pm.core.formats.full import BIAS, WRITTEN_BIAS, WRITTEN_WEIGHT
+from lib_pm.core.formats.lora import WRITTEN, Naming
+from lib_pm.core.layers import AnyLayer, Layer, all_finite
 from lib_pm.core.lowrank import balance
 from lib_pm.core.memo import Memo
 from lib_pm.core.merge_layer import FullLayer, MergedLayer, Share, memory_needed, merge_layer
@@ -50,11 +51,15 @@ def dense_workers(device: Device) -> int:
 
 @dataclass(frozen=True)
 class Finished:
-    """One layer as it is written: tensors on the CPU in the file's dtype. kept, total: squared norms."""
+    """One layer as it is written: tensors on the CPU in the file's dtype.
+
+    rank: of a matrix that is written whole the largest that it can have, None for a bias or a norm.
+    kept, total: squared norms.
+    """
 
     planned: PlannedLayer
     tensors: dict[str, Tensor]
-    rank: int
+    rank: int | None
     alpha: float
     kept: float
     total: float
@@ -68,7 +73,7 @@ class Finished:
     @property
     def full_bytes(self) -> int:
         """Return what it takes at full rank; 0 for factors."""
-        return sum(tensor.nbytes for name, tensor in self.tensors.items() if name.endswith(FULL))
+        return sum(tensor.nbytes for name, tensor in self.tensors.items() if name.endswith(WRITTEN_WEIGHT))
 
 
 def run_layers(
@@ -113,7 +118,7 @@ def run_layers(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def read_layer(file: LoraFile, name: str) -> Layer:
+def read_layer(file: LoraFile, name: str) -> AnyLayer:
     """Return the layer of a file, to compute with. One that is too large for that is a MergeInputError."""
     layer = file.read(name)
     if not layer.most <= LARGEST:
@@ -124,7 +129,7 @@ def read_layer(file: LoraFile, name: str) -> Layer:
     return layer
 
 
-def read_source(file: LoraFile, source: Source, out: int) -> Layer:
+def read_source(file: LoraFile, source: Source, out: int) -> AnyLayer:
     """Return what a LoRA has of a layer of the result, which has so many rows, put together from its own layers."""
     parts = [(read_layer(file, piece.name), piece.rows) for piece in source.pieces]
     first, rows = parts[0]
@@ -158,7 +163,7 @@ def layer_merger(
             memo=memo,
         )
 
-    def read(source: Source, out: int) -> Layer:
+    def read(source: Source, out: int) -> AnyLayer:
         file = plan.files[source.lora]
         return memo.once((file.content, source.pieces), lambda: read_source(file, source, out))
 
@@ -224,9 +229,15 @@ def tensors_of(
 def finish_full(planned: PlannedLayer, merged: FullLayer, dtype: torch.dtype, owners: Sequence[str]) -> Finished:
     """Return a layer that is no product of factors, in the WebUIs' format for a change of the weight itself."""
     shape = merged.shape
-    delta = merged.delta.reshape(shape.out, shape.inner, *shape.kernel)
-    tensors = {planned.name + FULL: _stored(delta, "delta", planned, dtype, owners)}
-    return Finished(planned, tensors, shape.max_rank, 0, 0.0, 0.0)
+    delta = _stored(merged.delta.reshape(shape.sizes), "delta", planned, dtype, owners)
+    return Finished(planned, {full_name(planned): delta}, None if shape.vector else shape.max_rank, 0, 0.0, 0.0)
+
+
+def full_name(planned: PlannedLayer) -> str:
+    """Return what the tensor of a layer is called that is written whole."""
+    if planned.shape.vector and planned.name.endswith(BIAS):
+        return planned.name.removesuffix(BIAS) + WRITTEN_BIAS
+    return planned.name + WRITTEN_WEIGHT
 
 
 def _stored(tensor: Tensor, what: str, planned: PlannedLayer, dtype: torch.dtype, owners: Sequence[str]) -> Tensor:

@@ -8,6 +8,7 @@ from itertools import combinations
 
 from lib_pm.core.errors import MergeInputError
 from lib_pm.core.layers import LayerShape
+from lib_pm.core.ranks import FULL_RANK, Rank
 from lib_pm.core.rows import Rows
 from lib_pm.files.base_model import BaseModel
 from lib_pm.files.reader import LoraFile
@@ -33,7 +34,7 @@ class Owner:
     lora: int
     pieces: tuple[Piece, ...]
     shape: LayerShape
-    rank: int
+    rank: Rank
 
 
 def owners_by_layer(files: Sequence[LoraFile], model: BaseModel, progress: Progress) -> dict[str, list[Owner]]:
@@ -50,7 +51,7 @@ def owners_by_layer(files: Sequence[LoraFile], model: BaseModel, progress: Progr
 def _layers(index: int, file: LoraFile, model: BaseModel) -> Iterator[tuple[str, Owner]]:
     pieces: dict[str, list[Piece]] = {}
     rows: dict[str, int] = {}
-    for written in file.layers:
+    for written in file.names:
         for place in model.places(file, written):
             pieces.setdefault(place.name, []).append(Piece(written, place.rows))
             rows[place.name] = place.out
@@ -58,10 +59,16 @@ def _layers(index: int, file: LoraFile, model: BaseModel) -> Iterator[tuple[str,
         for one, other in combinations(there, 2):
             if one.meets(other):
                 raise MergeInputError(f"{file.path.name} has layer {name} twice: as {one.name} and as {other.name}.")
-        stored = [file.layers[piece.name] for piece in there]
+        stored = [file.stored(piece.name) for piece in there]
         first = stored[0].shape
         if any((layer.shape.inner, layer.shape.kernel) != (first.inner, first.kernel) for layer in stored):
             each = ", ".join(f"{piece.name} {layer.shape}" for piece, layer in zip(there, stored, strict=True))
             raise MergeInputError(f"{file.path.name} has layer {name} in pieces that do not fit together: {each}.")
-        shape = LayerShape(rows[name], first.inner, first.kernel)
-        yield name, Owner(index, tuple(there), shape, sum(layer.rank for layer in stored))
+        shape = LayerShape(rows[name], first.inner, first.kernel, first.vector)
+        yield name, Owner(index, tuple(there), shape, _rank([layer.rank for layer in stored]))
+
+
+def _rank(ranks: Sequence[Rank]) -> Rank:
+    """Return the rank of pieces put together: with a delta among them it is one."""
+    numbers = [rank for rank in ranks if rank is not FULL_RANK]
+    return sum(numbers) if len(numbers) == len(ranks) else FULL_RANK

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from lib_pm.core.errors import MergeInputError
+from lib_pm.core.formats.foreign import is_embedding
+from lib_pm.core.formats.full import BIAS
 from lib_pm.core.formats.lora import Naming
 from lib_pm.core.layers import LayerShape
-from lib_pm.core.merge_layer import merged_rank
+from lib_pm.core.merge_layer import merged_rank, needs_factors
+from lib_pm.core.ranks import FULL_RANK, Rank, asks_for_full_rank
 from lib_pm.families.blocks import BlockWeights, parse_block_weights
 from lib_pm.families.families import Family, kind
 from lib_pm.families.names import parse_name
@@ -36,7 +39,7 @@ class Source:
 
     lora: int
     pieces: tuple[Piece, ...]
-    rank: int
+    rank: Rank
     weight: float
     off_by_block: bool
 
@@ -48,12 +51,15 @@ class Source:
 
 @dataclass(frozen=True)
 class PlannedLayer:
-    """One layer of the result. name: as it will be written. rank: what it will have (before a resize)."""
+    """One layer of the result. name: as it will be written; that of a bias ends in BIAS.
+
+    rank: what it will have (before a resize), FULL_RANK for a delta.
+    """
 
     name: str
     shape: LayerShape
     sources: tuple[Source, ...]
-    rank: int
+    rank: Rank
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ class Plan:
     left_out: tuple[PlannedLayer, ...]
     alpha: int
 
-    def ranks(self, layer: PlannedLayer) -> list[int]:
+    def ranks(self, layer: PlannedLayer) -> list[Rank]:
         """Return the ranks of the LoRAs that have a weight in a layer."""
         return [source.rank for source in layer.sources if source.weight]
 
@@ -82,6 +88,11 @@ class Plan:
         """Return the hash of each file's content; to read them all may take longer than the merge."""
         return [file.content for file in _announced(self.files, progress)]
 
+    @property
+    def applied_only(self) -> bool:
+        """Return whether the result is no file: whole weights of the model that nobody asked to have written."""
+        return False
+
 
 @dataclass(frozen=True)
 class MergePlan(Plan):
@@ -89,12 +100,33 @@ class MergePlan(Plan):
 
     recipe: Recipe
 
+    @property
+    def applied_only(self) -> bool:
+        return applied_only(self.recipe)
+
+    def check_factors(self) -> None:
+        """Raise a MergeInputError if the mode works on factors, and a LoRA has none in some layer."""
+        for layer in self.layers if self.recipe.mode.space == "factors" else ():
+            for source in layer.sources if not layer.shape.vector else ():
+                file = self.files[source.lora]
+                whole = [piece.name for piece in source.pieces if file.stored(piece.name).rank is FULL_RANK]
+                if source.weight and whole:
+                    raise MergeInputError(
+                        f"{file.path.name}: layer {whole[0]} is {file.stored(whole[0]).title} without a low rank: "
+                        f"{needs_factors(self.recipe.mode)}."
+                    )
+
+
+def applied_only(recipe: Recipe) -> bool:
+    """Return whether a merge by that recipe can only be applied: svd_rank is full, and the result has no factors."""
+    return asks_for_full_rank(recipe.options) and not recipe.mode.method.linear
+
 
 @contextmanager
 def open_one(
     path: Path, progress: Progress = silent, open_file: Callable[[Path], LoraFile] = open_lora, names: str = ""
 ) -> Iterator[Plan]:
-    """Open one LoRA, whose layers are planned at the ranks that they have; it is closed at the end.
+    """Open one LoRA, whose layers are planned at the ranks that they have, or may have; it is closed at the end.
 
     names: see `common_model`.
     """
@@ -102,7 +134,12 @@ def open_one(
         (file,) = files
         model = common_model(files, names=names)
         layers = tuple(
-            PlannedLayer(name, owner.shape, (Source(0, owner.pieces, owner.rank, 1.0, False),), owner.rank)
+            PlannedLayer(
+                name,
+                owner.shape,
+                (Source(0, owner.pieces, owner.rank, 1.0, False),),
+                owner.rank or _largest(owner.shape),
+            )
             for name, (owner,) in sorted(owners_by_layer(files, model, progress).items())
         )
         yield Plan(files, model, _naming(files, model), layers, (), file.common_rank)
@@ -115,14 +152,18 @@ def open_plan(
     *,
     progress: Progress = silent,
     force: bool = False,
+    strict: bool = False,
     way_out: str = FORCE,
 ) -> Iterator[MergePlan]:
     """Open the recipe's files and plan the merge; the files are closed at the end.
 
     open_file: gives the file of a path, which may have been read before.
     A MergeInputError says which LoRAs do not belong together, and why; force, way_out: see `common_model`.
+    strict: a file with tensors that would be left out is one too.
     """
     with _opened(recipe.loras, open_file, progress) as files:
+        if strict and (notes := leftovers(files)):
+            raise MergeInputError(f"{'; '.join(notes)}; without strict the rest is merged.")
         model = common_model(files, force=force, way_out=way_out, names=recipe.names)
         planned = _plan_layers(recipe, files, model, progress)
         layers = tuple(layer for layer in planned if any(source.weight for source in layer.sources))
@@ -135,7 +176,10 @@ def _opened(
     uses: Sequence[LoraUse], open_file: Callable[[Path], LoraFile], progress: Progress
 ) -> Iterator[tuple[LoraFile, ...]]:
     with ExitStack() as stack:
-        yield tuple(stack.enter_context(open_file(use.path)) for use in _announced(uses, progress))
+        files = tuple(stack.enter_context(open_file(use.path)) for use in _announced(uses, progress))
+        for file in files:
+            file.check_base()
+        yield files
 
 
 def _announced(files: Sequence[Named], progress: Progress) -> Iterator[Named]:
@@ -143,6 +187,26 @@ def _announced(files: Sequence[Named], progress: Progress) -> Iterator[Named]:
     for index, file in enumerate(files):
         progress(index, len(files), file.name, "files")
         yield file
+
+
+def leftovers(files: Sequence[LoraFile]) -> list[str]:
+    """Return what to say of the tensors that are not merged, by file."""
+    notes = []
+    for file in files:
+        embeddings = [key for key in file.left_out if is_embedding(key)]
+        unknown = [key for key in file.left_out if not is_embedding(key)]
+        for what, keys in (("of a textual inversion", embeddings), ("of no layer", unknown)):
+            if keys:
+                notes.append(f"{file.path.name}: {len(keys)} of {file.tensors} tensors left out, {what}: {_some(keys)}")
+    return notes
+
+
+def _some(keys: Sequence[str]) -> str:
+    return ", ".join(keys[:3]) + (" …" if len(keys) > 3 else "")
+
+
+def _largest(shape: LayerShape) -> Rank:
+    return FULL_RANK if shape.vector else shape.max_rank
 
 
 def _naming(files: Sequence[LoraFile], model: BaseModel) -> Naming:
@@ -158,7 +222,7 @@ def _alpha(recipe: Recipe, files: Sequence[LoraFile]) -> int:
     """
     ranks = [file.common_rank for use, file in zip(recipe.loras, files, strict=True) if use.model or use.clip]
     rank = merged_rank(recipe.mode, _LARGEST, ranks, recipe.options)
-    return rank if 0 < rank < _LARGEST.max_rank else 1  # at full rank no layer has an alpha
+    return rank or 1  # at full rank no layer has an alpha
 
 
 def _plan_layers(
@@ -190,7 +254,8 @@ def _plan_layer(
             raise MergeInputError(
                 f"Layer {name} changes weights of different shapes: {each}. Are the LoRAs for different base models?"
             )
-    block, layer_kind, is_clip = family.block(name), kind(name), parse_name(name)[0].startswith("te")
+    weight = name.removesuffix(BIAS)
+    block, layer_kind, is_clip = family.block(weight), kind(weight), parse_name(weight)[0].startswith("te")
     selected = layer_kind in recipe.layers and recipe.apply != ("model" if is_clip else "clip")
     sources = []
     for owner in owners:

@@ -29,10 +29,13 @@ class LoraReport:
 
 @dataclass
 class LayerReport:
-    """One layer of the result. kept_energy: share of the squared norm that a truncation kept, None if none was made."""
+    """One layer of the result. rank: None for a bias or a norm.
+
+    kept_energy: share of the squared norm that a truncation kept, None if none was made.
+    """
 
     name: str
-    rank: int
+    rank: int | None
     loras: int
     kept_energy: float | None
 

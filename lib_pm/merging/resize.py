@@ -11,14 +11,14 @@ from torch import Tensor
 
 from lib_pm.core import lowrank
 from lib_pm.core.errors import MergeInputError, quoted
-from lib_pm.core.layers import Layer
-from lib_pm.core.merge_layer import MergedLayer, memory_needed
+from lib_pm.core.layers import AnyLayer, Dense, Layer
+from lib_pm.core.merge_layer import FullLayer, MergedLayer, memory_needed
 from lib_pm.core.registry import MODES
 from lib_pm.files.metadata import merged_metadata
 from lib_pm.files.reader import LoraFile, open_lora
 from lib_pm.files.writer import check_target
 from lib_pm.merging.devices import Device, torch_dtype
-from lib_pm.merging.layers import Finished, default_workers, finish, read_source
+from lib_pm.merging.layers import Finished, default_workers, finish, finish_full, read_source
 from lib_pm.merging.memory import Need
 from lib_pm.merging.plan import Plan, PlannedLayer, open_one
 from lib_pm.merging.progress import Progress, silent
@@ -124,7 +124,7 @@ class NewRank:
     def limit(self, planned: PlannedLayer) -> int:
         """Return the highest rank of a layer. No more than the layer has: there is nothing to fill it with."""
         conv = self.conv_rank is not None and planned.shape.is_spatial
-        return min(self.conv_rank if conv and self.conv_rank else self.rank, planned.rank)
+        return min(self.conv_rank if conv and self.conv_rank else self.rank, planned.rank or 1)
 
     def __str__(self) -> str:
         rule = [f"{self.dynamic.name} {self.dynamic.target:g}"] if self.dynamic else []
@@ -138,6 +138,7 @@ def resize_to_file(
     source: Path,
     target: Path,
     new: NewRank,
+    open_file: Callable[[Path], LoraFile] = open_lora,
     *,
     save_dtype: str = "float16",
     device: str = "auto",
@@ -146,9 +147,12 @@ def resize_to_file(
     overwrite: bool = False,
     keep: str = "all",
 ) -> Report:
-    """Write `source` at another rank. The scale goes into the factors. keep: which metadata, see `metadata.KEEP`."""
+    """Write `source` at another rank. The scale goes into the factors. open_file: see `open_plan`.
+
+    keep: which metadata, see `metadata.KEEP`.
+    """
     check_target(target, overwrite)
-    with open_one(source, progress) as plan:
+    with open_one(source, progress, open_file) as plan:
         run = _run(plan, new, save_dtype, device, progress, workers)
         metadata = merged_metadata(plan.files, plan.model, target.stem, None, keep=keep)
         run.write(target, metadata, overwrite=overwrite)
@@ -194,6 +198,8 @@ def _run(plan: Plan, new: NewRank, save_dtype: str, device: str, progress: Progr
 
     def work(planned: PlannedLayer) -> Finished:
         layer = read_source(file, planned.sources[0], planned.shape.out)
+        if isinstance(layer, Dense) and layer.shape.vector:
+            return finish_full(planned, FullLayer(layer.shape, layer.matrix), dtype, [file.path.name])
         resized = where.run(
             planned.name,
             memory_of(planned),
@@ -218,8 +224,9 @@ def _report(run: Run) -> Report:
     return report
 
 
-def resize_layer(layer: Layer, max_rank: int, dynamic: Dynamic | None = None) -> MergedLayer:
+def resize_layer(layer: AnyLayer, max_rank: int, dynamic: Dynamic | None = None) -> MergedLayer:
     """Return the best approximation of a layer. A dynamic rule sees the singular values of the unscaled factors."""
+    layer = layer.factors() if isinstance(layer, Dense) else layer
     limit = min(max_rank, layer.rank)
 
     def rule(values: Tensor) -> int:

@@ -18,7 +18,7 @@ from lib_pm.core.formats.lora import WRITTEN, Naming
 from lib_pm.files.metadata import hash_metadata, longest_metadata, merged_metadata, rank_metadata
 from lib_pm.files.writer import StreamWriter, check_target, header_size
 from lib_pm.merging.devices import Device
-from lib_pm.merging.layers import Finished, run_layers
+from lib_pm.merging.layers import Finished, full_name, run_layers
 from lib_pm.merging.memory import Need
 from lib_pm.merging.plan import Plan, PlannedLayer
 from lib_pm.merging.progress import Progress
@@ -103,7 +103,7 @@ class Result:
         check_target(target, overwrite)
         if not self._plan.layers:
             raise MergeInputError(NOTHING_TO_MERGE)
-        if any(layer.full_bytes for layer in self._layers):
+        if self._plan.applied_only:
             raise MergeInputError(FULL_RANK_IN_A_FILE)
         texts = merged_metadata(self._plan.files, self._plan.model, target.stem, self._recipe, keep=metadata)
         write_layers(self._plan, self._layers, target, texts, overwrite=overwrite)
@@ -119,13 +119,16 @@ def write_layers(
     ranks: list[int] = []
     conv_ranks: list[int] = []
     alphas: set[float] = set()
+    written = 0
     with StreamWriter(target, header_size(shapes, longest_metadata(metadata)), overwrite=overwrite) as writer:
         for finished in finished_layers:
             for name in sorted(finished.tensors):
                 writer.add(name, finished.tensors[name])
-            (conv_ranks if finished.planned.shape.is_spatial else ranks).append(finished.rank)
-            alphas.add(finished.alpha)
-        if not ranks and not conv_ranks:
+            written += 1
+            if finished.alpha and finished.rank:
+                (conv_ranks if finished.planned.shape.is_spatial else ranks).append(finished.rank)
+                alphas.add(finished.alpha)
+        if not written:
             raise MergeInputError("Nothing is left to write: all layers are convolutions, and svd_conv_rank is 0.")
         metadata |= rank_metadata(ranks or conv_ranks, conv_ranks, alphas)
         training = {key: value for key, value in metadata.items() if key.startswith("ss_")}
@@ -135,6 +138,8 @@ def write_layers(
 
 def _largest_shapes(layer: PlannedLayer, naming: Naming) -> dict[str, tuple[int, ...]]:
     shape, ones = layer.shape, (1,) * len(layer.shape.kernel)
+    if layer.rank is None:
+        return {full_name(layer): shape.sizes}
     parts: dict[str, tuple[int, ...]] = {
         "up": (shape.out, layer.rank, *ones),
         "down": (layer.rank, shape.inner, *shape.kernel),

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lib_pm.core.errors import MergeInputError
+from lib_pm.core.formats import find
 from lib_pm.core.formats.foreign import kind_of
 from lib_pm.core.formats.lora import Part, split_key
 from lib_pm.core.layers import LayerShape
@@ -136,7 +137,12 @@ def _parts_by_layer(tensors: Mapping[str, Tensor]) -> dict[str, dict[Part, Tenso
     for key, tensor in tensors.items():
         found = None if kind_of(key) else split_key(key)
         if found is None:
-            raise MergeInputError(f"{key} is not part of a plain LoRA but {kind_of(key) or 'of an unknown kind'}.")
+            other = find(key)
+            kind = kind_of(key) or (other.kind.title if other and other.kind else "of an unknown kind")
+            raise MergeInputError(
+                f"{key} is not part of a plain LoRA but {kind}. A mode with a rank, as add_svd, makes plain LoRAs of "
+                "full differences; biases and norms cannot be applied to a pipeline."
+            )
         layers.setdefault(found[0], {})[found[1]] = tensor
     if not layers:
         raise MergeInputError("There are no layers to apply.")

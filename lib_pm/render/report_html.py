@@ -8,7 +8,7 @@ from collections import Counter
 from lib_pm.core.errors import counted
 from lib_pm.merging.report import Report
 from lib_pm.render.messages import seconds_text, table_html
-from lib_pm.render.text import no_alpha
+from lib_pm.render.text import no_alpha, ranks_text
 
 
 def report_html(report: Report) -> str:
@@ -20,9 +20,7 @@ def report_html(report: Report) -> str:
         lines.append(f"<p>Nothing has been written yet. The file would be about {_megabytes(report.size)}.</p>")
     rows = [(lora.name, f"{lora.used} of {lora.layers}", len(lora.off_by_block) or "") for lora in report.loras]
     lines.append(table_html(("LoRA", "layers used", "off by block weights"), rows))
-    ranks = Counter(layer.rank for layer in report.layers)
-    spread = f"{min(ranks)} to {max(ranks)}" if len(ranks) > 1 else next(iter(ranks), "none")
-    lines.append(f"<p>Result: {counted(len(report.layers), 'layer')}, rank {spread}.</p>")
+    lines.append(f"<p>Result: {counted(len(report.layers), 'layer')}, rank {ranks_text(report)}.</p>")
     if report.kept_energy is not None:
         least = min((layer.kept_energy, layer.name) for layer in report.layers if layer.kept_energy is not None)
         lines.append(
@@ -35,7 +33,11 @@ def report_html(report: Report) -> str:
     lines += [f'<p class="pm-note">{html.escape(note)}</p>' for note in notes]
     lines.append(f"<p>{seconds_text(report.seconds)}.</p>")
     layers = [
-        (layer.name, layer.rank, "" if layer.kept_energy is None else f"{layer.kept_energy:.2%}")
+        (
+            layer.name,
+            "" if layer.rank is None else layer.rank,
+            "" if layer.kept_energy is None else f"{layer.kept_energy:.2%}",
+        )
         for layer in report.layers
     ]
     table = table_html(("layer", "rank", "kept energy"), layers)

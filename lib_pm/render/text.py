@@ -27,8 +27,7 @@ def report_text(report: Report, *, every_layer: bool = False) -> str:
         without = no_alpha(lora.without_alpha, lora.layers)
         alpha = f", {without}" if without else ""
         lines.append(f"  {lora.name}: {lora.used} of {lora.layers} layers used{off}{alpha}")
-    ranks = Counter(layer.rank for layer in report.layers)
-    lines.append(f"  result: {counted(len(report.layers), 'layer')}, rank {_ranks(ranks)}")
+    lines.append(f"  result: {counted(len(report.layers), 'layer')}, rank {ranks_text(report)}")
     for reason, count in Counter(report.left_out.values()).items():
         first = next(name for name, why in report.left_out.items() if why == reason)
         lines.append(f"  left out: {counted(count, 'layer')}, {reason} (first {first})")
@@ -37,7 +36,7 @@ def report_text(report: Report, *, every_layer: bool = False) -> str:
         lines.append(f"  kept energy: {report.kept_energy:.2%} overall, lowest {_energy(lowest):.2%} in {lowest.name}")
     lines += [f"  note: {note}" for note in report.notes]
     if every_layer:
-        lines += [f"  {layer.name}: rank {layer.rank}{_energy_text(layer)}" for layer in report.layers]
+        lines += [f"  {layer.name}: {_rank_text(layer)}{_energy_text(layer)}" for layer in report.layers]
     memory = f", peak memory {report.peak_memory / 2**20:.0f} MB" if report.peak_memory else ""
     lines.append(f"  {report.seconds:.2f} s{memory}")
     if report.file:
@@ -70,7 +69,9 @@ def analysis_text(analysis: Analysis) -> str:
 def inspection_text(inspection: Inspection) -> str:
     """Return a few lines on a file, and its metadata, long values shortened."""
     layers = inspection.layers.values()
-    alphas = sorted({layer["alpha"] for layer in layers})
+    alphas = sorted({layer["alpha"] for layer in layers if layer["alpha"] is not None})
+    ranks = sorted({layer["rank"] for layer in layers if layer["rank"] is not None})
+    networks = _counts(inspection.networks) if len(inspection.networks) > 1 else next(iter(inspection.networks))
     kinds = Counter(layer["kind"] for layer in layers)
     blocks = Counter(layer["block"] or "(none)" for layer in layers)
     without = no_alpha(inspection.without_alpha, len(inspection.layers))
@@ -78,11 +79,15 @@ def inspection_text(inspection: Inspection) -> str:
     lines = [
         f"{inspection.file} ({inspection.size / 2**20:.1f} MB)",
         f"  model: {inspection.family}",
-        f"  format: LoRA, {inspection.naming} names, {_counts(inspection.dtypes)}",
+        f"  format: {networks}, {inspection.naming} names, {_counts(inspection.dtypes)}",
         f"  layers: {len(inspection.layers)} ({_counts(kinds)})",
-        f"  rank: {_span(sorted({layer['rank'] for layer in layers}))}, alpha: {_span(alphas)}{alpha}",
+        f"  rank: {_span(ranks)}, alpha: {_span(alphas)}{alpha}",
         f"  blocks: {_counts(dict(sorted(blocks.items())))}",
     ]
+    if inspection.left_out:
+        lines.append(
+            f"  in no layer: {counted(len(inspection.left_out), 'tensor')}, the first is {inspection.left_out[0]}"
+        )
     if inspection.tags:
         first = dict(list(inspection.tags.items())[:TAGS_SHOWN])
         lines.append(f"  tags: {_counts(first)}{' …' if len(inspection.tags) > TAGS_SHOWN else ''}")
@@ -130,10 +135,16 @@ def _energy_text(layer: LayerReport) -> str:
     return "" if layer.kept_energy is None else f", kept energy {layer.kept_energy:.2%}"
 
 
-def _ranks(ranks: Counter[int]) -> str:
+def ranks_text(report: Report) -> str:
+    """Return the ranks that the result's layers have; biases and norms have none."""
+    ranks = {layer.rank for layer in report.layers if layer.rank is not None}
     if len(ranks) == 1:
         return str(next(iter(ranks)))
     return f"{min(ranks)} to {max(ranks)}" if ranks else "none"
+
+
+def _rank_text(layer: LayerReport) -> str:
+    return "a bias or a norm" if layer.rank is None else f"rank {layer.rank}"
 
 
 def _counts(counts: dict[str, int] | Counter[str]) -> str:
@@ -141,4 +152,6 @@ def _counts(counts: dict[str, int] | Counter[str]) -> str:
 
 
 def _span(values: list[Any]) -> str:
+    if not values:
+        return "none"
     return f"{values[0]:g}" if len(values) == 1 else f"{values[0]:g} to {values[-1]:g}"

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from lib_pm.core.errors import MergeInputError
-from lib_pm.core.formats.lora import FULL
+from lib_pm.core.formats.full import BIAS, WRITTEN_BIAS, WRITTEN_WEIGHT
 from lib_pm.prompt.parse import LoraTag
 from lib_pm.webui.adapter import Placement, layer_of, weight_sizes
 
@@ -50,7 +50,7 @@ def replace(
     if network is None or network.name != name:
         network = _load(networks, name, tensors)
         # not at full rank: then it is as large as the model
-        setattr(model, _LAST, None if any(key.endswith(FULL) for key in tensors) else network)
+        setattr(model, _LAST, None if any(key.endswith(WRITTEN_WEIGHT) for key in tensors) else network)
     names = {tag.name for tag in stacked}
     missing = names - {net.mentioned_name for net in own}
     if missing:  # it could not read one of the prompt's tags, then it stacks none at all, or it has no such LoRA
@@ -66,7 +66,9 @@ def replace(
         if network in networks.loaded_networks:
             networks.loaded_networks[:] = own
 
-    return Placement(frozenset(layer_of(module.network_key) for module in network.modules.values()), undo)
+    layers = {layer_of(module.network_key) for module in network.modules.values()}
+    biases = {layer + BIAS for layer in layers if _is_known(key := layer + WRITTEN_BIAS, tensors) and key in tensors}
+    return Placement(frozenset(layers | biases), undo)
 
 
 def forget_files(networks: Any, model: Any) -> None:
@@ -87,14 +89,14 @@ def _fits(module: Any, sizes: Mapping[str, tuple[int, int]]) -> bool:
     shape = getattr(module, "shape", None)
     if not shape:
         return True
-    out, inner, *kernel = shape
+    out, inner, *kernel = (*shape, 1) if len(shape) == 1 else shape
     channels = (inner, inner - 5) if kernel and inner == 9 else (inner,)
     return sizes[layer_of(module.network_key)] in [(out, count * math.prod(kernel)) for count in channels]
 
 
 def _load(networks: Any, name: str, tensors: Mapping[str, Tensor]) -> Any:
     filename = _InMemory(__file__)
-    filename.tensors = tensors
+    filename.tensors = {key: tensor for key, tensor in tensors.items() if _is_known(key, tensors)}
     with _answer_from_memory(networks.sd_models):
         network = networks.load_network(name, _Disk(name, filename))
     sizes = weight_sizes(tensors)
@@ -103,6 +105,13 @@ def _load(networks: Any, name: str, tensors: Mapping[str, Tensor]) -> Any:
     network.dyn_dim = None
     network.mentioned_name = name
     return network
+
+
+def _is_known(key: str, tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether the WebUI takes a tensor: of a bias only beside a weight that is written whole, else it takes
+    nothing at all, or leaves the bias out.
+    """
+    return not key.endswith(WRITTEN_BIAS) or key.removesuffix(WRITTEN_BIAS) + WRITTEN_WEIGHT in tensors
 
 
 @contextmanager

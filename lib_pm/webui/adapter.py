@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from lib_pm.core.formats.lora import FULL, split_key
+from lib_pm.core.formats import find
+from lib_pm.core.formats.lora import split_key
 from lib_pm.prompt.parse import LoraTag
 
 
@@ -38,19 +39,22 @@ class Replace(Protocol):
 
 
 def layer_of(key: str) -> str:
-    """Return the layer that a tensor belongs to: `a.b` of `a.b.lora_A.weight`, `a.b.alpha` and `a.b.diff`."""
-    found = split_key(key)
-    return found[0] if found else key.removesuffix(FULL)
+    """Return the layer that a tensor belongs to: `a.b` of `a.b.lora_A.weight`, `a.b.alpha` and `a.b.diff`.
+
+    A bias is a layer of its own: `a.b.bias` of `a.b.diff_b`.
+    """
+    found = find(key)
+    return found.layer if found else key
 
 
 def weight_sizes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
-    """Return layer -> (out, in·kh·kw) of the weight that it changes, of a merge's tensors."""
+    """Return layer -> (out, in·kh·kw) of the weight that it changes, of a merge's tensors; (out, 1) of a vector."""
     out: dict[str, int] = {}
     columns: dict[str, int] = {}
     for key, tensor in tensors.items():
-        part = (split_key(key) or ("", "full"))[1]
+        layer, part = layer_of(key), (split_key(key) or ("", "full"))[1]
         if part in ("up", "full"):
-            out[layer_of(key)] = tensor.shape[0]
+            out[layer] = tensor.shape[0]
         if part in ("down", "full"):
-            columns[layer_of(key)] = tensor[0].numel()
+            columns[layer] = tensor[0].numel()
     return {name: (out[name], columns[name]) for name in out}

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lib_pm.core.errors import MergeInputError
+from lib_pm.core.formats import BIAS
 from lib_pm.prompt.parse import LoraTag
 from lib_pm.webui.adapter import Placement, layer_of, weight_sizes
 from lib_pm.webui.lora_extension import find_lora
@@ -100,9 +101,16 @@ def _fitting(networks: Any, objects: Any, sizes: Mapping[str, tuple[int, int]]) 
     models = objects.unet.model, objects.clip.cond_stage_model
     weights = {key: weight for model in models for key, weight in model.named_parameters()}
     known = names.model_lora_keys_clip(models[1], names.model_lora_keys_unet(models[0], {}))
-    return frozenset(
-        layer for layer, size in sizes.items() if layer in known and _fits(weights.get(known[layer]), size)
-    )
+    return frozenset(layer for layer, size in sizes.items() if _finds(layer, known, weights, size))
+
+
+def _finds(layer: str, known: Mapping[str, Any], weights: Mapping[str, Tensor], size: tuple[int, int]) -> bool:
+    """known: layer -> the name of its weight."""
+    if layer.endswith(BIAS):
+        weight = known.get(layer.removesuffix(BIAS))
+        bias = weights.get(weight.removesuffix(".weight") + ".bias") if isinstance(weight, str) else None
+        return bias is not None and _fits(bias, size)
+    return layer in known and _fits(weights.get(known[layer]), size)
 
 
 def _fits(weight: Tensor | None, size: tuple[int, int]) -> bool:

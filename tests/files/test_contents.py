@@ -12,7 +12,9 @@ from lib_pm.core.errors import MergeInputError
 from lib_pm.files.contents import inspect_file
 from lib_pm.merging.merge import merge_to_file
 from lib_pm.merging.recipe import LoraUse, make_recipe
+from lib_pm.render.inspection_html import inspection_html
 from lib_pm.render.text import inspection_text
+from tests.kinds import make
 from tests.layouts import Shapes
 from tests.loras import PEFT, make_lora, write
 from tests.messages import saying
@@ -35,9 +37,9 @@ def path(tmp_path: Path) -> Path:
 def test_layers(path: Path) -> None:
     found = inspect_file(path)
     assert found.layers == {
-        TEXT: {"shape": "24×16", "rank": 4, "alpha": 2.0, "block": "BASE", "kind": "te"},
-        CONV: {"shape": "12×8×3×3", "rank": 6, "alpha": 6.0, "block": "IN03", "kind": "other"},
-        ATTENTION: {"shape": "24×768", "rank": 6, "alpha": 6.0, "block": "MID", "kind": "attn"},
+        TEXT: {"shape": "24×16", "rank": 4, "alpha": 2.0, "block": "BASE", "kind": "te", "network": "LoRA"},
+        CONV: {"shape": "12×8×3×3", "rank": 6, "alpha": 6.0, "block": "IN03", "kind": "other", "network": "LoRA"},
+        ATTENTION: {"shape": "24×768", "rank": 6, "alpha": 6.0, "block": "MID", "kind": "attn", "network": "LoRA"},
     }
     assert (found.file, found.size) == ("style.safetensors", path.stat().st_size)
     assert (found.family, found.naming) == ("Stable Diffusion 1", "kohya")
@@ -78,6 +80,25 @@ def test_a_recipe_that_is_none(tmp_path: Path, recipe: str) -> None:
     tensors = make_lora({TEXT: (24, 16)}, 4)
     path = write(tmp_path / "style.safetensors", tensors, {"power_merger_recipe": recipe})
     assert inspect_file(path).recipe is None
+
+
+def test_other_kinds(tmp_path: Path) -> None:
+    tensors = make("LoHa", {TEXT: (24, 16)})[0] | make("full difference", {ATTENTION: (24, 768)})[0]
+    found = inspect_file(write(tmp_path / "x.safetensors", tensors | {"bundle_emb.cat.clip_l": torch.ones(2)}))
+    layers = {name: (layer["network"], layer["rank"], layer["alpha"]) for name, layer in found.layers.items()}
+    whole = ("full difference", None, None)
+    assert layers == {TEXT: ("LoHa", 4, 3.0), ATTENTION: whole, f"{ATTENTION}.bias": ("bias", None, None)}
+    assert found.left_out == ["bundle_emb.cat.clip_l"]
+    lines = inspection_text(found).splitlines()
+    assert "  format: LoHa 1, full difference 1, bias 1, kohya names, F32 3" in lines
+    assert "  rank: 4, alpha: 3" in lines
+    assert any("bundle_emb.cat.clip_l" in line for line in lines)
+    assert "full difference" in inspection_html(found)
+
+
+def test_norms_alone(tmp_path: Path) -> None:
+    tensors, _ = make("norms", {TEXT: (24, 16)})
+    assert "  rank: none, alpha: none" in inspection_text(inspect_file(write(tmp_path / "x.safetensors", tensors)))
 
 
 def test_no_lora(tmp_path: Path) -> None:

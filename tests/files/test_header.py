@@ -249,7 +249,7 @@ def test_a_mid_factor_out_of_all_proportion(tmp_path: Path, rank: int, inner: in
     """A file of a few megabytes whose layer would take gigabytes; nothing is allocated for it."""
     with pytest.raises(MergeInputError) as caught:
         open_lora(mid_of(tmp_path, rank, inner, 320, kernel))
-    facts = f"style.safetensors … mid factor … {NAME} … {rank}×{rank}×{kernel[0]}×{kernel[1]} … allowed"
+    facts = f"style.safetensors … {NAME} … {rank}×{rank}×{kernel[0]}×{kernel[1]} … mid factor … allowed"
     assert says(caught.value, facts), caught.value
 
 

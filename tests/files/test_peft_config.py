@@ -134,9 +134,7 @@ def test_a_config_beside_another_file_is_not_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "kind"),
     [
-        ('"use_dora": true', "DoRA"),
         ('"bias": "all"', "trained biases"),
-        ('"lora_bias": true', "LoRA with biases"),
         ('"use_qalora": true', "QALoRA"),
     ],
 )
@@ -147,6 +145,14 @@ def test_kinds_that_only_the_settings_give_away(tmp_path: Path, setting: str, ki
         open_lora(path)
     assert says(caught.value, f"adapter_model.safetensors … plain LoRA … {kind} … not supported"), caught.value
     assert str(tmp_path) not in str(caught.value)
+
+
+def test_dora_by_the_settings_without_magnitudes(tmp_path: Path) -> None:
+    path = write(tmp_path / "adapter_model.safetensors", make_lora({LAYER: (24, 16)}, 4, endings=PEFT))
+    (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 4, "use_dora": true}')
+    with pytest.raises(MergeInputError) as caught:
+        open_lora(path)
+    assert says(caught.value, "adapter_model.safetensors … DoRA … use_dora … magnitudes"), caught.value
 
 
 @pytest.mark.parametrize("text", ["{", "[1, 2]"])

@@ -1,4 +1,4 @@
-"""Files that are no plain LoRA: each is refused with its name and what was found, none is dropped or misread."""
+"""Files that are not read: each is refused with its name and what was found, none is dropped or misread."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from lib_pm.files.reader import open_lora
 from lib_pm.merging.merge import merge
 from lib_pm.merging.recipe import LoraUse, make_recipe
 from lib_pm.merging.resize import NewRank, preview_resize
+from tests.kinds import make
 from tests.loras import make_lora, write
 from tests.messages import says
 
@@ -53,19 +54,9 @@ def ones(*keys: str) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("extra", "kind"),
     [
-        (f"{NAME}.hada_w1_a", "LoHa"),
-        (f"{NAME}.lokr_w1", "LoKr"),
-        (f"{NAME}.dora_scale", "DoRA"),
-        (f"{NAME}.lora_magnitude_vector", "DoRA"),
-        (f"{NAME}.oft_blocks", "OFT"),
         (f"{NAME}.oft_diag", "OFT"),
-        (f"{NAME}.a1.weight", "GLoRA"),
-        (f"{NAME}.diff", "full differences"),
-        (f"{NAME}.diff_b", "full differences"),
-        (f"{NAME}.lora_up.bias", "LoRA with biases"),
-        (f"{NAME}.lora_B.bias", "LoRA with biases"),
+        (f"{NAME}.lora_down.bias", "LoRA with biases of the down factor"),
         ("unet.conv_in.modules_to_save.weight", "PEFT with whole modules saved"),
-        ("emb_params", "textual inversion embedding"),
         (f"{NAME}.oft_R.weight", "OFT"),
         (f"{NAME}.ia3_l", "IA3"),
         (f"{NAME}.lora_E", "AdaLoRA"),
@@ -123,6 +114,7 @@ def test_plain_by_the_settings(tmp_path: Path, peft_type: str | None) -> None:
         (("double_blocks.0.img_attn.qkv.weight", "img_in.weight"), "a checkpoint"),
         (("text_model.encoder.layers.0.mlp.fc1.weight",), "a text encoder"),
         (("clip_g", "clip_l"), "a textual inversion embedding"),
+        (("emb_params",), "a textual inversion embedding"),
     ],
 )
 def test_what_is_no_network(tmp_path: Path, keys: tuple[str, ...], kind: str) -> None:
@@ -153,9 +145,69 @@ def test_lora_of_a_whole_checkpoints_names(tmp_path: Path) -> None:
         assert list(file.layers) == [key]
 
 
-def test_unknown_tensors(tmp_path: Path) -> None:
-    message = refusal_of(tmp_path, LORA | ones("mystery", "riddle"))
-    assert says(message, "style.safetensors … 2 of 5 tensors … no LoRA layer … mystery"), message
+def test_mostly_unknown_tensors(tmp_path: Path) -> None:
+    message = refusal_of(tmp_path, LORA | ones("mystery", "puzzle", "question", "riddle"))
+    assert says(message, "style.safetensors … 4 of 7 tensors … no LoRA layer … mystery"), message
+
+
+@pytest.mark.parametrize("extra", [("bundle_emb.cat.clip_l", "bundle_emb.cat.clip_g"), ("mystery",)])
+def test_a_few_foreign_tensors_are_left_out_and_named(tmp_path: Path, extra: tuple[str, ...]) -> None:
+    recipe = make_recipe([LoraUse(write(tmp_path / "style.safetensors", LORA | ones(*extra)))], "concat")
+    tensors, report = merge(recipe)
+    assert {key.partition(".")[0] for key in tensors} == {NAME}
+    assert any(
+        says(note, f"style.safetensors … {len(extra)} of {3 + len(extra)} … {extra[-1]}") for note in report.notes
+    )
+    with pytest.raises(MergeInputError) as caught:
+        merge(recipe, strict=True)
+    assert extra[-1] in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (f"{NAME}.hada_w1_a", "LoHa"),
+        (f"{NAME}.lokr_w1", "LoKr"),
+        (f"{NAME}.diff", "full difference"),
+        (f"{NAME}.oft_blocks", "OFT"),
+        (f"{NAME}.a1.weight", "GLoRA"),
+    ],
+)
+def test_a_layer_of_two_kinds(tmp_path: Path, first: str, second: str) -> None:
+    message = refusal_of(tmp_path, LORA | ones(first))
+    assert says(message, f"style.safetensors … {NAME} … {second}"), message
+    assert "LoRA" in message
+    assert first in message
+
+
+@pytest.mark.parametrize(
+    ("kind", "removed", "missing"),
+    [
+        ("LoHa", "hada_w2_b", "w2_b"),
+        ("LoKr", "lokr_w1", "w1_a … w1_b"),
+        ("LoRA with biases", "lora_up.weight", "no up factor"),
+    ],
+)
+def test_a_missing_part_of_other_kinds(tmp_path: Path, kind: str, removed: str, missing: str) -> None:
+    tensors, _ = make(kind, {NAME: (24, 16)})
+    del tensors[f"{NAME}.{removed}"]
+    message = refusal_of(tmp_path, tensors)
+    assert says(message, f"style.safetensors … {NAME} … {missing}"), message
+
+
+def test_the_bias_of_an_up_factor_that_is_not_there(tmp_path: Path) -> None:
+    message = refusal_of(tmp_path, LORA | {"x.lora_up.bias": torch.ones(4)})
+    assert "x.lora_up.bias" in message
+
+
+def test_a_weight_that_no_model_has(tmp_path: Path) -> None:
+    """A few numbers could ask for terabytes."""
+    row, column = torch.ones(1, 40_000), torch.ones(40_000, 1)
+    tensors = {f"{NAME}.lokr_w1": row.T.contiguous(), f"{NAME}.lokr_w2": torch.ones(1, 2) @ torch.ones(2, 40_000)}
+    assert "40000×40000" in refusal_of(tmp_path, tensors)
+    halves = {"a": column, "b": row}
+    tensors = {f"{NAME}.hada_w{half}_{part}": halves[part].clone() for half in "12" for part in halves}
+    assert "40000×40000" in refusal_of(tmp_path, tensors)
 
 
 @pytest.mark.parametrize(
@@ -179,11 +231,10 @@ def test_missing_factor(tmp_path: Path, missing: list[str], facts: str) -> None:
         ({DOWN: torch.ones(3, 16)}, "down 3×16, up 24×4"),
         ({UP: torch.ones(24)}, "down 4×16, up 24"),
         ({UP: torch.ones(24, 4, 3, 3)}, "down 4×16, up 24×4×3×3"),
-        ({UP: torch.ones(24, 4, 1), DOWN: torch.ones(4, 16, 3)}, "down 4×16×3, up 24×4×1"),
         ({UP: torch.ones(24, 0), DOWN: torch.ones(0, 16)}, "down 0×16, up 24×0"),
         ({f"{NAME}.lora_mid.weight": torch.ones(3, 4, 3, 3)}, "down 4×16, mid 3×4×3×3, up 24×4"),
     ],
-    ids=["ranks", "vector", "kernel of up", "conv 1d", "rank 0", "mid"],
+    ids=["ranks", "vector", "kernel of up", "rank 0", "mid"],
 )
 def test_factors_that_do_not_fit(tmp_path: Path, changed: dict[str, Tensor], sizes: str) -> None:
     message = refusal_of(tmp_path, LORA | changed)

@@ -13,6 +13,7 @@ from random import Random
 from lib_pm.compare.analyse import analyse
 from lib_pm.core.choices import APPLY
 from lib_pm.core.errors import MergeInputError
+from lib_pm.core.layers import Dense
 from lib_pm.core.registry import MODES
 from lib_pm.files.contents import inspect_file
 from lib_pm.files.reader import open_lora
@@ -228,8 +229,11 @@ def _read(path: Path) -> None:
     with open_lora(path) as file:
         assert len(file.content) == 64
         assert file.nbytes > 0
-        for name in file.layers:
+        for name in (*file.layers, *file.vectors):
             layer = file.read(name)
+            if isinstance(layer, Dense):
+                assert layer.matrix.shape == (layer.shape.out, layer.shape.columns)
+                continue
             assert layer.up.shape == (layer.shape.out, layer.rank)
             assert layer.down.shape == (layer.rank, layer.shape.columns)
             assert math.isfinite(layer.scale)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tests.kinds import KINDS, make
 from tests.loras import KOHYA, PEFT, make_lora
 
 SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I64": 8, "I32": 4, "I8": 1, "U8": 1}
@@ -98,6 +99,7 @@ def samples() -> list[Sample]:
         sample_of("diffusers", make_lora(in_unet, 4, endings=PEFT), {"lora_adapter_metadata": json.dumps(diffusers)}),
         sample_of("peft", make_lora(peft_shapes(), 4, endings=PEFT), {"format": "pt"}, json.dumps(SETTINGS)),
         sample_of("flux", make_lora(flux, 4, endings=PEFT, dtype=torch.bfloat16), {}),
+        *(sample_of(kind, make(kind, SHAPES)[0], METADATA) for kind in KINDS),
     ]
 
 
@@ -114,6 +116,12 @@ ENDINGS = (
     ".lora.up.weight",
     ".diff",
     ".hada_w1_a",
+    ".hada_t1",
+    ".lokr_w1",
+    ".lokr_w2_b",
+    ".diff_b",
+    ".w_norm",
+    ".lora_B.bias",
     ".on_input",
 )
 

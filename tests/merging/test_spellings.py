@@ -15,7 +15,7 @@ from lib_pm.core.errors import MergeInputError
 from lib_pm.merging.merge import merge, merge_to_file
 from lib_pm.merging.recipe import LoraUse, make_recipe
 from tests.layouts import Shapes
-from tests.loras import KOHYA, PEFT, make_lora, write
+from tests.loras import KOHYA, PEFT, delta, make_lora, write
 from tests.messages import says
 
 # Family -> what a file says of it, layers in its main names, and what each of these consists of elsewhere, by rows.
@@ -192,6 +192,24 @@ def test_elementwise_modes_see_the_weight_that_the_parts_make_up(tmp_path: Path)
         recipe = make_recipe([LoraUse(first), LoraUse(other)], "ties_svd", options, save_dtype="float32")
         deltas.append(merge(recipe)[0][f"{name}.diff"])
     assert float((deltas[0] - deltas[1]).norm() / deltas[0].norm()) < 1e-6
+
+
+def test_deltas_and_biases_are_put_together_too(tmp_path: Path) -> None:
+    """q is whole, k is a LoRA, v and its bias are whole: in the weight of another trainer they are rows."""
+    name, parts = "lora_unet_joint_blocks_23_x_block_attn_qkv", "lycoris_transformer_blocks_23_attn_to_"
+    random = torch.Generator().manual_seed(0)
+    q, v = torch.randn(2, 1536, 1536, generator=random)
+    bias = torch.randn(1536, generator=random)
+    cut = {f"{parts}q.diff": q, f"{parts}v.diff": v, f"{parts}v.diff_b": bias}
+    cut |= make({f"{parts}k": (1536, 1536)}, 2, alpha=1.5)
+    one = make({name: (4608, 1536)}, 1)
+    metadata = {"ss_base_model_version": "sd3"}
+    paths = [write(tmp_path / f"{len(some)}.safetensors", some, metadata) for some in (one, cut)]
+    merged, _ = merge(make_recipe([LoraUse(paths[0]), LoraUse(paths[1], 0.5, 0.5)], "concat", save_dtype="float32"))
+    assert merged.keys() == {f"{name}.diff", f"{name}.diff_b"}
+    right = torch.cat([q.double(), delta(cut, f"{parts}k"), v.double()]) * 0.5 + delta(one, name)
+    assert float((merged[f"{name}.diff"] - right).norm() / right.norm()) < 1e-6
+    assert torch.equal(merged[f"{name}.diff_b"], torch.cat([torch.zeros(3072), bias * 0.5]))
 
 
 @pytest.mark.parametrize("family", QKV)

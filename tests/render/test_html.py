@@ -27,7 +27,7 @@ def evil_report() -> Report:
 
 
 def evil_inspection() -> Inspection:
-    layer = {"shape": EVIL, "rank": 1, "alpha": 1.0, "block": EVIL, "kind": EVIL}
+    layer = {"shape": EVIL, "rank": 1, "alpha": 1.0, "block": EVIL, "kind": EVIL, "network": EVIL}
     recipe = {"mode": EVIL, "loras": [{"name": EVIL}]}
     return Inspection(EVIL, 1, EVIL, EVIL, {EVIL: 1}, {EVIL: layer}, {EVIL: 2}, {EVIL: EVIL}, recipe)
 

@@ -52,7 +52,7 @@ def test_a_report_with_every_layer() -> None:
 
 def test_an_inspection() -> None:
     layers = {
-        name: {"shape": "24×16", "rank": rank, "alpha": alpha, "block": block, "kind": kind}
+        name: {"shape": "24×16", "rank": rank, "alpha": alpha, "block": block, "kind": kind, "network": "LoRA"}
         for name, rank, alpha, block, kind in (
             ("one", 4, 2.0, "BASE", "te"),
             ("two", 6, 6.0, "IN03", "other"),

@@ -25,6 +25,7 @@ DOTTED = "transformer.single_transformer_blocks.0.attn.to_q"
         ("lora_unet_conv_in.lora_up.weight", "lora_unet_conv_in"),
         ("lora_unet_conv_in.alpha", "lora_unet_conv_in"),
         ("lora_unet_conv_in.diff", "lora_unet_conv_in"),
+        ("lora_unet_conv_in.diff_b", "lora_unet_conv_in.bias"),
         (f"{DOTTED}.lora_A.weight", DOTTED),
     ],
 )
@@ -40,8 +41,16 @@ def test_sizes_of_the_weights() -> None:
         "conv.lora_down.weight": torch.zeros(2, 3, 3, 3),
         "conv.alpha": torch.tensor(2.0),
         "whole.diff": torch.zeros(5, 3, 3, 3),
+        "norm.diff": torch.zeros(7),
+        "conv.diff_b": torch.zeros(8),
     }
-    assert weight_sizes(tensors) == {DOTTED: (8, 6), "conv": (8, 27), "whole": (5, 27)}
+    assert weight_sizes(tensors) == {
+        DOTTED: (8, 6),
+        "conv": (8, 27),
+        "whole": (5, 27),
+        "norm": (7, 1),
+        "conv.bias": (8, 1),
+    }
 
 
 @dataclass
@@ -97,6 +106,47 @@ def test_dotted_names_arrive_on_forge() -> None:
     assert model.current_lora_hash == "[]"
 
 
+def test_biases_arrive_on_forge_where_the_model_has_one() -> None:
+    transformer = nn.ModuleDict({"to_q": nn.Linear(6, 8)})
+    objects = Objects(
+        Patcher(transformer), SimpleNamespace(cond_stage_model=nn.Identity(), patcher=Patcher(nn.Identity()))
+    )
+    sizes = {DOTTED: (8, 6), f"{DOTTED}.bias": (8, 1), "other": (8, 6), "other.bias": (8, 1)}
+    assert forge._fitting(Networks(), objects, sizes) == {DOTTED, f"{DOTTED}.bias"}
+    assert forge._fitting(Networks(), objects, {f"{DOTTED}.bias": (7, 1)}) == set()
+    transformer["to_q"] = nn.Linear(6, 8, bias=False)
+    assert forge._fitting(Networks(), objects, sizes) == {DOTTED}
+
+
+def test_biases_arrive_on_a1111_beside_weights_that_are_whole() -> None:
+    """Beside factors it leaves them out, and of one alone it makes an error of the whole LoRA."""
+    read: list[str] = []
+
+    def load_network(name: str, disk: Any) -> Any:
+        tensors = networks.sd_models.read_state_dict(disk.filename)
+        read.extend(tensors)
+        modules = {key.partition(".")[0]: SimpleNamespace(network_key=key, shape=None) for key in sorted(tensors)[::-1]}
+        return SimpleNamespace(name=name, modules=modules)
+
+    networks = SimpleNamespace(
+        loaded_networks=[],
+        networks_in_memory={},
+        sd_models=SimpleNamespace(read_state_dict=lambda filename: {}),
+        load_network=load_network,
+    )
+    tensors = {
+        "norm.diff": torch.zeros(7),
+        "norm.diff_b": torch.zeros(7),
+        "lora.lora_up.weight": torch.zeros(8, 2),
+        "lora.lora_down.weight": torch.zeros(2, 8),
+        "lora.diff_b": torch.zeros(8),
+        "alone.diff_b": torch.zeros(8),
+    }
+    placed = a1111.replace(networks, SimpleNamespace(), "merge", tensors, [])
+    assert placed.layers == {"norm", "norm.bias", "lora"}
+    assert set(read) == tensors.keys() - {"lora.diff_b", "alone.diff_b"}
+
+
 class OnTheFly(Networks):
     """A loader that is told whether to patch in each forward."""
 
@@ -146,6 +196,7 @@ def test_on_the_fly_is_as_the_host_has_it(settings: Any, dtype: torch.dtype, onl
         (torch.Size([8, 7]), False),
         (torch.Size([24, 6]), False),
         (None, True),  # a module of no one shape
+        (torch.Size([8]), False),  # a norm
     ],
 )
 def test_sizes_are_compared_with_what_a1111_says_of_its_modules(shape: Any, fits: bool) -> None:

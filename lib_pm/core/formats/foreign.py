@@ -1,10 +1,10 @@
-"""What a tensor that is no part of a plain LoRA belongs to: named in the refusal, never dropped, never misread."""
+"""What a tensor of no kind that is read belongs to: named in the refusal or in a note, and never misread."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
-# What PEFT calls kinds of network (peft_type), and what they are called here; LORA is the one that is read.
+# What PEFT calls kinds of network (peft_type), and what they are called here.
 PEFT_TYPES = {
     "ADALORA": "AdaLoRA",
     "BONE": "Bone (MiSS)",
@@ -21,21 +21,9 @@ PEFT_TYPES = {
 }
 # A word in the tensor's name, and the kind of network that it gives away.
 _KINDS = {
-    "hada_": "LoHa",
-    "lokr_": "LoKr",
-    "dora_scale": "DoRA",
-    "lora_magnitude_vector": "DoRA",
-    "oft_blocks": "OFT",
     "oft_diag": "OFT",
     ".oft_R": "OFT",
     "boft_": "BOFT",
-    ".a1.weight": "GLoRA",
-    ".b1.weight": "GLoRA",
-    ".a2.weight": "GLoRA",
-    ".b2.weight": "GLoRA",
-    ".w_norm": "trained norms",
-    ".b_norm": "trained norms",
-    ".on_input": "IA3",
     "ia3_l": "IA3",
     ".lora_E": "AdaLoRA",
     ".lora_ranknum": "AdaLoRA",
@@ -58,11 +46,9 @@ _KINDS = {
     "lllite_": "ControlNet-LLLite",
     "lora_embedding_": "LoRA of an embedding",
     "modules_to_save": "PEFT with whole modules saved",
-    "emb_params": "textual inversion embedding",
-    "string_to_param": "textual inversion embedding",
 }
-_DIFFERENCE_ENDINGS = (".diff", ".diff_b", ".diff.weight")  # endings: names also hold `.diffusion_model.`
-_BIAS_ENDINGS = (".lora_B.bias", ".lora_up.bias", ".lora_A.bias", ".lora_down.bias")
+_BIAS_ENDINGS = (".lora_A.bias", ".lora_down.bias")  # of the down factor, which would be multiplied by the up factor
+_EMBEDDINGS = ("bundle_emb.", "emb_params", "string_to_param")  # textual inversions, alone or bundled with a LoRA
 # What else people have in their folders: how its tensors start. The first that fits is it.
 _OTHER_FILES = {
     "a ControlNet": (
@@ -93,7 +79,7 @@ _OTHER_FILES = {
     ),
     "a VAE": ("encoder.down", "decoder.up", "encoder.conv_in.", "decoder.conv_in.", "post_quant_conv.", "quant_conv."),
     "a text encoder": ("text_model.", "transformer.text_model.", "shared.", "encoder.block.", "model.layers."),
-    "a textual inversion embedding": ("clip_l", "clip_g", "t5xxl"),
+    "a textual inversion embedding": ("clip_l", "clip_g", "t5xxl", *_EMBEDDINGS),
 }
 # How a file begins that is no .safetensors.
 _BEGINNINGS = {
@@ -106,11 +92,9 @@ _BEGINNINGS = {
 
 
 def kind_of(key: str) -> str | None:
-    """Return the kind of network that has such a tensor, or None if it is unknown."""
+    """Return the kind of network that is not read and has such a tensor, or None if it is unknown."""
     if key.endswith(_BIAS_ENDINGS):
-        return "LoRA with biases"
-    if key.endswith(_DIFFERENCE_ENDINGS):
-        return "full differences"
+        return "LoRA with biases of the down factor"
     return next((kind for word, kind in _KINDS.items() if word in key), None)
 
 
@@ -124,3 +108,8 @@ def begins_as(start: bytes) -> str | None:
     if start[8:9] == b"{":
         return None
     return next((kind for begin, kind in _BEGINNINGS.items() if start.startswith(begin)), None)
+
+
+def is_embedding(key: str) -> bool:
+    """Return whether the tensor is of a textual inversion that comes with a LoRA."""
+    return key.startswith(_EMBEDDINGS)
