@@ -28,14 +28,16 @@ RIDGE = 0.05  # ρ, of the mean eigenvalue of Σ z̃·z̃ᵀ
 class Core:
     """The LoRAs of one layer as B · A. Σr = K.
 
-    stored_up (out, K), stored_down (K, columns): as in the files. parts (K,): weight · scale. ranks: of the LoRAs, in
-    the order of their content.
+    stored_up (out, K), stored_down (K, columns): as in the files. parts (K,): weight · scale. contents, weights, ranks:
+    of the LoRAs, sorted; ranks add up to K.
     """
 
     shape: LayerShape
     stored_up: Tensor
     stored_down: Tensor
     parts: Tensor
+    contents: tuple[bytes, ...]
+    weights: tuple[float, ...]
     ranks: tuple[int, ...]
 
     @classmethod
@@ -46,8 +48,9 @@ class Core:
             return None
         layers = [share.layer for share in present]
         shape = max((layer.shape for layer in layers), key=lambda shape: len(shape.kernel))
-        factors = lowrank.concat(layers, [share.weight for share in present])
-        return cls(shape, *factors, tuple(layer.rank for layer in layers))
+        contents, weights = [share.content for share in present], [share.weight for share in present]
+        factors = lowrank.concat(layers, weights)
+        return cls(shape, *factors, tuple(contents), tuple(weights), tuple(layer.rank for layer in layers))
 
     @cached_property
     def lengths(self) -> Tensor:
@@ -55,15 +58,21 @@ class Core:
         lengths: Tensor = torch.linalg.vector_norm(wide(self.stored_down), dim=1)
         return lengths
 
-    @cached_property
+    @property
     def down(self) -> Tensor:
         """Return A, (K, columns) float64, with rows of length 1, so that ρ means the same to each; zeros stay zeros."""
         return wide(self.stored_down) * inverse(self.lengths).unsqueeze(1)
 
-    @cached_property
+    @property
     def up(self) -> Tensor:
         """Return B, (out, K) float64."""
         return wide(self.stored_up) * (self.parts.to(self.lengths) * self.lengths)
+
+    def rows(self, content: bytes) -> slice:
+        """Return which of the K are a LoRA's; none if it is not there. The same LoRA twice is one here."""
+        first = sum(rank for rank, other in zip(self.ranks, self.contents, strict=True) if other < content)
+        count = sum(rank for rank, other in zip(self.ranks, self.contents, strict=True) if other == content)
+        return slice(first, first + count)
 
     def blocks(self, numbers: Tensor) -> tuple[Tensor, ...]:
         """Return each LoRA's part of the first dimension, (K, …)."""
@@ -142,14 +151,15 @@ def mixed(core: Core, change: Tensor) -> Tensor:
     return core.up + core.up @ change.to(core.up)
 
 
-def truncated(core: Core, change: Tensor, statistics: Statistics, rank: int, ridge: float = RIDGE) -> Truncated:
+def truncated(core: Core, change: Tensor, second: Tensor, rank: int, ridge: float = RIDGE) -> Truncated:
     """Return the rank-k matrix whose outputs are nearest to those of B · R · A, over x̃ and, as ρ says, over any input.
 
-    That is the best for Σ z̃·z̃ᵀ + ρ·A·Aᵀ, so that an endless ridge gives the best approximation of the weights. Its
-    energies are those of outputs.
+    change: R − I. second: Σ z̃·z̃ᵀ. It is the best for Σ z̃·z̃ᵀ + ρ·A·Aᵀ, so that an endless ridge, or no input at all,
+    gives the best approximation of the weights. Its energies are those of outputs.
     """
-    second = statistics.second
-    energies, turn = torch.linalg.eigh(second + _rho(second, ridge) * (core.down @ core.down.T).to(second))
+    second = second.to(core.lengths)
+    rho = _rho(second, ridge) if bool(second.any()) else 1.0
+    energies, turn = torch.linalg.eigh(second + rho * (core.down @ core.down.T))
     roots = torch.where(_counts(energies), energies.clamp(min=0), 0.0).sqrt()
     found = lowrank.truncate_exact(mixed(core, change) @ (turn * roots), len(roots)).first(rank)
     return Truncated(found.up, (found.down * inverse(roots)) @ turn.T @ core.down, found.energies, found.total)

@@ -203,7 +203,7 @@ def test_truncation_for_outputs_is_the_best_for_outputs(name: str, rank: int) ->
     statistics = one.statistics()
     change = solve(statistics)
     whole = dense(merged(one.core, change, torch.float64))
-    cut = truncated(one.core, change, statistics, rank, ridge=0.0)
+    cut = truncated(one.core, change, statistics.second, rank, ridge=0.0)
     assert cut.up.shape == (one.core.shape.out, rank)
     outputs = one.together @ whole.T
     best = float(torch.linalg.svdvals(outputs)[rank:].norm())
@@ -217,9 +217,17 @@ def test_truncation_with_an_endless_ridge_is_the_best_for_weights(name: str) -> 
     statistics = one.statistics()
     change = solve(statistics)
     whole = dense(merged(one.core, change, torch.float64))
-    cut = truncated(one.core, change, statistics, 3, ridge=1e9)
+    cut = truncated(one.core, change, statistics.second, 3, ridge=1e9)
     best = float(torch.linalg.svdvals(whole)[3:].norm())
     assert float((cut.up @ cut.down - whole).norm()) == pytest.approx(best, rel=1e-6)
+
+
+def test_truncation_without_any_input_is_the_best_for_weights() -> None:
+    one = CASES["three LoRAs"]
+    nothing = torch.zeros(sum(one.core.ranks), sum(one.core.ranks))
+    cut = truncated(one.core, nothing, nothing, 3)
+    best = float(torch.linalg.svdvals(one.plain_sum())[3:].norm())
+    assert float((cut.up @ cut.down - one.plain_sum()).norm()) == pytest.approx(best, rel=1e-6)
 
 
 @cases
@@ -228,7 +236,7 @@ def test_nothing_is_cut_at_the_full_rank(name: str) -> None:
     statistics = one.statistics()
     change = solve(statistics)
     whole = dense(merged(one.core, change, torch.float64))
-    cut = truncated(one.core, change, statistics, 99)
+    cut = truncated(one.core, change, statistics.second, 99)
     assert error(cut.up @ cut.down, whole) < 1e-9
 
 
@@ -295,7 +303,7 @@ def test_hard_cases_are_solved_and_never_worse_than_the_sum(name: str, ridge: fl
     statistics = one.statistics()
     change = solve(statistics, ridge)
     delta = dense(merged(one.core, change, torch.float64))
-    cut = truncated(one.core, change, statistics, 2, ridge)
+    cut = truncated(one.core, change, statistics.second, 2, ridge)
     numbers = [
         best_factor(one.core, statistics),
         *best_factors(one.core, statistics, ridge),
