@@ -95,15 +95,15 @@ class Statistics:
 
     @classmethod
     def of(cls, core: Core, alone: Tensor, merged: Tensor) -> Statistics:
-        """alone: z, merged: z̃, of the same tokens, (tokens, K)."""
+        """alone: z, merged: z̃, of the same tokens, (tokens, K), on any device. The sums are on the CPU."""
         alone, merged = wide(alone), wide(merged)
         shift = alone - merged
         moved, size = (core.blocks(some.square().sum(0)) for some in (shift, alone))
         return cls(
-            merged.T @ merged,
-            shift.T @ merged,
-            torch.stack([block.sum() for block in moved]),
-            torch.stack([block.sum() for block in size]),
+            (merged.T @ merged).cpu(),
+            (shift.T @ merged).cpu(),
+            torch.stack([block.sum() for block in moved]).cpu(),
+            torch.stack([block.sum() for block in size]).cpu(),
             len(alone),
         )
 

@@ -44,8 +44,9 @@ class _Place:
     def factors(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return B and A where x is and in its dtype. A has the shape of the module's own weight."""
         if self.up is None or self.down is None or (self.up.device, self.up.dtype) != (x.device, x.dtype):
-            self.up, self.down = self.core.up.to(x), self.core.down.to(x)
+            self.up, self.down = _like(self.core.up, x), _like(self.core.down, x)
             self.down = self.down.reshape(-1, *self.module.weight.shape[1:])
+            self.change = None if self.change is None else _like(self.change, x)
         return self.up, self.down
 
     def seen(self, x: Tensor, rows: slice) -> Tensor:
@@ -79,7 +80,7 @@ class _Place:
             statistics = Statistics.of(self.core, alone, _tokens(z))
             self._check(statistics)
             self.statistics = self.statistics + statistics if self.statistics else statistics
-        mixed = z if self.change is None else z + functional.linear(z, self.change.to(z))
+        mixed = z if self.change is None else z + functional.linear(z, self.change)
         return self.added(x, mixed, everything)
 
     def _check(self, statistics: Statistics) -> None:
@@ -146,6 +147,10 @@ class Probe:
         else:
             added = place.merged(x) if self._on == "merged" else None
         return None if added is None else output + added
+
+
+def _like(tensor: Tensor, x: Tensor) -> Tensor:
+    return tensor.to(x.dtype).to(x.device)  # in two steps, as Apple's GPU has no float64
 
 
 def _tokens(z: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lib_pm.core.calibration import merged, truncated
-from lib_pm.core.errors import MergeInputError
+from lib_pm.core.errors import MergeInputError, counted
 from lib_pm.core.layers import Layer
 from lib_pm.core.merge_layer import MergedLayer
 from lib_pm.core.ranks import FULL_RANK, NO_RANK, asked_rank
@@ -42,7 +42,7 @@ def merge_calibrated(plan: MergePlan, calibration: Calibration, *, progress: Pro
 
     run = Run(
         plan,
-        f"Calibrated merge of {len(plan.files)} LoRAs",
+        f"Calibrated merge of {counted(len(plan.files), 'LoRA')}",
         work,
         need=Need(size),
         device=device,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lib_pm.core.calibration import RIDGE, Core, Statistics, best_factor, best_factors, solve
-from lib_pm.core.errors import MergeInputError
+from lib_pm.core.errors import MergeInputError, quoted
 from lib_pm.core.shares import Share
 from lib_pm.merging.layers import read_layer
 from lib_pm.merging.plan import MergePlan, PlannedLayer
@@ -41,8 +41,8 @@ class CalibrationSettings:
             raise MergeInputError("There is no prompt to calibrate on; give at least one.")
         for name, low, high in (("steps", 1, 1000), ("probes", 1, self.steps), ("rounds", 1, 10)):
             value = getattr(self, name)
-            if not low <= value <= high:
-                raise MergeInputError(f"{name} is {value}; allowed: a whole number from {low} to {high}.")
+            if not (isinstance(value, int) and low <= value <= high):
+                raise MergeInputError(f"{name} is {quoted(value)}; allowed: a whole number from {low} to {high}.")
         if not 0 <= self.ridge <= 1e6:
             raise MergeInputError(f"ridge is {self.ridge}; allowed: a number from 0 to 1000000.")
 
@@ -81,8 +81,8 @@ class CalibratedLayer:
         return cls(
             core.contents,
             core.weights,
-            solve(statistics, ridge).float().cpu(),
-            statistics.second.float().cpu(),
+            solve(statistics, ridge).float(),
+            statistics.second.float(),
             statistics.drift,
             tuple(statistics.drifts),
             best_factor(core, statistics),
