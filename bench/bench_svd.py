@@ -8,8 +8,9 @@ import torch
 import lib_pm.core.methods  # noqa: F401 (registers the modes)
 from bench.conftest import Row, children_cpu, run_process, wall
 from bench.model import WEIGHTS, Model, best_error, error
-from lib_pm.core.merge_layer import Share, merge_layer
+from lib_pm.core.merge_layer import merge_layer
 from lib_pm.core.registry import MODES
+from lib_pm.core.shares import Share
 from lib_pm.core.truncation import EXCESS
 from lib_pm.merging.merge import merge
 from lib_pm.merging.recipe import LoraUse, make_recipe

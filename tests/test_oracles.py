@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 import lib_pm.core.methods  # noqa: F401 (registers the modes)
 from lib_pm.core.layers import Layer, LayerShape
-from lib_pm.core.merge_layer import Share, merge_layer
+from lib_pm.core.merge_layer import merge_layer
 from lib_pm.core.registry import MODES
 from lib_pm.core.rng import RandomBits
+from lib_pm.core.shares import Share
 
 PEFT_NAMES = {
     "concat": "cat",

@@ -20,16 +20,8 @@ from lib_pm.core.memo import Content, Memo
 from lib_pm.core.params import OptionValue
 from lib_pm.core.ranks import FULL_RANK, NO_RANK, Rank, asked_rank
 from lib_pm.core.registry import Mode
+from lib_pm.core.shares import Share, active
 from lib_pm.core.steps import BLOCK, GPU_BLOCK
-
-
-@dataclass(frozen=True)
-class Share:
-    """What a LoRA brings to a layer: its layer there, its weight (strength × block weight), a digest of the LoRA."""
-
-    layer: AnyLayer
-    weight: float
-    content: bytes
 
 
 @dataclass(frozen=True)
@@ -118,18 +110,17 @@ def merge_layer(
     empty: where the stack of deltas is put, see `Scratch`. memo: results of other merges of these layers, for this one
     to use and to add to. The bytes are the same with and without it.
     """
-    # Sorted by content, so that neither rounding nor masks know in which order the LoRAs were given.
-    active = sorted((share for share in shares if share.weight != 0), key=lambda share: (share.content, share.weight))
-    if not active:
+    present = active(shares)
+    if not present:
         return None
     # A 1×1 convolution is also stored as linear; the result is a convolution if any of them is.
-    shape = max((share.layer.shape for share in active), key=lambda shape: len(shape.kernel))
+    shape = max((share.layer.shape for share in present), key=lambda shape: len(shape.kernel))
     rank = asked_rank(shape, values)
     if rank == NO_RANK:
         return None
     memo = memo if memo and device.type == "cpu" else Memo()  # a GPU's memory is for the model
-    contents = [Content(hashlib.sha256(share.content + name.encode()).digest(), memo) for share in active]
-    layers, weights = [share.layer for share in active], [share.weight for share in active]
+    contents = [Content(hashlib.sha256(share.content + name.encode()).digest(), memo) for share in present]
+    layers, weights = [share.layer for share in present], [share.weight for share in present]
     job = _Job(mode, shape, layers, weights, contents, values, device, dtype, precision, empty, memo)
     merged = _merge(job, rank)
     factor = float(values["lambda"] or 0.0)

@@ -19,9 +19,10 @@ from lib_pm.core.formats.lora import WRITTEN, Naming
 from lib_pm.core.layers import AnyLayer, Layer, all_finite
 from lib_pm.core.lowrank import balance
 from lib_pm.core.memo import Memo
-from lib_pm.core.merge_layer import FullLayer, MergedLayer, Share, memory_needed, merge_layer
+from lib_pm.core.merge_layer import FullLayer, MergedLayer, memory_needed, merge_layer
 from lib_pm.core.registry import Mode
 from lib_pm.core.scratch import Scratch
+from lib_pm.core.shares import Share
 from lib_pm.files.reader import LoraFile
 from lib_pm.merging.devices import Device, torch_dtype
 from lib_pm.merging.memory import NOTHING, Need

@@ -52,19 +52,14 @@ def fit_layers(pipeline: Any, tensors: Mapping[str, Tensor]) -> list[Fitted]:
     MergeInputError if a tensor is no part of a plain LoRA, a layer lacks a factor, or a layer fits no module: then the
     message says how many of how many, and the first names.
     """
-    targets = {
-        parse_name(f"{component}.{path}"): (component, path, module)
-        for component, model in components(pipeline)
-        for path, module in _weighted_modules(model)
-    }
+    targets = _targets(pipeline)
     layers = _parts_by_layer(tensors)
     models = {type(model).__name__ for _, model in components(pipeline)}
     layers = _by_diffusers_names(layers, targets, models) or layers
     fitted: list[Fitted] = []
     strange: list[str] = []
     for name, parts in layers.items():
-        component, flat = parse_name(name)
-        found = targets.get((component or "unet", flat))  # a name without a component is of the denoiser
+        found = targets.get(_address(name))
         if found is None:
             strange.append(name)
             continue
@@ -74,11 +69,7 @@ def fit_layers(pipeline: Any, tensors: Mapping[str, Tensor]) -> list[Fitted]:
         else:
             fitted.append(layer)
     if strange:
-        more = f" and {len(strange) - _NAMED} more" if len(strange) > _NAMED else ""
-        raise MergeInputError(
-            f"{len(strange)} of {len(layers)} layers match no module of this {type(pipeline).__name__}: "
-            f"{', '.join(strange[:_NAMED])}{more}. Is the LoRA for another model family?"
-        )
+        raise _no_match(pipeline, strange, len(layers))
     return fitted
 
 
@@ -116,6 +107,35 @@ def _rows(up: Tensor, place: Place) -> Tensor:
     return there
 
 
+def fit_modules(pipeline: Any, shapes: Mapping[str, LayerShape]) -> dict[str, nn.Linear | nn.Conv2d]:
+    """Return the module that each layer of these names and weight shapes changes.
+
+    MergeInputError as for `fit_layers`.
+    """
+    targets = _targets(pipeline)
+    fitted: dict[str, nn.Linear | nn.Conv2d] = {}
+    strange: list[str] = []
+    for name, shape in shapes.items():
+        found = targets.get(_address(name))
+        if found is None:
+            strange.append(name)
+        elif not shape.fits(_shape(found[2].weight)):
+            strange.append(_misfit(name, shape, _shape(found[2].weight)))
+        else:
+            fitted[name] = found[2]
+    if strange:
+        raise _no_match(pipeline, strange, len(shapes))
+    return fitted
+
+
+def _no_match(pipeline: Any, strange: list[str], count: int) -> MergeInputError:
+    more = f" and {len(strange) - _NAMED} more" if len(strange) > _NAMED else ""
+    return MergeInputError(
+        f"{len(strange)} of {count} layers match no module of this {type(pipeline).__name__}: "
+        f"{', '.join(strange[:_NAMED])}{more}. Is the LoRA for another model family?"
+    )
+
+
 def components(pipeline: Any) -> Iterator[tuple[str, nn.Module]]:
     """Yield the models of a pipeline that can take a LoRA, by attribute name."""
     for component in getattr(pipeline, "_lora_loadable_modules", ()):
@@ -124,7 +144,29 @@ def components(pipeline: Any) -> Iterator[tuple[str, nn.Module]]:
             yield component, model
 
 
-def _weighted_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def _targets(pipeline: Any) -> dict[tuple[str, str], tuple[str, str, nn.Linear | nn.Conv2d]]:
+    """Return component, path and module of everything that a LoRA can change, by what parsed names call it."""
+    return {
+        parse_name(f"{component}.{path}"): (component, path, module)
+        for component, model in components(pipeline)
+        for path, module in _weighted_modules(model)
+    }
+
+
+def _address(name: str) -> tuple[str, str]:
+    component, flat = parse_name(name)
+    return component or "unet", flat  # a name without a component is of the denoiser
+
+
+def _shape(weight: Tensor) -> LayerShape:
+    return LayerShape(weight.shape[0], weight.shape[1], tuple(weight.shape[2:]))
+
+
+def _misfit(name: str, theirs: LayerShape, ours: LayerShape) -> str:
+    return f"{name} ({theirs}, the model has {ours})"
+
+
+def _weighted_modules(model: nn.Module) -> Iterator[tuple[str, nn.Linear | nn.Conv2d]]:
     """Yield the linear layers and convolutions, by the path that they have without any LoRA on them."""
     for path, module in model.named_modules():
         if isinstance(module, (nn.Linear, nn.Conv2d)) and ".lora_" not in path:
@@ -160,10 +202,9 @@ def _fit(name: str, parts: Mapping[Part, Tensor], component: str, path: str, mod
     """Return the layer in the shape of the module's weight, or a text that says which shapes differ."""
     weight = module.get_parameter("weight")
     up, down = parts["up"], parts["down"]
-    theirs = LayerShape(up.shape[0], down.shape[1], tuple(down.shape[2:]))
-    ours = LayerShape(weight.shape[0], weight.shape[1], tuple(weight.shape[2:]))
+    theirs, ours = LayerShape(up.shape[0], down.shape[1], tuple(down.shape[2:])), _shape(weight)
     if not theirs.fits(ours):
-        return f"{name} ({theirs}, the model has {ours})"
+        return _misfit(name, theirs, ours)
     rank = down.shape[0]
     alpha = float(parts["alpha"]) if "alpha" in parts else float(rank)
     ones = (1,) * len(ours.kernel)

@@ -18,6 +18,7 @@ from lib_pm.core.registry import find_mode
 from lib_pm.core.visible import whole
 from lib_pm.files.contents import inspect_file
 from lib_pm.files.metadata import KEEP
+from lib_pm.merging.progress import Unit
 from lib_pm.merging.recipe import DEFAULT_MODE, PRECISIONS
 from lib_pm.merging.report import Report
 from lib_pm.merging.resize import NewRank
@@ -95,7 +96,7 @@ class JobAnswer(BaseModel):
     state: Literal["waiting", "running", "done", "failed", "cancelled"]
     done: int
     total: int
-    unit: Literal["files", "layers"] = Field(description="Unit of `done` and `total`; files are read first.")
+    unit: Unit = Field(description="Unit of `done` and `total`; files are read first.")
     seconds_left: float | None = None
     error: str = ""
     result: list[dict[str, Any]] | None = Field(

@@ -12,9 +12,10 @@ from torch import Tensor
 import lib_pm.core.methods  # noqa: F401 (registers the modes)
 from lib_pm.core.layers import Layer, LayerShape
 from lib_pm.core.memo import Content
-from lib_pm.core.merge_layer import FullLayer, MergedLayer, Share, merge_layer
+from lib_pm.core.merge_layer import FullLayer, MergedLayer, merge_layer
 from lib_pm.core.registry import MODES
 from lib_pm.core.scratch import Scratch
+from lib_pm.core.shares import Share
 from lib_pm.core.truncation import EXCESS, SMALL_SIDE, Precision
 
 CPU = torch.device("cpu")
