@@ -64,7 +64,11 @@ class Checkpoint:
     @cached_property
     def _keys(self) -> Mapping[tuple[str, str], str]:
         """Return component and path of each layer -> the tensor of its weight."""
-        return {_place(key.removesuffix(_ENDING)): key for key in self._file.entries if key.endswith(_ENDING)}
+        return {
+            _place(key.removesuffix(_ENDING)): key
+            for key, entry in self._file.entries.items()
+            if key.endswith(_ENDING) and entry.shape
+        }
 
     def size(self, layer: str) -> tuple[int, ...] | None:
         """Return the size of the weight that a LoRA calls by that name, None if there is no such weight."""

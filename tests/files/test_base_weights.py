@@ -82,6 +82,23 @@ def test_dora_of_every_kind(
             assert relative_error(file.read(name).delta(), expected[name]) < 2e-6
 
 
+@pytest.mark.parametrize(
+    ("lora", "checkpoint"),
+    [
+        ("lora_te_", "cond_stage_model.transformer."),
+        ("lora_te1_", "conditioner.embedders.0.transformer."),
+        ("text_encoder.", "text_encoders.clip_l.transformer."),
+        ("lora_te2_", "text_encoders.clip_g.transformer."),
+    ],
+)
+def test_text_encoders_of_checkpoints(tmp_path: Path, lora: str, checkpoint: str) -> None:
+    path, scalar = "text_model.encoder.layers.0.mlp.fc1", {"logit_scale.weight": torch.tensor(1.0)}
+    tensors = {f"{checkpoint}{path}.weight": torch.ones(12, 8)} | scalar
+    with Checkpoint(write(tmp_path / "base.safetensors", tensors)) as base:
+        assert base.size(lora + (path if lora.endswith(".") else path.replace(".", "_"))) == (12, 8)
+        assert base.size("logit_scale") is None
+
+
 BLOCK = ("double_blocks.0.img_attn", "transformer.transformer_blocks.0.attn")
 
 
