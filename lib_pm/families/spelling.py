@@ -11,7 +11,7 @@ from lib_pm.core.choices import NAMES
 from lib_pm.core.errors import MergeInputError, quoted
 from lib_pm.core.rows import Rows
 from lib_pm.families.layouts import Layout, written
-from lib_pm.families.names import parse_name, prefix_of
+from lib_pm.families.names import bare_names, parse_name, prefix_of
 
 if TYPE_CHECKING:
     from lib_pm.core.layers import LayerShape
@@ -99,6 +99,8 @@ class TableSpelling:
                 )
                 for other, rows in self.layout.place(part)
             )
+        if len(self.family.layouts) == 1 and (self.is_flat or "." in name):  # then there is one name that it can have
+            return (Place(written(bare_names(name)[2], self.prefix), shape.out),)
         return ()
 
     def _text(self, component: str, path: str) -> str:

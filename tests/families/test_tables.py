@@ -34,8 +34,8 @@ MODELS = {
 # Families whose table has weights that the model built here has not, because only some models of the family have them.
 ONLY_SOME = {
     "wan-14b": "vace",
-    "wan-5b": "vace|add_[kv]_proj|image_embedder",
-    "wan-1.3b": "vace|add_[kv]_proj|image_embedder",
+    "wan-5b": "vace|add_[kv]_proj|norm_added_k|image_embedder",
+    "wan-1.3b": "vace|add_[kv]_proj|norm_added_k|image_embedder",
     "hunyuan-image": "guidance_embedder",
     "sd3.5-large": "attn2",
     "hidream": "ff_i.gate",  # a parameter of a module that is no linear layer
@@ -52,6 +52,20 @@ def modules(family: str) -> dict[str, tuple[int, ...]]:
         model = getattr(diffusers, name)(**config)
     kinds = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
     return {path: tuple(module.weight.shape) for path, module in model.named_modules() if isinstance(module, kinds)}
+
+
+@cache
+def norms(family: str) -> dict[str, tuple[int, ...]]:
+    """The norms that the family's table has: they can be changed too, and go by other names elsewhere."""
+    here = layout(family, "diffusers")
+    name, config = MODELS[family]
+    with torch.device("meta"):
+        model = getattr(diffusers, name)(**config)
+    weights = {path: getattr(module, "weight", None) for path, module in model.named_modules()}
+    vectors = {
+        path: tuple(weight.shape) for path, weight in weights.items() if weight is not None and weight.dim() == 1
+    }
+    return {path: shape for path, shape in vectors.items() if here.find(parse_name(path)[1])}
 
 
 def layout(family: str, name: str) -> Layout:
@@ -78,6 +92,7 @@ def test_the_table_has_every_module_of_the_model_and_no_other(family: str) -> No
         assert part is not None, path
         assert not part.shapes or (out, inner) in part.shapes, (path, part.shapes)
         found[part.name] = path
+    found |= {part.name: path for path in norms(family) for part, _ in [here.find(parse_name(path)[1]) or (None, "")]}
     more = {part.name for part in here.parts.values() if part.name not in found}
     assert {name for name in more if not re.search(ONLY_SOME.get(family, "(?!)"), name)} == set()
 
@@ -109,10 +124,11 @@ def rows(number: int, out: int) -> Tensor:
     return torch.stack([torch.full((out,), number), torch.arange(out)], dim=1)
 
 
-def original(family: str, name: str = "original") -> dict[str, int]:
-    """The layers of the model's first publication, with how many rows each has."""
+def original(family: str, name: str = "original", *, vectors: bool = False) -> dict[str, int]:
+    """The layers of the model in a layout, with how many rows each has. vectors: those of norms too."""
     here, there = layout(family, name), layout(family, "diffusers")
-    true = {parse_name(path)[1]: shape[0] for path, shape in modules(family).items()}
+    there_is = modules(family) | (norms(family) if vectors else {})
+    true = {parse_name(path)[1]: shape[0] for path, shape in there_is.items()}
     found = {}
     for dotted in names(here):
         part, number = here.find(parse_name(dotted)[1]) or pytest.fail(dotted)
@@ -168,17 +184,17 @@ CHECKPOINTS: dict[str, Callable[..., dict[str, Tensor]]] = {
 def test_a_checkpoint_is_converted_as_diffusers_converts_it(family: str) -> None:
     """Every weight of the model, row by row."""
     main = next(here.name for here in FAMILIES[family].layouts if here.name != "diffusers")
-    written = original(family, main)
+    written = original(family, main, vectors=True)
     prefix = "net." if family == "cosmos" else ""
     state = Whole({f"{prefix}{name}.weight": rows(number, out) for number, (name, out) in enumerate(written.items())})
     converted = CHECKPOINTS[family](state)
     theirs = {
         key.removesuffix(".weight"): tensor
         for key, tensor in converted.items()
-        if key.removesuffix(".weight") in modules(family)
+        if key.removesuffix(".weight") in modules(family) | norms(family)
     }
     mine = ours(family, written)
-    assert mine.keys() == theirs.keys() == modules(family).keys()
+    assert mine.keys() == theirs.keys() == (modules(family) | norms(family)).keys()
     assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
 
 
@@ -338,3 +354,9 @@ def test_all_styles_meet_layer_by_layer(family: str, style: str) -> None:
             assert places == spelling.places(name, LayerShape(12 * part.size, 1)) != ()
             met |= {place.name for place in places}
     assert len(met) == sum(1 for _ in names(main))
+
+
+def test_the_page_of_models_is_what_the_tables_say() -> None:
+    from tests.families_page import PAGE, page
+
+    assert PAGE.read_text(encoding="utf-8") == page(), "python -m tests.families_page writes it anew"

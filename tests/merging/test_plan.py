@@ -26,7 +26,8 @@ Z_IMAGE: Shapes = {
     "diffusion_model.layers.0.attention.qkv": (11520, 3840),
     "diffusion_model.layers.0.feed_forward.w1": (10240, 3840),
 }
-QWEN: Shapes = {"transformer.transformer_blocks.59.attn.add_k_proj": (3072, 3072)}
+QWEN_NAME = "transformer_blocks.59.attn.add_k_proj"
+QWEN: Shapes = {f"transformer.{QWEN_NAME}": (3072, 3072)}
 WAN: Shapes = {"diffusion_model.blocks.0.self_attn.q": (5120, 5120), "diffusion_model.blocks.0.ffn.0": (13824, 5120)}
 FLUX: Shapes = {
     "lora_unet_double_blocks_0_img_attn_qkv": (9216, 3072),
@@ -128,6 +129,15 @@ def test_one_layer_under_two_names(tmp_path: Path, one: Shapes, other: Shapes, w
     (both,) = [layer for layer in plan.layers if len(layer.sources) == 2]
     assert (both.name, both.rank) == (written, 4)
     assert {str(source.name) for source in both.sources} & set(other) == set(other)
+
+
+def test_a_layer_that_no_table_has_keeps_its_name_where_there_is_one_layout(tmp_path: Path) -> None:
+    strange = {"transformer.transformer_blocks.59.attn.norm_q": (3072, 1), "transformer.proj_wonder": (8, 8)}
+    plan = planned(
+        lora(tmp_path, "a", QWEN | strange), lora(tmp_path, "b", {f"diffusion_model.{QWEN_NAME}": (3072, 3072)})
+    )
+    names = {name.replace("transformer.", "diffusion_model.", 1) for name in QWEN | strange}
+    assert {layer.name for layer in plan.layers} == names
 
 
 def test_what_two_families_call_alike_needs_no_family(tmp_path: Path) -> None:

@@ -278,3 +278,20 @@ def test_they_are_compared_layer_by_layer(tmp_path: Path) -> None:
     ]
     (pair,) = analyse(make_recipe([LoraUse(path) for path in paths], "concat")).pairs
     assert pair.whole.cosine == pytest.approx(1.0, abs=1e-5)
+
+
+def test_biases_and_norms_meet_too(tmp_path: Path) -> None:
+    """Wan's, as LoRAs that make it faster have them: under the names of ComfyUI and of diffusers."""
+    weight = {"diffusion_model.blocks.0.self_attn.q": (1536, 1536)}
+    vectors = {name: torch.randn(1536) for name in ("self_attn.q.diff_b", "norm3.diff", "self_attn.norm_k.diff")}
+    one = make(weight, 1) | {f"diffusion_model.blocks.0.{name}": vector for name, vector in vectors.items()}
+    theirs = {"self_attn.q.diff_b": "attn1.to_q.diff_b", "norm3.diff": "norm2.diff"}
+    other = make({"transformer.blocks.0.attn1.to_q": (1536, 1536)}, 2) | {
+        f"transformer.blocks.0.{theirs[name]}": 10 * vectors[name] for name in theirs
+    }
+    uses = [LoraUse(write(tmp_path / f"{number}.safetensors", tensors)) for number, tensors in enumerate((one, other))]
+    merged, _ = merge(make_recipe(uses, "concat", save_dtype="float32"))
+    for name, vector in vectors.items():
+        found = merged[f"diffusion_model.blocks.0.{name}"]
+        assert torch.allclose(found.flatten(), (11 if name in theirs else 1) * vector, rtol=1e-5)
+    assert merged["diffusion_model.blocks.0.self_attn.q.lora_A.weight"].shape == (2 * RANK, 1536)

@@ -27,7 +27,7 @@ blocks                   | transformer_blocks     | 28 BLOCK
   mlp.gate               | ff.gate                | 16384x6144
   mlp.up                 | ff.up                  | 16384x6144
   mlp.down               | ff.down                | 6144x16384
-txtfusion.layerwise_blocks | text_fusion.layerwise_blocks | 2? TEXT
+txtfusion.layerwise_blocks | text_fusion.layerwise_blocks | 2? FUSION
 {_TEXT_BLOCK}
 txtfusion.refiner_blocks | text_fusion.refiner_blocks | 2? REFINER
 {_TEXT_BLOCK}

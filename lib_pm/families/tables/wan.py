@@ -1,4 +1,4 @@
-"""Wan 2.1 and 2.2, with the layers for a first image (img) and those of VACE."""
+"""Wan 2.1 and 2.2, with the layers for a first image (img), those of VACE, and the norms that some LoRAs change."""
 
 from lib_pm.families.families import transformer
 
@@ -14,6 +14,12 @@ _LAYERS = """
   cross_attn.o           | attn2.to_out.0         | 1
   cross_attn.k_img       | attn2.add_k_proj       | 1
   cross_attn.v_img       | attn2.add_v_proj       | 1
+  self_attn.norm_q       | attn1.norm_q           | -
+  self_attn.norm_k       | attn1.norm_k           | -
+  cross_attn.norm_q      | attn2.norm_q           | -
+  cross_attn.norm_k      | attn2.norm_k           | -
+  cross_attn.norm_k_img  | attn2.norm_added_k     | -
+  norm3                  | norm2                  | -
   ffn.0                  | ffn.net.0.proj         | {ffn}x1
   ffn.2                  | ffn.net.2              | 1x{ffn}
 """
@@ -32,6 +38,8 @@ before
   time_embedding.0       | condition_embedder.time_embedder.linear_1 | -
   time_embedding.2       | condition_embedder.time_embedder.linear_2 | -
   time_projection.1      | condition_embedder.time_proj | -
+  img_emb.proj.0         | condition_embedder.image_embedder.norm1 | -
+  img_emb.proj.4         | condition_embedder.image_embedder.norm2 | -
   img_emb.proj.1         | condition_embedder.image_embedder.ff.net.0.proj | -
   img_emb.proj.3         | condition_embedder.image_embedder.ff.net.2 | -
 after
