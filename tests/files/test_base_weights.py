@@ -82,6 +82,45 @@ def test_dora_of_every_kind(
             assert relative_error(file.read(name).delta(), expected[name]) < 2e-6
 
 
+@pytest.mark.parametrize(
+    ("lora", "checkpoint"),
+    [
+        ("lora_te_", "cond_stage_model.transformer."),
+        ("lora_te1_", "conditioner.embedders.0.transformer."),
+        ("text_encoder.", "text_encoders.clip_l.transformer."),
+        ("lora_te2_", "text_encoders.clip_g.transformer."),
+    ],
+)
+def test_text_encoders_of_checkpoints(tmp_path: Path, lora: str, checkpoint: str) -> None:
+    path, scalar = "text_model.encoder.layers.0.mlp.fc1", {"logit_scale.weight": torch.tensor(1.0)}
+    tensors = {f"{checkpoint}{path}.weight": torch.ones(12, 8)} | scalar
+    with Checkpoint(write(tmp_path / "base.safetensors", tensors)) as base:
+        assert base.size(lora + (path if lora.endswith(".") else path.replace(".", "_"))) == (12, 8)
+        assert base.size("logit_scale") is None
+
+
+BLOCK = ("double_blocks.0.img_attn", "transformer.transformer_blocks.0.attn")
+
+
+@pytest.mark.parametrize("lora_is", ["cut up", "put together"])
+def test_a_checkpoint_that_cuts_its_weights_otherwise(tmp_path: Path, lora_is: str) -> None:
+    """Flux' qkv in the one, q, k and v in the other, of small models; and halves that change their places."""
+    generator = torch.Generator().manual_seed(2)
+    apart = {part: torch.randn(8, 8, generator=generator) for part in "qkv"}
+    fused, norm = torch.cat(list(apart.values())), torch.randn(16, 8, generator=generator)
+    swapped = torch.cat([norm[8:], norm[:8]])
+    published = {f"{BLOCK[0]}.qkv": fused, "final_layer.adaLN_modulation.1": norm}
+    diffusers = {f"{BLOCK[1]}.to_{part}": weight for part, weight in apart.items()}
+    diffusers["transformer.norm_out.linear"] = swapped
+    base, wanted = (published, diffusers) if lora_is == "cut up" else (diffusers, published)
+    path = write(tmp_path / "base.safetensors", {f"{name}.weight": weight for name, weight in base.items()})
+    with Checkpoint(path) as checkpoint:
+        for name, weight in wanted.items():
+            assert checkpoint.size(name) == weight.shape
+            assert torch.equal(checkpoint.weight(name), weight)
+        assert checkpoint.size("transformer.transformer_blocks.7.attn.to_q") is None
+
+
 class Model(nn.Module):
     def __init__(self) -> None:
         super().__init__()
