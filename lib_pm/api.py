@@ -161,6 +161,7 @@ def convert(
     lora: Source,
     names: str = "",
     *,
+    base: FilePath | None = None,
     save_dtype: str = "",
     output: FilePath | None = None,
     overwrite: bool = False,
@@ -174,16 +175,17 @@ def convert(
     """
     target = _checked_target(output, overwrite, metadata)
     (use,), open_file = _uses([lora])
-    result = convert_in_memory(use.path, names, open_file, save_dtype=save_dtype, progress=progress, workers=threads)
+    with with_base(base, open_file) as opener:
+        result = convert_in_memory(use.path, names, opener, save_dtype=save_dtype, progress=progress, workers=threads)
     if target:
         result.save(target, overwrite=overwrite, metadata=metadata)
     return result
 
 
-def inspect(lora: Source) -> Inspection:
+def inspect(lora: Source, *, base: FilePath | None = None) -> Inspection:
     """Return what is in a LoRA: model family, layers with ranks and alphas, tags, metadata, and its recipe."""
     (use,), open_file = _uses([lora])
-    with open_file(use.path) as file:
+    with with_base(base, open_file) as opener, opener(use.path) as file:
         return contents_of(file)
 
 

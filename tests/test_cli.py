@@ -275,6 +275,6 @@ def test_progress_on_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_bug_keeps_its_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lib_pm.files.contents.inspect_file", lambda _: {}["missing"])
+    monkeypatch.setattr("lib_pm.files.contents.inspect_file", lambda *_: {}["missing"])
     with pytest.raises(KeyError):
         run("inspect", "a.safetensors")

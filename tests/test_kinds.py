@@ -143,3 +143,29 @@ def test_entries_of_vectors_are_merged_by_the_method(tmp_path: Path) -> None:
     norms = [{"x.w_norm": torch.tensor(values)} for values in ([1.0, -2.0, 3.0], [2.0, 1.0, 1.0])]
     got = merged(tmp_path, norms, [1.0, 1.0], "ties_svd")
     assert got["x.diff"].tolist() == [1.5, -2.0, 2.0]
+
+
+def test_pieces_of_a_fused_weight_without_factors(tmp_path: Path) -> None:
+    """LoKr on Lumina 2's qkv, and differences of q, k and v with biases: the rows meet."""
+    said, fused = {"ss_base_model_version": "lumina2"}, "diffusion_model.layers.0.attention.qkv"
+    generator = torch.Generator().manual_seed(1)
+    small, large = (torch.randn(*sizes, generator=generator) for sizes in ((48, 48), (80, 48)))
+    kronecker = {f"{fused}.lokr_w1": small, f"{fused}.lokr_w2": large, f"{fused}.diff_b": torch.ones(3840)}
+    rows = {"q": (0, 2304), "k": (2304, 3072), "v": (3072, 3840)}
+    apart = {}
+    expected = torch.kron(small.double(), large.double())
+    bias = torch.ones(3840)
+    for part, (first, last) in rows.items():
+        name = f"transformer.layers.0.attn.to_{part}"
+        apart[f"{name}.diff"] = torch.randn(last - first, 2304, generator=generator)
+        apart[f"{name}.diff_b"] = torch.randn(last - first, generator=generator)
+        expected[first:last] -= 0.5 * apart[f"{name}.diff"].double()
+        bias[first:last] -= 0.5 * apart[f"{name}.diff_b"]
+    uses = [
+        LoraUse(write(tmp_path / f"{index}.safetensors", tensors, said), strength)
+        for index, (tensors, strength) in enumerate([(kronecker, 1.0), (apart, -0.5)])
+    ]
+    got, _ = merge(make_recipe(uses, "concat", save_dtype="float32"), workers=1)
+    assert got.keys() == {f"{fused}.diff", f"{fused}.diff_b"}
+    assert total_error({"": got[f"{fused}.diff"]}, {"": expected}) < 1e-6
+    assert torch.allclose(got[f"{fused}.diff_b"], bias)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lib_pm.cli.analyse import add_analyse
-from lib_pm.cli.arguments import add_running, choices, given_flags, print_report, print_result
+from lib_pm.cli.arguments import add_base, add_running, choices, given_flags, print_report, print_result
 from lib_pm.cli.merge import add_merge
 from lib_pm.cli.progress_bar import progress_bar
 from lib_pm.core.choices import DTYPES, NAMES
@@ -145,14 +145,14 @@ def _parser() -> _Parser:
         default = "its own" if command is convert else "float16"
         command.add_argument("-o", "--output", type=Path, required=True, help="the .safetensors file to write")
         command.add_argument("--save-dtype", help=f"dtype of the file: {choices(DTYPES)} (default {default})")
-        if command is not convert:
-            add_running(command)
+        (add_base if command is convert else add_running)(command)
         command.add_argument("--overwrite", action="store_true", help="replace the output file if it exists")
         command.add_argument("--quiet", action="store_true", help="show no progress and no report")
         command.add_argument("--verbose", action="store_true", help="list every layer in the report")
 
     inspect = commands.add_parser("inspect", help="show what is in a LoRA file")
     inspect.add_argument("lora", type=Path, help="the LoRA file")
+    add_base(inspect)
     inspect.set_defaults(run=_inspect)
     modes = commands.add_parser("modes", help="list the modes and their options")
     modes.add_argument("--markdown", action="store_true", help="print a Markdown table")
@@ -188,14 +188,16 @@ def _resize(options: argparse.Namespace) -> None:
 
 
 def _convert(options: argparse.Namespace) -> None:
+    from lib_pm.files.checkpoint import with_base
     from lib_pm.merging.convert import convert_to_file
 
     if not options.names and not options.save_dtype:
         raise MergeInputError("Give --names, --save-dtype, or both.")
-    with progress_bar(quiet=options.quiet) as progress:
+    with progress_bar(quiet=options.quiet) as progress, with_base(options.base) as open_file:
         report = convert_to_file(
             options.lora,
             options.output,
+            open_file=open_file,
             progress=progress,
             overwrite=options.overwrite,
             **given_flags(options, ["names", "save_dtype"]),
@@ -204,10 +206,12 @@ def _convert(options: argparse.Namespace) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
+    from lib_pm.files.checkpoint import with_base
     from lib_pm.files.contents import inspect_file
     from lib_pm.render.text import inspection_text
 
-    found = inspect_file(options.lora)
+    with with_base(options.base) as open_file:
+        found = inspect_file(options.lora, open_file)
     print_result(options, found.to_json, lambda: inspection_text(found))
 
 

@@ -37,15 +37,19 @@ def add_loras(command: argparse.ArgumentParser, *, nargs: str, what: str) -> Non
 
 def add_running(command: argparse.ArgumentParser) -> None:
     """Add the flags for what the work needs, and for where it runs."""
+    add_base(command)
+    command.add_argument("--device", default="auto", help=f"{', '.join(DEVICES)}; auto falls back to the CPU")
+    command.add_argument(
+        "--threads", type=int, help="layers processed in parallel (default: depends on mode and cores)"
+    )
+
+
+def add_base(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--base",
         type=Path,
         metavar="FILE",
         help="the base model's checkpoint, for DoRA and others that need its weights",
-    )
-    command.add_argument("--device", default="auto", help=f"{', '.join(DEVICES)}; auto falls back to the CPU")
-    command.add_argument(
-        "--threads", type=int, help="layers processed in parallel (default: depends on mode and cores)"
     )
 
 

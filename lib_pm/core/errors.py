@@ -74,6 +74,7 @@ def counted(count: int, what: str) -> str:
 
 def did_you_mean(word: object, names: Iterable[str]) -> str:
     """Return ` Did you mean density?` with the names that are near, in any case; "" if there are none."""
-    by_lower = {name.lower(): name for name in names}
-    near = difflib.get_close_matches(str(word).lower(), by_lower, n=3)
+    text = str(word).lower()
+    by_lower = {name.lower(): name for name in names if len(text) <= 3 * len(name)}  # a longer text is near to no name
+    near = difflib.get_close_matches(text, by_lower, n=3) if by_lower else []
     return f" Did you mean {' or '.join(by_lower[name] for name in near)}?" if near else ""

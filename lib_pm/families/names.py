@@ -12,6 +12,7 @@ from functools import lru_cache
 # Start of the written name -> component. PEFT's own wrapper is taken off before.
 _PREFIXES = {
     "lora_unet_": "unet",
+    "oft_unet_": "unet",  # kohya's own OFT
     "lora_te_": "te",
     "lora_te1_": "te",
     "lora_te2_": "te2",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,9 +46,9 @@ class Inspection:
         return asdict(self)
 
 
-def inspect_file(path: Path) -> Inspection:
+def inspect_file(path: Path, open_file: Callable[[Path], LoraFile] = open_lora) -> Inspection:
     """Read the header and the alphas of a LoRA file. What is not read is refused with what it is."""
-    with open_lora(path) as file:
+    with open_file(path) as file:
         return contents_of(file)
 
 

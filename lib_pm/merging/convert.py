@@ -30,6 +30,7 @@ def convert_to_file(
     source: Path,
     target: Path,
     names: str = "",
+    open_file: Callable[[Path], LoraFile] = open_lora,
     *,
     save_dtype: str = "",
     progress: Progress = silent,
@@ -37,13 +38,14 @@ def convert_to_file(
     overwrite: bool = False,
     keep: str = "all",
 ) -> Report:
-    """Write `source` under other names. names, save_dtype: "" for those that it has. keep: see `metadata.KEEP`.
+    """Write `source` under other names. names, save_dtype: "" for those that it has. open_file: see
+    `open_plan`. keep: see `metadata.KEEP`.
 
     Nothing but the names changes where the names have room for an alpha, as kohya's have: to cut up and to put together
     lose nothing. Where they have none it goes into the factors, which rounds them unless it is the rank.
     """
     check_target(target, overwrite)
-    with open_one(source, progress, names=known_names(names)) as plan:
+    with open_one(source, progress, open_file, known_names(names)) as plan:
         run = _run(plan, names, save_dtype, progress, workers)
         metadata = merged_metadata(plan.files, plan.model, target.stem, None, keep=keep)
         run.write(target, metadata, overwrite=overwrite)

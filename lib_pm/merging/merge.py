@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -54,7 +55,7 @@ def merge_in_memory(
         contents = plan.contents(progress)
         run = _run(plan, device, progress, workers, held=_result_size(plan))
         layers = list(run)
-        return Result(_report(run, plan), plan, layers, recipe.to_json(contents))
+        return Result(_report(run, plan), plan, layers, _written(plan, contents))
 
 
 def merge_plan(
@@ -95,7 +96,7 @@ def merge_to_file(
         if not plan.layers:
             raise MergeInputError(NOTHING_TO_MERGE)
         metadata = merged_metadata(
-            plan.files, plan.model, target.stem, recipe.to_json(plan.contents(progress)), keep=keep
+            plan.files, plan.model, target.stem, _written(plan, plan.contents(progress)), keep=keep
         )
         run = _run(plan, device, progress, workers)
         run.write(target, metadata, overwrite=overwrite)
@@ -141,7 +142,7 @@ def _report(run: Run, plan: MergePlan) -> Report:
         none = [f"{name} 0" for name in ("density", "lambda") if recipe.options.get(name) == 0]
         by = f" because of {' and '.join(none)}" if none else ""
         report.notes.append(f"every layer is zero{by}: the result changes nothing")
-    if base := ", ".join(sorted({file.base for file in plan.files} - {""})):
+    if base := _base(plan):
         report.notes.append(f"with the base weights of {base}")
     report.notes += [*leftovers(plan.files), *plan.model.notes, *run.device.notes(recipe.dtype)]
     for file, recorded in zip(plan.files, recipe.contents, strict=False):
@@ -151,6 +152,17 @@ def _report(run: Run, plan: MergePlan) -> Report:
         f"the tags of {file.name} are left out: {why}" for file in plan.files if (why := too_long(file.metadata))
     ]
     return report
+
+
+def _written(plan: MergePlan, contents: Sequence[str]) -> dict[str, Any]:
+    """Return the recipe as it is written, with the base model whose weights it took."""
+    base = _base(plan)
+    return plan.recipe.to_json(contents) | ({"base": base} if base else {})
+
+
+def _base(plan: MergePlan) -> str:
+    """Return the name of the base model whose weights are needed, "" for none."""
+    return next((file.base for file in plan.files if file.base), "")
 
 
 def _without_factors(plan: MergePlan, layers: Sequence[PlannedLayer]) -> str:

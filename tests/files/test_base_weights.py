@@ -160,4 +160,6 @@ def test_from_the_command_line_and_from_python(tmp_path: Path) -> None:
     resized = tmp_path / "resized.safetensors"
     assert cli.main(["resize", str(path), "-o", str(resized), "--base", str(base), "--rank", "99", "--quiet"]) == 0
     assert relative_error(delta(load_file(resized), NAME), expected[NAME]) < 1e-3
-    assert cli.main(["analyse", str(path), "--base", str(base)]) == 0
+    for command in ("analyse", "inspect"):
+        assert cli.main([command, str(path), "--base", str(base)]) == 0
+    assert inspect_file(out).recipe["base"] == "base.safetensors"

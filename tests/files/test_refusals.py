@@ -56,6 +56,7 @@ def ones(*keys: str) -> dict[str, Tensor]:
     [
         (f"{NAME}.oft_diag", "OFT"),
         (f"{NAME}.lora_down.bias", "LoRA with biases of the down factor"),
+        ("x.set_weight", "weights that take the place of the model's"),
         ("unet.conv_in.modules_to_save.weight", "PEFT with whole modules saved"),
         (f"{NAME}.oft_R.weight", "OFT"),
         (f"{NAME}.ia3_l", "IA3"),

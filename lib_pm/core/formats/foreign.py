@@ -45,6 +45,9 @@ _KINDS = {
     "lora_controlnet": "Control-LoRA",
     "lllite_": "ControlNet-LLLite",
     "lora_embedding_": "LoRA of an embedding",
+    ".set_weight": "weights that take the place of the model's",
+    "_norm.scale": "norms that take the place of the model's",
+    ".reshape_weight": "LoRA of a wider weight",
     "modules_to_save": "PEFT with whole modules saved",
 }
 _BIAS_ENDINGS = (".lora_A.bias", ".lora_down.bias")  # of the down factor, which would be multiplied by the up factor
