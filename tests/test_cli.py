@@ -188,6 +188,17 @@ def test_what_a_merge_prints(run: Run) -> None:
     assert report["file"] == "out.safetensors"
 
 
+def test_names_there_and_back(run: Run) -> None:
+    assert run("convert", "b c.safetensors", "--names", "diffusers", "-o", "there.safetensors").status == 0
+    assert all(name.startswith(("unet.", "text_encoder.")) for name in load_file("there.safetensors"))
+    ended = run("convert", "there.safetensors", "--names", "kohya", "--save-dtype", "fp32", "-o", "back.safetensors")
+    assert (ended.status, ended.err) == (0, "")
+    assert total_error(deltas(Path("back.safetensors")), deltas(Path("b c.safetensors"))) < 1e-3
+    merged = run("merge", "a.safetensors", "b c.safetensors", "--names", "diffusers", "-o", "merged.safetensors")
+    assert merged.status == 0
+    assert load_file("merged.safetensors").keys() == load_file("there.safetensors").keys()
+
+
 def test_resize(run: Run) -> None:
     ended = run("resize", "b c.safetensors", "--rank", "3", "--conv-rank", "2", "-o", "out.safetensors")
     assert (ended.status, ended.err) == (0, "")

@@ -159,6 +159,20 @@ def test_output(fails: Fails, command: list[str], target: str, facts: str) -> No
 @pytest.mark.parametrize(
     ("words", "facts"),
     [
+        (["convert", A], "--names … --save-dtype"),
+        (["convert", A, "--names", "civitai"], "names … 'civitai' … kohya, comfy, diffusers, peft, onetrainer"),
+        (["convert", A, "--save-dtype", "int8"], "save_dtype … 'int8' … float32"),
+        (["merge", A, "--names", "civitai"], "names … 'civitai' … kohya, comfy, diffusers, peft, onetrainer"),
+    ],
+)
+def test_names(fails: Fails, words: list[str], facts: str) -> None:
+    found = fails(*words, *OUT)
+    assert says(found, facts), found
+
+
+@pytest.mark.parametrize(
+    ("words", "facts"),
+    [
         ([], "--rank … --dynamic … sv_ratio=N, sv_fro=SHARE or sv_cumulative=SHARE"),
         (["--rank", "0"], "rank … 0 … 1"),
         (["--rank", "-4"], "rank … -4 … 1"),
