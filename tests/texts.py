@@ -61,7 +61,8 @@ SECTIONS = {
         lib_pm/files/library.py lib_pm/files/reading.py lib_pm/files/tensors.py lib_pm/files/header.py
         lib_pm/files/json_text.py lib_pm/files/reader.py lib_pm/files/stored_layers.py lib_pm/core/formats/*.py
         lib_pm/files/checkpoint.py lib_pm/files/peft_config.py
-        lib_pm/files/alpha_patterns.py lib_pm/files/base_model.py lib_pm/families/spelling.py lib_pm/files/metadata.py lib_pm/merging/plan.py""",
+        lib_pm/files/alpha_patterns.py lib_pm/files/base_model.py lib_pm/families/spelling.py
+        lib_pm/files/metadata.py lib_pm/merging/plan.py""",
     "Computing: errors and notes": """
         lib_pm/core/errors.py lib_pm/merging/recipe.py lib_pm/merging/devices.py lib_pm/merging/memory.py
         lib_pm/merging/*.py""",
